@@ -1,0 +1,1 @@
+"""Benchmarks: one folder, one card, one index schema; simulators and imported data alike."""

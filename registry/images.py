@@ -1,0 +1,336 @@
+"""Images, what a model expects of them, and THE preprocessing: offline and online read a file through this module.
+
+Every decoder checks the header (pages, shape, dtype) before it allocates pixels, because the same functions read
+untrusted request bodies. Nothing is ever silently made 8-bit or RGB.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.arrays import Pixels
+from registry.errors import ImageError
+
+#: pixels of one image over all channels; a 5 x 2048 x 2048 image has 21 million
+MAX_PIXELS = 64_000_000
+DTYPES = ("uint8", "uint16", "float32")
+TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image.
+
+    Attributes:
+        pixels: (c, y, x) uint8, uint16 or float32, finite.
+        channel_names: one name per channel, () where the file does not say.
+        pixel_size_um: micrometres per pixel, None where the file does not say.
+        source: what the image is called in messages.
+    """
+
+    pixels: Pixels
+    channel_names: tuple[str, ...] = ()
+    pixel_size_um: float | None = None
+    source: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3:
+            raise ImageError(f"`{self.source}`: expected axes (c, y, x), got shape {self.pixels.shape}.")
+        if self.pixels.dtype.name not in DTYPES:
+            raise ImageError(f"`{self.source}`: expected dtype {' or '.join(DTYPES)}, got {self.pixels.dtype.name}. Convert the file.")
+        if 0 in self.pixels.shape:
+            raise ImageError(f"`{self.source}`: the image is empty, shape {self.pixels.shape}.")
+        if self.pixels.dtype.kind == "f" and not np.isfinite(self.pixels).all():
+            bad = int((~np.isfinite(self.pixels)).sum())
+            raise ImageError(f"`{self.source}`: {bad} of {self.pixels.size} pixels are NaN or infinite. Repair or leave out the image.")
+        if self.channel_names and len(self.channel_names) != self.pixels.shape[0]:
+            raise ImageError(f"`{self.source}`: {len(self.channel_names)} channel names for {self.pixels.shape[0]} channels.")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a model expects of an image before its own preprocessing graph.
+
+    Attributes:
+        channels: channel names in order.
+        dtype: dtype of the files ("uint8", "uint16", "float32").
+        height: rows in pixels.
+        width: columns in pixels.
+        pixel_size_um: micrometres per pixel, None if the benchmark does not say.
+        resize: "refuse" when every image of the benchmark has this size, "linear" when they vary
+            and each is brought to it by antialiased linear resampling.
+    """
+
+    channels: tuple[str, ...]
+    dtype: str
+    height: int
+    width: int
+    pixel_size_um: float | None = None
+    resize: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ImageError(f"expected dtype {' or '.join(DTYPES)}, got `{self.dtype}`.")
+        if self.resize not in ("refuse", "linear"):
+            raise ImageError(f"expected resize `refuse` or `linear`, got `{self.resize}`.")
+        if not self.channels or min(self.height, self.width) < 1:
+            raise ImageError(f"expected at least one channel and one pixel, got {self}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, y, x)"""
+        return len(self.channels), self.height, self.width
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a card."""
+        return {
+            "channels": list(self.channels),
+            "dtype": self.dtype,
+            "height": self.height,
+            "width": self.width,
+            "pixel_size_um": self.pixel_size_um,
+            "resize": self.resize,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> ImageSpec:
+        """The inverse of `as_dict`."""
+        return cls(**{**value, "channels": tuple(value["channels"])})
+
+
+def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
+    """Bring one image to what `spec` expects: channel order by name, size by the spec's rule, float32, raw intensities.
+
+    Returns:
+        (c, y, x) float32.
+
+    Raises:
+        ImageError: other channels, dtype, size (under `refuse`) or pixel size than expected; says both.
+    """
+    pixels = _ordered_channels(image, spec)
+    if image.pixels.dtype.name != spec.dtype:
+        raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
+    if image.pixel_size_um and spec.pixel_size_um and not math.isclose(image.pixel_size_um, spec.pixel_size_um, rel_tol=0.05):
+        raise ImageError(
+            f"`{image.source}`: expected {spec.pixel_size_um:g} um per pixel, got {image.pixel_size_um:g}. Resample the image to the expected pixel size."
+        )
+    if pixels.shape[1:] != (spec.height, spec.width):
+        if spec.resize == "refuse":
+            raise ImageError(
+                f"`{image.source}`: expected {spec.height} x {spec.width} pixels (y, x), got {pixels.shape[1]} x {pixels.shape[2]}. Crop the image to that field."
+            )
+        return resize_linear(pixels.astype(np.float32), spec.height, spec.width)
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _ordered_channels(image: Image, spec: ImageSpec) -> Pixels:
+    if image.pixels.shape[0] != len(spec.channels):
+        raise ImageError(
+            f"`{image.source}`: expected {len(spec.channels)} channels ({', '.join(spec.channels)}), got {image.pixels.shape[0]}"
+            + (f" ({', '.join(image.channel_names)})." if image.channel_names else ".")
+        )
+    if not image.channel_names or image.channel_names == spec.channels:
+        return image.pixels
+    if sorted(image.channel_names) != sorted(spec.channels):
+        raise ImageError(f"`{image.source}`: expected channels {', '.join(spec.channels)}, got {', '.join(image.channel_names)}.")
+    return image.pixels[[image.channel_names.index(name) for name in spec.channels]]
+
+
+def resize_linear(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Antialiased linear resampling of (..., y, x) by two matrix products (triangle filter widened when shrinking, as Pillow's BILINEAR)."""
+    rows = resampling_matrix(pixels.shape[-2], height)
+    columns = resampling_matrix(pixels.shape[-1], width)
+    return np.ascontiguousarray(rows @ pixels @ columns.T, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def resampling_matrix(source: int, target: int) -> NDArray[np.float32]:
+    """(target, source) float32, rows sum to 1: the triangle filter of Pillow's BILINEAR resize."""
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    positions = np.arange(source) + 0.5
+    weights = np.clip(1.0 - np.abs(positions[None, :] - centres[:, None]) / support, 0.0, None)
+    matrix: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def read_image(path: Path) -> Image:
+    """Read one file (TIFF, OME-TIFF, PNG, JPEG, npy).
+
+    Raises:
+        ImageError: missing, unreadable, truncated, not finite, or of a kind that is not read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"`{path}`: cannot be read ({error.strerror}).") from error
+    return decode_image(data, source=str(path))
+
+
+def read_channels(paths: list[Path], channel_names: tuple[str, ...] = ()) -> Image:
+    """Read an image whose channels lie in one file each; the files must agree in size and dtype."""
+    images = [read_image(path) for path in paths]
+    if len(images) == 1:
+        return images[0]
+    shapes = {(image.pixels.shape[1:], image.pixels.dtype.name) for image in images}
+    if len(shapes) > 1:
+        raise ImageError(f"`{paths[0]}` and the other channel files differ: {sorted(map(str, shapes))}. Expected one size and dtype.")
+    return Image(np.concatenate([image.pixels for image in images]), channel_names, images[0].pixel_size_um, str(paths[0]))
+
+
+def decode_image(data: bytes, source: str = "body", max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode the bytes of one TIFF, OME-TIFF, PNG, JPEG or npy file, told apart by their first bytes.
+
+    Args:
+        data: the file's bytes.
+        source: what to call it in messages.
+        max_pixels: refuse a header that announces more pixels over all channels.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    if data[:4] in TIFF_MAGIC:
+        return _decode_tiff(data, source, max_pixels)
+    if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff":
+        return _decode_png_or_jpeg(data, source, max_pixels)
+    if data[:6] == b"\x93NUMPY":
+        return _decode_npy(data, source, max_pixels)
+    raise ImageError(f"`{source}`: expected TIFF, OME-TIFF, PNG, JPEG or npy, got {len(data)} bytes starting {data[:8]!r}.")
+
+
+def _check_size(count: int, source: str, max_pixels: int) -> None:
+    if count > max_pixels:
+        raise ImageError(f"`{source}`: expected at most {max_pixels} pixels over all channels, the header announces {count}.")
+
+
+@dataclass(frozen=True)
+class _OmeFacts:
+    channel_names: tuple[str, ...] = ()
+    pixel_size_um: float | None = None
+    planes: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def _decode_tiff(data: bytes, source: str, max_pixels: int) -> Image:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            series = tiff.series[0]
+            _check_size(math.prod(series.shape), source, max_pixels)
+            facts = _ome_facts(tiff.ome_metadata, source) if tiff.is_ome else _OmeFacts()
+            shape, axes = tuple(series.shape), series.axes
+            stored = len(tiff.pages)
+            if facts.planes is not None and stored * int(getattr(series.keyframe, "samplesperpixel", 1)) < facts.planes:
+                raise ImageError(f"`{source}`: the header announces {facts.planes} planes, the file holds {stored}. The file is truncated.")
+            pixels = series.asarray()
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"`{source}`: the TIFF cannot be decoded ({type(error).__name__}: {error}). The file is truncated or damaged.") from error
+    if pixels.shape != shape:
+        raise ImageError(f"`{source}`: the header announces shape {shape}, the file holds {pixels.shape}. The file is truncated.")
+    channels = _to_cyx(pixels, axes, source)
+    names = facts.channel_names if len(facts.channel_names) == channels.shape[0] else ()
+    return Image(channels, names, facts.pixel_size_um, source)
+
+
+def _to_cyx(pixels: NDArray[Any], axes: str, source: str) -> Pixels:
+    """Move the named axes to (c, y, x); samples (S) count as channels, axes of length 1 are dropped."""
+    keep = [i for i, (axis, size) in enumerate(zip(axes, pixels.shape, strict=True)) if size > 1 or axis in "YX"]
+    pixels = pixels.reshape([pixels.shape[i] for i in keep])
+    axes = "".join(axes[i] for i in keep)
+    others = [axis for axis in axes if axis not in "YX"]
+    if "Y" not in axes or "X" not in axes or len(others) > 1:
+        raise ImageError(f"`{source}`: expected axes C, Y, X, got `{axes}` with shape {pixels.shape}. Save one plane per channel.")
+    if not others:
+        return pixels[None]
+    return np.ascontiguousarray(np.moveaxis(pixels, [axes.index(others[0]), axes.index("Y"), axes.index("X")], [0, 1, 2]))
+
+
+def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
+    """Channel names, pixel size and plane count from OME-XML; an XML that cannot be parsed is an error, not a guess."""
+    if not xml:
+        return _OmeFacts()
+    from xml.etree import ElementTree
+
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise ImageError(f"`{source}`: its OME-XML declares entities, which are not read.")
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ImageError(f"`{source}`: its OME-XML cannot be parsed ({error}).") from error
+    pixels = next((e for e in root.iter() if e.tag.rsplit("}", 1)[-1] == "Pixels"), None)
+    if pixels is None:
+        return _OmeFacts()
+    channels = [e for e in pixels.iter() if e.tag.rsplit("}", 1)[-1] == "Channel"]
+    names = tuple(c.get("Name") or "" for c in channels)
+    size = pixels.get("PhysicalSizeX")
+    unit = pixels.get("PhysicalSizeXUnit", "µm")
+    factor = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}.get(unit)
+    planes = math.prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
+    return _OmeFacts(
+        names if all(names) and len(set(names)) == len(names) else (),
+        float(size) * factor if size and factor else None,
+        planes,
+    )
+
+
+def _decode_png_or_jpeg(data: bytes, source: str, max_pixels: int) -> Image:
+    from PIL import Image as Pillow
+    from PIL import ImageFile
+
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError("Pillow was told to accept truncated images; images could be half empty without notice.")
+    try:
+        with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            _check_size(picture.width * picture.height * len(picture.getbands()), source, max_pixels)
+            mode = picture.mode
+            if mode in ("P", "1", "LA", "CMYK", "YCbCr"):
+                raise ImageError(f"`{source}`: expected grey (8 or 16 bit) or RGB, got mode `{mode}`. Save it without a palette.")
+            pixels = np.asarray(picture)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"`{source}`: cannot be decoded ({type(error).__name__}: {error}). The file is truncated or damaged.") from error
+    if mode == "RGBA":
+        if not (pixels[..., 3] == 255).all():
+            raise ImageError(f"`{source}`: has a transparent alpha channel, whose meaning is not known. Save it as RGB.")
+        pixels = pixels[..., :3]
+    if pixels.dtype == np.int32:
+        pixels = pixels.astype(np.uint16)
+    if pixels.ndim == 2:
+        return Image(np.ascontiguousarray(pixels[None]), (), None, source)
+    return Image(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), ("red", "green", "blue"), None, source)
+
+
+def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(stream)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ImageError(f"`{source}`: the npy header cannot be read.") from error
+    if dtype.hasobject or dtype.name not in DTYPES:
+        raise ImageError(f"`{source}`: expected dtype {' or '.join(DTYPES)}, got {dtype}.")
+    _check_size(math.prod(shape), source, max_pixels)
+    if len(shape) not in (2, 3):
+        raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}.")
+    body = data[stream.tell() :]
+    expected = math.prod(shape) * dtype.itemsize
+    if len(body) != expected:
+        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(body)}. The file is truncated.")
+    pixels = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
+    return Image(np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[None]), (), None, source)
