@@ -121,12 +121,14 @@ def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
         raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
     if image.pixel_size_um and spec.pixel_size_um and not math.isclose(image.pixel_size_um, spec.pixel_size_um, rel_tol=0.05):
         raise ImageError(
-            f"`{image.source}`: expected {spec.pixel_size_um:g} um per pixel, got {image.pixel_size_um:g}. Resample the image to the expected pixel size."
+            f"`{image.source}`: expected {spec.pixel_size_um:g} um per pixel, got {image.pixel_size_um:g}."
+            " Resample the image to the expected pixel size."
         )
     if pixels.shape[1:] != (spec.height, spec.width):
         if spec.resize == "refuse":
             raise ImageError(
-                f"`{image.source}`: expected {spec.height} x {spec.width} pixels (y, x), got {pixels.shape[1]} x {pixels.shape[2]}. Crop the image to that field."
+                f"`{image.source}`: expected {spec.height} x {spec.width} pixels (y, x), got {pixels.shape[1]} x {pixels.shape[2]}."
+                " Crop the image to that field."
             )
         return resize_linear(pixels.astype(np.float32), spec.height, spec.width)
     return np.ascontiguousarray(pixels, dtype=np.float32)
