@@ -65,6 +65,7 @@ class ImageSpec:
         dtype: dtype of the files ("uint8", "uint16", "float32").
         height: rows in pixels.
         width: columns in pixels.
+        intensity: (low, high) per channel: the raw intensities that networks map to 0 and 1; (0, 255) for uint8 files.
         pixel_size_um: micrometres per pixel, None if the benchmark does not say.
         resize: "refuse" when every image of the benchmark has this size, "linear" when they vary
             and each is brought to it by antialiased linear resampling.
@@ -74,6 +75,7 @@ class ImageSpec:
     dtype: str
     height: int
     width: int
+    intensity: tuple[tuple[float, float], ...]
     pixel_size_um: float | None = None
     resize: str = "refuse"
 
@@ -84,6 +86,8 @@ class ImageSpec:
             raise ImageError(f"expected resize `refuse` or `linear`, got `{self.resize}`.")
         if not self.channels or min(self.height, self.width) < 1:
             raise ImageError(f"expected at least one channel and one pixel, got {self}.")
+        if len(self.intensity) != len(self.channels) or any(low >= high for low, high in self.intensity):
+            raise ImageError(f"expected (low, high) intensities with low < high for each of {len(self.channels)} channels, got {self.intensity}.")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,6 +101,7 @@ class ImageSpec:
             "dtype": self.dtype,
             "height": self.height,
             "width": self.width,
+            "intensity": [list(pair) for pair in self.intensity],
             "pixel_size_um": self.pixel_size_um,
             "resize": self.resize,
         }
@@ -104,7 +109,9 @@ class ImageSpec:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ImageSpec:
         """The inverse of `as_dict`."""
-        return cls(**{**value, "channels": tuple(value["channels"])})
+        return cls(
+            **{**value, "channels": tuple(value["channels"]), "intensity": tuple((float(low), float(high)) for low, high in value["intensity"])}
+        )
 
 
 def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
