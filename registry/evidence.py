@@ -1,0 +1,166 @@
+"""The evidence an encoder carries: its scorecard, one per benchmark, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WORDS = ("beats", "loses", "equivalent", "undecided", "not assessable")
+
+
+@dataclass(frozen=True)
+class ScoreEntry:
+    """One number about one row on one task.
+
+    Attributes:
+        task: name of the task.
+        metric: "<probe>.<metric>", for example "logistic.balanced_accuracy".
+        protocol_id: names every rule behind the number; numbers under different ids are never compared.
+        value: the score, 0..1; for a row of several members the mean over members.
+        low: lower end of the 95 % interval; None where the units do not allow one.
+        high: upper end.
+        n_images: images scored.
+        n_units: units among them.
+        n_eff: effective number of units.
+        chance: the score of knowing nothing.
+        primary: whether verdicts of the task are about this metric.
+    """
+
+    task: str
+    metric: str
+    protocol_id: str
+    value: float
+    low: float | None
+    high: float | None
+    n_images: int
+    n_units: int
+    n_eff: float
+    chance: float
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The encoder against one control on one task.
+
+    Attributes:
+        control: the control's row.
+        role: "twin", "negative" or "positive".
+        gain: encoder minus control.
+        low: lower bound at alpha (0.025 one-sided).
+        high: upper bound at alpha.
+        high_corrected: upper bound at alpha / number of controls.
+        p: one-sided p of "encoder is better".
+        control_value: the control's score.
+    """
+
+    control: str
+    role: str
+    gain: float
+    low: float | None
+    high: float | None
+    high_corrected: float | None
+    p: float | None
+    control_value: float
+
+
+@dataclass(frozen=True)
+class TaskEvidence:
+    """What the controls say about one encoder on one task.
+
+    Attributes:
+        task: name.
+        question: the task in words.
+        metric: the primary metric.
+        protocol_id: of that metric.
+        value: the encoder's score.
+        word: verdict over all negative controls and twins, one of WORDS.
+        twin_word: verdict against its twins alone.
+        p: largest p over the controls (intersection-union); None if not assessable.
+        p_holm: after Holm over the declared cells; None likewise.
+        gain: smallest gain, None if not assessable.
+        low: smallest lower bound.
+        high: smallest upper bound at alpha / m.
+        against: the control that gives the smallest gain.
+        n_units: units.
+        n_eff: effective number.
+        sentence: the verdict in words.
+        detail: why, what difference could have been detected, how many units it would take.
+        comparisons: one per control.
+        share_of_gap: {"value", "low", "high", "note"}: Fieller, against `oracle`.
+        beyond: {"bits", "low", "high", "word", "note"}: conditional usable information beyond the controls.
+        servable_control: best control a server can compute on a new image; "" if none.
+        unservable: controls better than it that a server cannot compute: {"name", "value", "reason"}.
+        confounded: `layout` beats the encoder.
+    """
+
+    task: str
+    question: str
+    metric: str
+    protocol_id: str
+    value: float
+    word: str
+    twin_word: str
+    p: float | None
+    p_holm: float | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    against: str
+    n_units: int
+    n_eff: float
+    sentence: str
+    detail: str
+    comparisons: list[Comparison] = field(default_factory=list)
+    share_of_gap: dict[str, Any] = field(default_factory=dict)
+    beyond: dict[str, Any] = field(default_factory=dict)
+    servable_control: str = ""
+    unservable: list[dict[str, Any]] = field(default_factory=list)
+    confounded: bool = False
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """All scores and verdicts of one row on one benchmark: what the registry stores and the server returns.
+
+    Attributes:
+        row: name of the encoder or control.
+        role: its role.
+        benchmark: name.
+        benchmark_title: for people.
+        data_hash: identifies pixels, labels and split.
+        unit: what is independent, in words.
+        notes: sentences that belong beside every result of the benchmark.
+        not_applicable: why the row has no scores here; "" if it has.
+        flags: "collapsed", "low_rank", per embedding.
+        scores: every number.
+        tasks: verdicts; [] for controls.
+        provenance: package versions, parameters, card hash (no times, no paths, no run ids).
+    """
+
+    row: str
+    role: str
+    benchmark: str
+    benchmark_title: str
+    data_hash: str
+    unit: str
+    notes: list[str] = field(default_factory=list)
+    not_applicable: str = ""
+    flags: list[str] = field(default_factory=list)
+    scores: list[ScoreEntry] = field(default_factory=list)
+    tasks: list[TaskEvidence] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Scorecard:
+        """The inverse of `as_dict`."""
+        tasks = [TaskEvidence(**{**task, "comparisons": [Comparison(**c) for c in task["comparisons"]]}) for task in value["tasks"]]
+        return cls(**{**value, "scores": [ScoreEntry(**s) for s in value["scores"]], "tasks": tasks})
+
+    def task(self, name: str) -> TaskEvidence | None:
+        """The verdict on one task, None if there is none."""
+        return next((task for task in self.tasks if task.task == name), None)
