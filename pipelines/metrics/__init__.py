@@ -1,0 +1,43 @@
+"""How one number is computed: pure functions on arrays, one family per file. Nothing here reads a file or an index.
+
+statistic       what every score is, and the units behind it
+    Statistic(value, units, without, share, n_images, class_in_units)      .n_units .n_eff
+    image_mean(values, units, labels, n_classes) -> Statistic
+
+classification  labels are codes into the task's vocabulary
+    balanced_accuracy(labels, predicted, units, n_classes) -> Statistic
+    macro_auroc(labels, probabilities, units) -> Statistic
+    log_loss(labels, probabilities, units) -> Statistic                    bits, smaller is better
+
+retrieval       queries and candidates from different units, tie-aware
+    retrieve(features, labels, units, n_classes, folds=None) -> Retrieval  .map .normalised (Statistic) .ap .chance .tie_rate
+    permutation_null(features, labels, units, n_classes, *, strata, folds, n_permutations, seed) -> PermutationNull
+    expected_ap(n_positive, n_negative) -> float; tie_aware_ap(similarity, relevant) -> float
+    PROTOCOL
+
+geometry        is there anything in an embedding
+    describe(features) -> Geometry                                         .collapsed .low_rank .participation_ratio
+
+probes          everything fitted sees training images only
+    ProbeSettings(max_dim, grid, inner_folds, neighbours)                  .protocol_id("logistic" | "knn")
+    fit_projection(features, max_dim) -> Projection                        .transform(features)
+    fit_probe(features, labels, groups, n_classes, settings) -> LogisticProbe   .predict_proba(features) .arrays() .from_arrays(...)
+    fit_knn(features, labels, n_classes, settings) -> KnnProbe             .predict_proba(features)
+    out_of_fold(features, labels, folds, groups, n_classes, settings, kind="logistic") -> OutOfFold
+
+jackknife       delete one unit at a time
+    estimate(statistic) -> Estimate                                        .low(alpha) .high(alpha) .p .se
+    interval(statistic) -> (low, high) | None; why_not_assessable(statistic) -> str
+    difference(subject, control) -> Statistic; mean_of(seeds) -> Statistic
+
+verdicts        one encoder against its controls
+    judge(encoder, task, metric, subject, *, twins, controls, aside, positive, unit, alpha, margin) -> Verdict
+    holm_table(verdicts) -> tuple of Verdict; holm(p_values) -> list
+    contrasts.contrast(subject, control_or_seeds, against) -> Contrast
+    ceiling.share_of_gap(subject, floor, ceiling, floor_name, ceiling_name) -> ShareOfGap
+    sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str
+
+information     what an encoder knows beyond its controls, in bits
+    beyond_controls(controls, rows, labels, folds, units, n_classes, settings) -> Information
+    judge_information(encoder, task, information, ...) -> Verdict
+"""

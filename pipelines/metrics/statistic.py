@@ -1,0 +1,131 @@
+"""A statistic together with what it becomes when each unit is left out.
+
+Everything a verdict needs is in four columns: the value, the value without unit u, the share of unit u, and the unit's name.
+The evaluate stage stores them; `jackknife` and `verdicts` compute from them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from registry.arrays import Floats, Ints
+from registry.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """One statistic of one row on one task.
+
+    Attributes:
+        value: the statistic on all images; NaN where it does not exist.
+        units: U names, sorted, no name twice.
+        without: (U,) the statistic recomputed with unit u left out; NaN where it does not exist.
+        share: (U,) how much of the statistic rests on unit u; sums to 1 (STATISTICS: "share of unit u").
+        n_images: images that take part.
+        class_in_units: the smallest number of units that any class of the vocabulary occurs in; 0 when one does not occur.
+    """
+
+    value: float
+    units: tuple[str, ...]
+    without: Floats
+    share: Floats
+    n_images: int
+    class_in_units: int
+
+    def __post_init__(self) -> None:
+        shape = (len(self.units),)
+        if self.without.shape != shape or self.share.shape != shape:
+            raise InputError(
+                f"Expected `without` and `share` with one entry for each of {len(self.units)} units, "
+                f"got shapes {self.without.shape} and {self.share.shape}."
+            )
+        if list(self.units) != sorted(set(self.units)):
+            raise InputError("Expected the unit names sorted and each once. Sort rows by unit before making a statistic of them.")
+
+    @property
+    def n_units(self) -> int:
+        """U."""
+        return len(self.units)
+
+    @property
+    def n_eff(self) -> float:
+        """Effective number of units, 1 / sum of squared shares (Kish 1965, on the statistic's own shares)."""
+        return float(1.0 / np.sum(self.share**2))
+
+
+@dataclass(frozen=True, eq=False)
+class UnitIndex:
+    """Units as codes.
+
+    Attributes:
+        names: U sorted names.
+        codes: (n,) position of each image's unit in `names`.
+    """
+
+    names: tuple[str, ...]
+    codes: Ints
+
+    def counts(self, weights: ArrayLike | None = None) -> Floats:
+        """(U,) sum of `weights` (default 1) per unit."""
+        return np.bincount(self.codes, weights=weights, minlength=len(self.names)).astype(np.float64)
+
+    def counts_by_class(self, labels: Ints, n_classes: int) -> Floats:
+        """(U, k) images of each class in each unit."""
+        flat = np.bincount(self.codes * n_classes + labels, minlength=len(self.names) * n_classes)
+        return flat.reshape(len(self.names), n_classes).astype(np.float64)
+
+
+def index_units(units: Sequence[str] | NDArray[np.str_]) -> UnitIndex:
+    """Code unit names in sorted order.
+
+    Raises:
+        InputError: no image at all.
+    """
+    if len(units) == 0:
+        raise InputError("Expected at least one image with a label, got none. Look at the label column of the index.")
+    names, codes = np.unique(np.asarray(units, dtype=np.str_), return_inverse=True)
+    return UnitIndex(tuple(names.tolist()), codes.astype(np.int64))
+
+
+def check_labels(labels: Ints, n: int, n_classes: int) -> Ints:
+    """Labels as int64 codes into a vocabulary of `n_classes`.
+
+    Raises:
+        InputError: wrong length or a code outside the vocabulary.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if labels.shape != (n,):
+        raise InputError(f"Expected one label for each of {n} images, got shape {labels.shape}.")
+    if n and (labels.min() < 0 or labels.max() >= n_classes):
+        raise InputError(
+            f"Expected label codes from 0 to {n_classes - 1}, got {labels.min()} to {labels.max()}. Code labels with one vocabulary per task."
+        )
+    return labels
+
+
+def image_mean(values: Floats, units: Sequence[str] | NDArray[np.str_], labels: Ints, n_classes: int) -> Statistic:
+    """Mean over images of one number per image, e.g. bits of information or a hit.
+
+    Args:
+        values: (n,) float.
+        units: n unit names.
+        labels: (n,) class codes; they only decide `class_in_units`.
+        n_classes: size of the vocabulary.
+
+    Returns:
+        the mean; unit u has the share n_u / n.
+    """
+    index = index_units(units)
+    values = np.asarray(values, dtype=np.float64)
+    labels = check_labels(labels, len(index.codes), n_classes)
+    if values.shape != labels.shape:
+        raise InputError(f"Expected one value for each of {len(labels)} images, got shape {values.shape}.")
+    counts, sums = index.counts(), index.counts(values)
+    left = counts.sum() - counts
+    without = np.divide(sums.sum() - sums, left, out=np.full_like(left, np.nan), where=left > 0)
+    spread = int((index.counts_by_class(labels, n_classes) > 0).sum(axis=0).min())
+    return Statistic(float(values.mean()), index.names, without, counts / counts.sum(), len(values), spread)
