@@ -1,0 +1,460 @@
+"""The bundle: the directory that leaves the registry. Data only, every file hashed, written whole or not at all.
+
+::
+
+    manifest.json        {"format": 1, "files": {relative path: sha256}}; nothing else may lie in the directory
+    card.json            BundleCard
+    encoder.onnx         absent where the row cannot be served (card.json says why)
+    heads.npz            "<task>/<array>": the probe of each task
+    reference.npz        "embedding" (n, d) float16: training embeddings of fold 0
+    golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k)
+    scorecard.json       Scorecard
+    companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes
+
+`read_bundle` trusts nothing: names are checked against this list before a file is opened, hashes before a file is
+parsed, and no array may need pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.arrays import Embedding
+from registry.cards import EncoderCard, version_identity
+from registry.errors import BundleError
+from registry.evidence import Scorecard
+from registry.files import published, read_json, sha256_of_bytes, sha256_of_file, write_json
+from registry.images import ImageSpec
+
+FORMAT = 1
+#: arrays by name, "<task>/<array>" in heads
+Arrays = Mapping[str, NDArray[Any]]
+
+_TOP = ("card.json", "encoder.onnx", "heads.npz", "reference.npz", "golden.npz", "scorecard.json")
+_COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.onnx|heads\.npz)")
+_REQUIRED = ("card.json", "scorecard.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class BundleCard:
+    """What a bundle (or a companion in it) is.
+
+    Attributes:
+        card: facts of the encoder or control.
+        benchmark: the benchmark whose heads and scores lie in the bundle.
+        image: what `encoder.onnx` takes, after `registry.images.conform`.
+        fitted_to: what it was fitted to ({"benchmark", "data", "fold"}); {} if nothing was fitted here.
+        weights_sha256: of `encoder.onnx`, or of the state of a row that has none; "" if there is neither.
+        dim: embedding dimension d.
+        member: the draw this is ("main", "fresh-00").
+        unservable: why there is no `encoder.onnx`; "" if there is one.
+        parity: `registry.export.ExportReport.as_dict()`; {} if there is no `encoder.onnx`.
+    """
+
+    card: EncoderCard
+    benchmark: str
+    image: ImageSpec
+    dim: int
+    fitted_to: dict[str, str] = field(default_factory=dict)
+    weights_sha256: str = ""
+    member: str = "main"
+    unservable: str = ""
+    parity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The row's name, which is the registered model's name."""
+        return self.card.name
+
+    @cached_property
+    def identity(self) -> str:
+        """Hex SHA-256 over card, weights and preprocessing: what makes a version a version."""
+        return version_identity(self.card, self.image, self.weights_sha256, self.fitted_to)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for `card.json`."""
+        return {
+            "name": self.name,
+            "identity": self.identity,
+            "benchmark": self.benchmark,
+            "card": self.card.as_dict(),
+            "image": self.image.as_dict(),
+            "dim": self.dim,
+            "fitted_to": dict(self.fitted_to),
+            "weights_sha256": self.weights_sha256,
+            "member": self.member,
+            "unservable": self.unservable,
+            "parity": dict(self.parity),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> BundleCard:
+        """The inverse of `as_dict`.
+
+        Raises:
+            BundleError: the name or the identity is not the one its own facts give.
+        """
+        facts = {key: item for key, item in value.items() if key not in ("name", "identity")}
+        card = cls(**{**facts, "card": EncoderCard.from_dict(value["card"]), "image": ImageSpec.from_dict(value["image"])})
+        if (card.name, card.identity) != (value["name"], value["identity"]):
+            raise BundleError(
+                f"`card.json` of `{value['name']}` says identity {value['identity']}, its own facts give `{card.name}` {card.identity}."
+            )
+        return card
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A few real images and what the source framework computes on them.
+
+    Attributes:
+        pixels: (n, c, y, x) in the stored dtype.
+        embedding: (n, d) float32.
+        probabilities: per task, (n, k).
+    """
+
+    pixels: NDArray[Any]
+    embedding: Embedding
+    probabilities: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompanionParts:
+    """What `write_bundle` puts below `companions/<row>`.
+
+    Attributes:
+        card: its `weights_sha256` must be that of `onnx`.
+        onnx: the exported file, copied in.
+        heads: "<task>/<array>".
+    """
+
+    card: BundleCard
+    onnx: Path
+    heads: Arrays
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A twin's member or a control beside the encoder of a verified bundle; arrays are read when asked for."""
+
+    folder: Path
+    card: BundleCard
+
+    @property
+    def onnx(self) -> Path:
+        """Its exported file."""
+        return self.folder / "encoder.onnx"
+
+    @cached_property
+    def heads(self) -> dict[str, NDArray[Any]]:
+        """ "<task>/<array>"."""
+        return read_arrays(self.folder / "heads.npz")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle; arrays are read when asked for.
+
+    Attributes:
+        folder: where it lies.
+        card: what it is.
+        files: sha256 per relative path.
+    """
+
+    folder: Path
+    card: BundleCard
+    files: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.card.name
+
+    @property
+    def identity(self) -> str:
+        """Identity of the registered version."""
+        return self.card.identity
+
+    @property
+    def evidence_hash(self) -> str:
+        """Hex SHA-256 of `scorecard.json`."""
+        return self.files["scorecard.json"]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of `manifest.json`, so of everything in the bundle."""
+        return sha256_of_file(self.folder / "manifest.json")
+
+    @property
+    def onnx(self) -> Path | None:
+        """`encoder.onnx`; None where the row cannot be served."""
+        return self.folder / "encoder.onnx" if "encoder.onnx" in self.files else None
+
+    @cached_property
+    def heads(self) -> dict[str, NDArray[Any]]:
+        """ "<task>/<array>"; {} where the row has no probe."""
+        return read_arrays(self.folder / "heads.npz") if "heads.npz" in self.files else {}
+
+    @cached_property
+    def reference(self) -> NDArray[np.float16] | None:
+        """(n, d) training embeddings of fold 0, None if there are none."""
+        return read_arrays(self.folder / "reference.npz")["embedding"] if "reference.npz" in self.files else None
+
+    @cached_property
+    def golden(self) -> Golden | None:
+        """Images with known answers, None if there are none."""
+        if "golden.npz" not in self.files:
+            return None
+        arrays = read_arrays(self.folder / "golden.npz")
+        tasks = {name.removesuffix("/probabilities"): array for name, array in arrays.items() if name.endswith("/probabilities")}
+        return Golden(arrays["pixels"], arrays["embedding"], tasks)
+
+    @cached_property
+    def scorecard(self) -> Scorecard:
+        """Scores and verdicts on the bundle's benchmark."""
+        return Scorecard.from_dict(read_json(self.folder / "scorecard.json"))
+
+    @cached_property
+    def companions(self) -> dict[str, Companion]:
+        """Companions by row, in order."""
+        rows = sorted({PurePosixPath(name).parts[1] for name in self.files if name.startswith("companions/")})
+        folders = [self.folder / "companions" / row for row in rows]
+        return {folder.name: Companion(folder, BundleCard.from_dict(read_json(folder / "card.json"))) for folder in folders}
+
+    def verified_bytes(self, name: str) -> bytes:
+        """A file's bytes, hashed again as they are read: a server loads exactly what was verified.
+
+        Args:
+            name: relative path, for example "encoder.onnx" or "companions/untrained-cnn/encoder.onnx".
+
+        Raises:
+            BundleError: no such file, or it changed since the bundle was read.
+        """
+        if name not in self.files:
+            raise BundleError(f"`{self.name}` has no `{name}`. It has: {', '.join(sorted(self.files))}.")
+        data = (self.folder / name).read_bytes()
+        if sha256_of_bytes(data) != self.files[name]:
+            raise BundleError(f"`{self.folder / name}` changed since its bundle was verified. Fetch the bundle again.")
+        return data
+
+
+def write_bundle(
+    folder: Path,
+    card: BundleCard,
+    scorecard: Scorecard,
+    *,
+    onnx: Path | None = None,
+    heads: Arrays | None = None,
+    reference: NDArray[np.float16] | None = None,
+    golden: Golden | None = None,
+    companions: Sequence[CompanionParts] = (),
+) -> Bundle:
+    """Write a bundle beside `folder`, verify it, and rename it into place; a bundle already there is replaced.
+
+    The same parts give the same bytes.
+
+    Args:
+        folder: the bundle's directory; its parent is made.
+        card: `weights_sha256` must be that of `onnx` where there is one.
+        scorecard: of the same row and benchmark.
+        onnx: the exported file, copied in; None for a row that cannot be served (`card.unservable` says why).
+        heads: "<task>/<array>".
+        reference: (n, d) float16.
+        golden: images with known answers.
+        companions: what a reading quotes beside the encoder.
+
+    Raises:
+        BundleError: the parts contradict each other, or one is not data.
+    """
+    _check_parts(card, scorecard, onnx)
+    with _published_folder(folder) as temporary:
+        write_json(temporary / "card.json", card.as_dict())
+        write_json(temporary / "scorecard.json", scorecard.as_dict())
+        if onnx is not None:
+            _copy(onnx, temporary / "encoder.onnx", card)
+        if heads:
+            write_arrays(temporary / "heads.npz", heads)
+        if reference is not None:
+            write_arrays(temporary / "reference.npz", {"embedding": reference})
+        if golden is not None:
+            probabilities = {f"{task}/probabilities": array for task, array in golden.probabilities.items()}
+            write_arrays(temporary / "golden.npz", {"pixels": golden.pixels, "embedding": golden.embedding, **probabilities})
+        for companion in companions:
+            below = temporary / "companions" / companion.card.name
+            write_json(below / "card.json", companion.card.as_dict())
+            _copy(companion.onnx, below / "encoder.onnx", companion.card)
+            write_arrays(below / "heads.npz", companion.heads)
+        files = {name: sha256_of_file(temporary / name) for name in sorted(_walk(temporary))}
+        write_json(temporary / "manifest.json", {"format": FORMAT, "files": files})
+        read_bundle(temporary)
+    return read_bundle(folder)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Verify a bundle and open it.
+
+    Raises:
+        BundleError: no manifest, a file missing, altered, not in the manifest or not of a kind a bundle holds, a link,
+            a path out of the directory, an array that needs pickle, an identity its own facts do not give.
+    """
+    files = _manifest(folder)
+    present = set(_walk(folder)) - {"manifest.json"}
+    extra, missing = sorted(present - set(files)), sorted(set(files) - present)
+    if extra or missing:
+        raise BundleError(
+            f"`{folder}` is not what its manifest says: {_listing(missing)} missing, {_listing(extra)} not in the manifest. Fetch the bundle again."
+        )
+    for name, expected in files.items():
+        came = sha256_of_file(folder / name)
+        if came != expected:
+            raise BundleError(f"`{folder / name}`: expected sha256 {expected}, got {came}. The file was altered; fetch the bundle again.")
+        if name.endswith(".npz"):
+            _check_arrays(folder / name)
+    try:
+        bundle = Bundle(folder, BundleCard.from_dict(read_json(folder / "card.json")), files)
+        _check_parts(bundle.card, bundle.scorecard, bundle.onnx)
+        for companion in bundle.companions.values():
+            if companion.card.weights_sha256 != files[f"companions/{companion.card.name}/encoder.onnx"]:
+                raise BundleError(f"`{folder}`: the card of companion `{companion.card.name}` belongs to another `encoder.onnx`.")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"`{folder}`: a card or scorecard cannot be read ({type(error).__name__}: {error}).") from error
+    return bundle
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Publish arrays as an npz file; names in order, no times, no pickle, so the same arrays give the same bytes.
+
+    Raises:
+        BundleError: an array of objects.
+    """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise BundleError(f"`{path.name}`: expected numbers or strings in `{name}`, got objects, which would need pickle.")
+    with published(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            # a fresh ZipInfo is dated 1980: nothing of the clock enters the file
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file, without pickle.
+
+    Raises:
+        BundleError: damaged, or an array that needs pickle.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}).") from error
+
+
+def _check_parts(card: BundleCard, scorecard: Scorecard, onnx: Path | None) -> None:
+    if (scorecard.row, scorecard.benchmark) != (card.name, card.benchmark):
+        raise BundleError(f"Expected the scorecard of `{card.name}` on `{card.benchmark}`, got that of `{scorecard.row}` on `{scorecard.benchmark}`.")
+    if (onnx is None) != bool(card.unservable):
+        raise BundleError(f"`{card.name}`: expected either an `encoder.onnx` or a reason in `unservable`, got {onnx} and `{card.unservable}`.")
+    if onnx is not None:
+        _check_weights(onnx, card)
+
+
+def _check_weights(onnx: Path, card: BundleCard) -> None:
+    came = sha256_of_file(onnx)
+    if came != card.weights_sha256:
+        raise BundleError(f"`{card.name}`: its card expects weights {card.weights_sha256 or 'of no hash'}, `{onnx.name}` has {came}.")
+
+
+def _copy(source: Path, target: Path, card: BundleCard) -> None:
+    _check_weights(source, card)
+    with published(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """The manifest's files, their names checked before any of them is opened."""
+    path = folder / "manifest.json"
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"`{folder}` is not a bundle: expected `manifest.json` in it.")
+    try:
+        value = read_json(path)
+        version, files = value["format"], dict(value["files"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"`{path}`: expected a manifest with `format` and `files`, which it is not ({type(error).__name__}).") from error
+    if version != FORMAT:
+        raise BundleError(f"`{path}`: expected bundle format {FORMAT}, got {version}. Read it with the release that wrote it.")
+    for name, digest in files.items():
+        _check_name(name, folder)
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise BundleError(f"`{path}`: expected a hex SHA-256 for `{name}`, got {digest!r}.")
+    absent = [name for name in _REQUIRED if name not in files]
+    if absent:
+        raise BundleError(f"`{path}`: expected {_listing(absent)} in the bundle.")
+    return files
+
+
+def _check_name(name: str, folder: Path) -> None:
+    if name not in _TOP and not _COMPANION.fullmatch(name):
+        raise BundleError(
+            f"`{folder}`: `{name}` does not belong in a bundle. A bundle holds data only: {', '.join(_TOP)} and the same below `companions/<row>`."
+        )
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Relative paths of all files, refusing links and everything that is neither file nor folder."""
+    for base, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(base, name)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BundleError(f"`{path}`: expected plain files and folders in a bundle, got a link or a special file.")
+        yield from (Path(base, name).relative_to(folder).as_posix() for name in files)
+
+
+def _check_arrays(path: Path) -> None:
+    """Refuse arrays that need pickle from their headers, without reading them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    needs_pickle = reader(stream)[2].hasobject
+                if needs_pickle:
+                    raise BundleError(f"`{path}`: `{name}` holds objects, which would need pickle. A bundle holds plain arrays only.")
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}).") from error
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
+
+
+@contextmanager
+def _published_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `folder`; rename it into place only when the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    replaced = temporary.with_suffix(".old")
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
