@@ -1,0 +1,87 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export GIT_PYTHON_REFRESH := quiet
+
+SOURCES := $(shell git ls-files '*.py' '*.yaml' '*.toml' '*.lock' '*.html' '*.j2' 2>/dev/null)
+
+.PHONY: help env run test test-slow test-browser test-gpu check format clean
+
+help:
+	@echo "make run           set up, reproduce the embedded experiment, fill the registry, say where everything is"
+	echo "make test          set up and pass the tests"
+	echo "make check         ruff, mypy --strict, import contracts"
+	echo "make test-slow     the proofs that take minutes"
+	echo "make test-browser  the report in a real browser (Debian's chromium)"
+	echo "make test-gpu      the checks that need a CUDA device"
+
+env: $(VENV)/.ok
+
+$(VENV)/.ok: requirements.lock pyproject.toml
+	@started=$$SECONDS
+	echo "[env] creating the environment from requirements.lock (about 1 minute, 6 GB)"
+	if [ ! -x .uv/bin/uv ]; then
+	  python3 -m venv .uv
+	  .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	fi
+	if ! .uv/bin/uv venv --quiet --clear --python 3.11 $(VENV) 2>/tmp/blankslide-uv-$$$$; then
+	  cat /tmp/blankslide-uv-$$$$ >&2; rm -f /tmp/blankslide-uv-$$$$
+	  echo "[env] Expected Python 3.11 on this machine; none was found and none could be fetched. Install python3.11 and repeat." >&2
+	  exit 1
+	fi
+	rm -f /tmp/blankslide-uv-$$$$
+	.uv/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
+	.uv/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	touch $@
+	echo "[env] ready after $$((SECONDS - started)) s"
+
+run: env
+	@started=$$SECONDS
+	echo "[run] reproducing the embedded experiment (about 8 minutes on 2 cores the first time, seconds when nothing changed)"
+	dvc repro
+	echo "[run] filling the registry from the receipts"
+	blankslide registry sync
+	blankslide where
+	echo "[run] done after $$((SECONDS - started)) s"
+
+test: $(VENV)/.tested
+	@echo "[test] passed; nothing has changed since. \`make -B test\` runs them again."
+
+$(VENV)/.tested: $(VENV)/.ok $(SOURCES)
+	@started=$$SECONDS
+	echo "[test] running the test suite (about 8 minutes on 2 cores)"
+	pytest -q
+	touch $@
+	echo "[test] finished after $$((SECONDS - started)) s"
+
+test-slow: env
+	@pytest -q -m slow
+
+test-browser: env
+	@pytest -q -m browser
+
+test-gpu: env
+	@pytest -q -m gpu
+
+check: env
+	@echo "[check] ruff, mypy --strict, import contracts"
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-cache
+
+format: env
+	@ruff check --fix .
+	ruff format .
+
+clean:
+	rm -rf $(VENV) .uv out reports/index.html data mlflow.db mlartifacts

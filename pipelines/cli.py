@@ -1,0 +1,223 @@
+"""The one command: what dvc's stages, MLproject's entry points and people call. Thin: it parses, calls one function, prints.
+
+Exit codes: 0 done, 1 a gate or comparison said no, 2 something was not as expected (a message says what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from registry.errors import BlankslideError, GateRefusedError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; unknown options are refused."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        command(options)
+    except GateRefusedError as error:
+        print(f"blankslide: {error}", file=sys.stderr)
+        return 1
+    except BlankslideError as error:
+        print(f"blankslide: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blankslide", description="A registry of microscopy encoders in which no encoder stands without its controls."
+    )
+    parser.add_argument("--workspace", type=Path, default=Path(), help="folder that holds params.yaml, data/ and out/ (default: here)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_stages(commands)
+    _add_data(commands)
+    _add_registry(commands)
+    _add_serving(commands)
+    _add_whole(commands)
+    return parser
+
+
+Subparsers = argparse._SubParsersAction  # argparse gives its own return type no public name
+
+
+def _add(commands: Subparsers[argparse.ArgumentParser], name: str, function: Command, help_text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(command=function)
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+def _add_stages(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    def stage(name: str, help_text: str, *names: str) -> None:
+        parser = _add(commands, name, _stage(name, names), help_text)
+        for argument in names:
+            parser.add_argument(argument)
+
+    stage("simulate", "write one simulated benchmark and its page of pictures", "benchmark")
+    stage("train", "train one encoder on the outer-train images", "benchmark", "encoder")
+    stage("extract", "turn the images of a benchmark into vectors, for all rows of one cell", "benchmark", "cell")
+    stage("evaluate", "score the rows of one cell", "benchmark", "cell")
+    stage("oracle", "score the positive control of a benchmark", "benchmark")
+    stage("diagnose", "compare every encoder of a benchmark with its controls", "benchmark")
+    stage("package", "make bundles and receipts for every row of a benchmark", "benchmark")
+    stage("report", "write reports/index.html")
+
+
+def _stage(name: str, names: tuple[str, ...]) -> Command:
+    def run(options: argparse.Namespace) -> None:
+        from pipelines import stages
+        from pipelines.tracking import inside_mlflow_run
+
+        with inside_mlflow_run(options.workspace, name, {argument: getattr(options, argument) for argument in names}):
+            stages.run(name, options.workspace, *(getattr(options, argument) for argument in names))
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    data = commands.add_parser("data", help="import and fetch benchmarks").add_subparsers(required=True, metavar="COMMAND")
+    parser = _add(data, "import", _import, "make a benchmark of a folder of images")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", required=True, help="name of the benchmark")
+    parser.add_argument("--table", type=Path, help="CSV, TSV or Parquet with one row per image; without it class folders are expected")
+    parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
+    parser.add_argument("--unit", help="column of what is independent (plate, patient, donor), or `image`")
+    for column in ("plate", "well", "site", "batch"):
+        parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
+    parser.add_argument("--path", help="path column (default: path)")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
+    parser.add_argument("--nuclei", type=Path, help="table of nuclei (image_id, nucleus, x_px, y_px, area_px[, type])")
+    parser.add_argument("--pixel-size-um", type=float)
+    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
+    parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in one unit only")
+    parser.add_argument("--tolerate", type=int, default=0, help="unreadable images that do not fail the import")
+    parser.add_argument("--title", default="")
+    parser.add_argument("--licence", default="not stated")
+    parser.add_argument("--source", default="")
+    parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
+
+    parser = _add(data, "get", _get, "list or fetch objects of a public collection")
+    parser.add_argument("source", help="cpjump1")
+    parser.add_argument("--dry-run", action="store_true", help="list and size, fetch nothing")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--endpoint-url", help="another S3 endpoint")
+    parser.add_argument("--out", type=Path, help="folder for the objects (default: data/raw/SOURCE)")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from pipelines import commands
+
+    commands.import_data(options)
+
+
+def _get(options: argparse.Namespace) -> None:
+    from pipelines import commands
+
+    commands.get_data(options)
+
+
+# ---------------------------------------------------------------------------------------------- registry
+
+
+def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    registry = commands.add_parser("registry", help="the MLflow registry").add_subparsers(required=True, metavar="COMMAND")
+    for name, help_text in (("sync", "register whatever the receipts name and the registry lacks"), ("list", "what is registered")):
+        parser = _add(registry, name, _registry(name), help_text)
+        parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace")
+    parser = _add(commands, "promote", _registry("promote"), "move the alias `promoted` to a version, through the gate")
+    parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
+    parser.add_argument("--tracking-uri")
+    parser = _add(commands, "reproduce", _registry("reproduce"), "repeat a version from its commit and compare the scorecard's bytes")
+    parser.add_argument("name", help="NAME/VERSION")
+    parser.add_argument("--tracking-uri")
+
+
+def _registry(name: str) -> Command:
+    def run(options: argparse.Namespace) -> None:
+        from pipelines import commands
+
+        getattr(commands, name if name in ("promote", "reproduce") else f"registry_{name}")(options)
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- serving
+
+
+def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    for name, help_text in (
+        ("serve", "start the ONNX endpoint on loopback"),
+        ("torchserve", "start TorchServe on loopback with tokens on"),
+        ("archive", "make a .mar from a bundle"),
+    ):
+        parser = _add(commands, name, _serving(name), help_text)
+        many = name == "serve"
+        parser.add_argument(
+            "names", nargs="*" if many else "?", metavar="NAME[@ALIAS]", help="registered encoder; NAME alone means its `promoted` alias"
+        )
+        parser.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle folder instead of a registered name")
+        parser.add_argument("--tracking-uri")
+        if name != "archive":
+            parser.add_argument("--port", type=int, default=8080)
+        if many:
+            parser.add_argument("--host", default="127.0.0.1")
+            parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+        if name == "archive":
+            parser.add_argument("--out", type=Path, default=Path("archives"))
+
+
+def _serving(name: str) -> Command:
+    def run(options: argparse.Namespace) -> None:
+        from pipelines import commands
+
+        getattr(commands, name)(options)
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- whole flows
+
+
+def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "experiment", _whole("experiment"), "one encoder against all its controls: extract, evaluate, compare, register")
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--benchmark", required=True)
+    parser = _add(commands, "study", _whole("study"), "a pretrained encoder and its controls on every data set of a folder")
+    parser.add_argument("folder", type=Path, help="one sub-folder per data set")
+    parser.add_argument("--recipes", type=Path, help="YAML that states label, unit, ... per data set; otherwise chosen by rule and said")
+    parser.add_argument("--weights", type=Path, help="weights file of the encoder (.pt state dict or .safetensors)")
+    parser.add_argument("--architecture", default="timm:mobilenetv2_100?pad_type=same")
+    parser.add_argument("--encoder", default="mobilenetv2-imagenet", help="name of the encoder")
+    parser.add_argument("--input-px", type=int, default=128)
+    parser.add_argument("--only", action="append", default=[], help="these data sets only")
+    _add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are")
+
+
+def _whole(name: str) -> Command:
+    def run(options: argparse.Namespace) -> None:
+        from pipelines import commands
+
+        getattr(commands, name)(options)
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

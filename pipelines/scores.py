@@ -1,0 +1,164 @@
+"""Scores on disk: every statistic of a cell with what it becomes when each unit is left out, and the predictions behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.metrics.statistic import Statistic
+from registry.errors import BenchmarkError
+from registry.files import published
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One statistic of one member on one task.
+
+    Attributes:
+        row: name of the encoder or control.
+        member: its draw.
+        task: name of the task.
+        metric: "<probe>.<metric>".
+        protocol_id: names every rule behind the number.
+        chance: the score of knowing nothing.
+        flags: "collapsed" and "low_rank", joined by a space; "" if neither.
+        statistic: the number, and the number without each unit.
+        note: what a reader must know, for example a permutation p; "".
+    """
+
+    row: str
+    member: str
+    task: str
+    metric: str
+    protocol_id: str
+    chance: float
+    flags: str
+    statistic: Statistic
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Out-of-fold predictions of one member on one task; n images, k classes.
+
+    Attributes:
+        row: name of the encoder or control.
+        member: its draw.
+        task: name of the task.
+        probe: "logistic" or "knn".
+        image_ids: n ids.
+        folds: (n,) the fold whose training images the probe saw.
+        labels: (n,) class codes.
+        classes: k class names.
+        probabilities: (n, k).
+    """
+
+    row: str
+    member: str
+    task: str
+    probe: str
+    image_ids: tuple[str, ...]
+    folds: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+
+def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[Predictions]) -> None:
+    """Publish `scores.parquet`, `jackknife.parquet` and `predictions.parquet`; `scores.parquet` last."""
+    jackknife = [
+        pd.DataFrame(
+            {
+                "row": s.row,
+                "member": s.member,
+                "task": s.task,
+                "metric": s.metric,
+                "unit": list(s.statistic.units),
+                "without": s.statistic.without,
+                "share": s.statistic.share,
+            }
+        )
+        for s in scored
+    ]
+    _publish(folder / "jackknife.parquet", pd.concat(jackknife, ignore_index=True) if jackknife else pd.DataFrame())
+    _publish(folder / "predictions.parquet", _prediction_table(predictions))
+    table = pd.DataFrame(
+        [
+            {
+                "row": s.row,
+                "member": s.member,
+                "task": s.task,
+                "metric": s.metric,
+                "protocol_id": s.protocol_id,
+                "value": s.statistic.value,
+                "chance": s.chance,
+                "n_images": s.statistic.n_images,
+                "n_units": s.statistic.n_units,
+                "n_eff": s.statistic.n_eff,
+                "class_in_units": s.statistic.class_in_units,
+                "flags": s.flags,
+                "note": s.note,
+            }
+            for s in scored
+        ]
+    )
+    _publish(folder / "scores.parquet", table)
+
+
+def _prediction_table(predictions: Sequence[Predictions]) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "row": p.row,
+                "member": p.member,
+                "task": p.task,
+                "probe": p.probe,
+                "image_id": list(p.image_ids),
+                "fold": p.folds,
+                "label": [p.classes[code] for code in p.labels],
+                "predicted": [p.classes[code] for code in p.probabilities.argmax(axis=1)],
+                "probabilities": list(p.probabilities.astype(np.float32)),
+            }
+        )
+        for p in predictions
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _publish(path: Path, table: pd.DataFrame) -> None:
+    with published(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_scores(folder: Path) -> list[Scored]:
+    """Read what `write_scores` wrote, in its order.
+
+    Raises:
+        BenchmarkError: the folder holds no scores.
+    """
+    if not (folder / "scores.parquet").is_file():
+        raise BenchmarkError(f"`{folder}` holds no scores. Run `blankslide evaluate` for that cell.")
+    table = pd.read_parquet(folder / "scores.parquet")
+    if table.empty:
+        return []
+    key = ["row", "member", "task", "metric"]
+    units = dict(iter(pd.read_parquet(folder / "jackknife.parquet").groupby(key, sort=False)))
+    found = []
+    for record in table.to_dict("records"):
+        part = units[tuple(record[k] for k in key)]
+        statistic = Statistic(
+            float(record["value"]),
+            tuple(part["unit"]),
+            part["without"].to_numpy(np.float64),
+            part["share"].to_numpy(np.float64),
+            int(record["n_images"]),
+            int(record["class_in_units"]),
+        )
+        names = ("row", "member", "task", "metric", "protocol_id")
+        found.append(Scored(*(str(record[n]) for n in names), float(record["chance"]), str(record["flags"]), statistic, str(record["note"])))
+    return found
