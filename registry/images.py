@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-from dataclasses import dataclass, field
+import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from numpy.typing import NDArray
 
 from registry.arrays import Pixels
 from registry.errors import ImageError
+from registry.tiff import MAGIC as TIFF_MAGIC
+from registry.tiff import decode_tiff
 
 #: pixels of one image over all channels; a 5 x 2048 x 2048 image has 21 million
 MAX_PIXELS = 64_000_000
 DTYPES = ("uint8", "uint16", "float32")
-TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+#: samples per pixel by PNG colour type; palettes (3) are not read
+PNG_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}
+PILLOW_MODES = ("L", "I;16", "LA", "RGB", "RGBA")
+#: longest side that is resampled: the matrices that do it are dense
+MAX_RESIZED_SIDE = 16_384
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,10 @@ def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
                 f"`{image.source}`: expected {spec.height} x {spec.width} pixels (y, x), got {pixels.shape[1]} x {pixels.shape[2]}."
                 " Crop the image to that field."
             )
+        if max(pixels.shape[1:]) > MAX_RESIZED_SIDE:
+            raise ImageError(
+                f"`{image.source}`: expected sides of at most {MAX_RESIZED_SIDE} pixels, got {pixels.shape[1]} x {pixels.shape[2]} (y, x)."
+            )
         return resize_linear(pixels.astype(np.float32), spec.height, spec.width)
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
@@ -161,7 +171,7 @@ def resize_linear(pixels: NDArray[np.float32], height: int, width: int) -> NDArr
     return np.ascontiguousarray(rows @ pixels @ columns.T, dtype=np.float32)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def resampling_matrix(source: int, target: int) -> NDArray[np.float32]:
     """(target, source) float32, rows sum to 1: the triangle filter of Pillow's BILINEAR resize."""
     scale = source / target
@@ -211,8 +221,10 @@ def decode_image(data: bytes, source: str = "body", max_pixels: int = MAX_PIXELS
     """
     if data[:4] in TIFF_MAGIC:
         return _decode_tiff(data, source, max_pixels)
-    if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff":
-        return _decode_png_or_jpeg(data, source, max_pixels)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _decode_png(data, source, max_pixels)
+    if data[:3] == b"\xff\xd8\xff":
+        return _decode_jpeg(data, source, max_pixels)
     if data[:6] == b"\x93NUMPY":
         return _decode_npy(data, source, max_pixels)
     raise ImageError(f"`{source}`: expected TIFF, OME-TIFF, PNG, JPEG or npy, got {len(data)} bytes starting {data[:8]!r}.")
@@ -223,105 +235,72 @@ def _check_size(count: int, source: str, max_pixels: int) -> None:
         raise ImageError(f"`{source}`: expected at most {max_pixels} pixels over all channels, the header announces {count}.")
 
 
-@dataclass(frozen=True)
-class _OmeFacts:
-    channel_names: tuple[str, ...] = ()
-    pixel_size_um: float | None = None
-    planes: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-
-
 def _decode_tiff(data: bytes, source: str, max_pixels: int) -> Image:
-    import tifffile
+    tiff = decode_tiff(data, source, max_pixels)
+    return Image(tiff.pixels, tiff.channel_names, tiff.pixel_size_um, source)
+
+
+def _decode_png(data: bytes, source: str, max_pixels: int) -> Image:
+    # IHDR comes first (PNG specification, 11.2.2): width, height, bit depth, colour type.
+    if len(data) < 26 or data[12:16] != b"IHDR":
+        raise ImageError(f"`{source}`: the PNG header cannot be read. The file is truncated or damaged.")
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    samples = PNG_SAMPLES.get(colour)
+    if samples is None or depth not in (8, 16):
+        raise ImageError(
+            f"`{source}`: expected a PNG of 8 or 16 bit grey or RGB, got {depth} bit of colour type {colour}. Save it without a palette."
+        )
+    _check_size(width * height * samples, source, max_pixels)
+    if b"acTL" in data[:4096].partition(b"IDAT")[0]:
+        raise ImageError(f"`{source}`: expected one image, got an animated PNG.")
+    if depth == 16 and samples > 1:
+        return _from_samples(_decode_deep_png(data, source), source)  # Pillow would silently make it 8 bit
+    return _from_samples(_decode_pillow(data, "PNG", source, max_pixels), source)
+
+
+def _decode_deep_png(data: bytes, source: str) -> NDArray[Any]:
+    import imagecodecs
 
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            series = tiff.series[0]
-            _check_size(math.prod(series.shape), source, max_pixels)
-            facts = _ome_facts(tiff.ome_metadata, source) if tiff.is_ome else _OmeFacts()
-            shape, axes = tuple(series.shape), series.axes
-            stored = len(tiff.pages)
-            if facts.planes is not None and stored * int(getattr(series.keyframe, "samplesperpixel", 1)) < facts.planes:
-                raise ImageError(f"`{source}`: the header announces {facts.planes} planes, the file holds {stored}. The file is truncated.")
-            pixels = series.asarray()
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"`{source}`: the TIFF cannot be decoded ({type(error).__name__}: {error}). The file is truncated or damaged.") from error
-    if pixels.shape != shape:
-        raise ImageError(f"`{source}`: the header announces shape {shape}, the file holds {pixels.shape}. The file is truncated.")
-    channels = _to_cyx(pixels, axes, source)
-    names = facts.channel_names if len(facts.channel_names) == channels.shape[0] else ()
-    return Image(channels, names, facts.pixel_size_um, source)
+        pixels: NDArray[Any] = imagecodecs.png_decode(data)
+    except (RuntimeError, ValueError) as error:
+        raise ImageError(f"`{source}`: the PNG cannot be decoded. The file is truncated or damaged.") from error
+    return pixels
 
 
-def _to_cyx(pixels: NDArray[Any], axes: str, source: str) -> Pixels:
-    """Move the named axes to (c, y, x); samples (S) count as channels, axes of length 1 are dropped."""
-    keep = [i for i, (axis, size) in enumerate(zip(axes, pixels.shape, strict=True)) if size > 1 or axis in "YX"]
-    pixels = pixels.reshape([pixels.shape[i] for i in keep])
-    axes = "".join(axes[i] for i in keep)
-    others = [axis for axis in axes if axis not in "YX"]
-    if "Y" not in axes or "X" not in axes or len(others) > 1:
-        raise ImageError(f"`{source}`: expected axes C, Y, X, got `{axes}` with shape {pixels.shape}. Save one plane per channel.")
-    if not others:
-        return pixels[None]
-    return np.ascontiguousarray(np.moveaxis(pixels, [axes.index(others[0]), axes.index("Y"), axes.index("X")], [0, 1, 2]))
+def _decode_jpeg(data: bytes, source: str, max_pixels: int) -> Image:
+    return _from_samples(_decode_pillow(data, "JPEG", source, max_pixels), source)
 
 
-def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
-    """Channel names, pixel size and plane count from OME-XML; an XML that cannot be parsed is an error, not a guess."""
-    if not xml:
-        return _OmeFacts()
-    from xml.etree import ElementTree
-
-    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise ImageError(f"`{source}`: its OME-XML declares entities, which are not read.")
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise ImageError(f"`{source}`: its OME-XML cannot be parsed ({error}).") from error
-    pixels = next((e for e in root.iter() if e.tag.rsplit("}", 1)[-1] == "Pixels"), None)
-    if pixels is None:
-        return _OmeFacts()
-    channels = [e for e in pixels.iter() if e.tag.rsplit("}", 1)[-1] == "Channel"]
-    names = tuple(c.get("Name") or "" for c in channels)
-    size = pixels.get("PhysicalSizeX")
-    unit = pixels.get("PhysicalSizeXUnit", "µm")
-    factor = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}.get(unit)
-    planes = math.prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
-    return _OmeFacts(
-        names if all(names) and len(set(names)) == len(names) else (),
-        float(size) * factor if size and factor else None,
-        planes,
-    )
-
-
-def _decode_png_or_jpeg(data: bytes, source: str, max_pixels: int) -> Image:
+def _decode_pillow(data: bytes, kind: str, source: str, max_pixels: int) -> NDArray[Any]:
+    """(y, x) or (y, x, samples)"""
     from PIL import Image as Pillow
     from PIL import ImageFile
 
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError("Pillow was told to accept truncated images; images could be half empty without notice.")
     try:
-        with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        with Pillow.open(io.BytesIO(data), formats=(kind,)) as picture:
             _check_size(picture.width * picture.height * len(picture.getbands()), source, max_pixels)
-            mode = picture.mode
-            if mode in ("P", "1", "LA", "CMYK", "YCbCr"):
-                raise ImageError(f"`{source}`: expected grey (8 or 16 bit) or RGB, got mode `{mode}`. Save it without a palette.")
-            pixels = np.asarray(picture)
+            if picture.mode not in PILLOW_MODES:
+                raise ImageError(f"`{source}`: expected grey or RGB, got mode `{picture.mode}`. Convert the file.")
+            return np.asarray(picture)
     except ImageError:
         raise
-    except Exception as error:
-        raise ImageError(f"`{source}`: cannot be decoded ({type(error).__name__}: {error}). The file is truncated or damaged.") from error
-    if mode == "RGBA":
-        if not (pixels[..., 3] == 255).all():
-            raise ImageError(f"`{source}`: has a transparent alpha channel, whose meaning is not known. Save it as RGB.")
-        pixels = pixels[..., :3]
-    if pixels.dtype == np.int32:
-        pixels = pixels.astype(np.uint16)
+    except Exception as error:  # the decoders raise what they like on damaged bytes
+        raise ImageError(f"`{source}`: the {kind} cannot be decoded ({type(error).__name__}). The file is truncated or damaged.") from error
+
+
+def _from_samples(pixels: NDArray[Any], source: str) -> Image:
+    """Grey, grey with alpha, RGB or RGB with alpha; an opaque alpha channel is dropped, another one refused."""
     if pixels.ndim == 2:
         return Image(np.ascontiguousarray(pixels[None]), (), None, source)
-    return Image(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), ("red", "green", "blue"), None, source)
+    samples = np.moveaxis(pixels, -1, 0)
+    if len(samples) in (2, 4):
+        if not (samples[-1] == np.iinfo(samples.dtype).max).all():
+            raise ImageError(f"`{source}`: has a transparent alpha channel, whose meaning is not known. Save it as grey or RGB.")
+        samples = samples[:-1]
+    return Image(np.ascontiguousarray(samples), ("red", "green", "blue") if len(samples) == 3 else (), None, source)
 
 
 def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
@@ -330,13 +309,13 @@ def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ImageError(f"`{source}`: the npy header cannot be read.") from error
+    except Exception as error:  # the header is Python source, and its parser raises what it likes; numpy's text advises unsafe loading
+        raise ImageError(f"`{source}`: the npy header cannot be read. The file is truncated or damaged.") from error
     if dtype.hasobject or dtype.name not in DTYPES:
         raise ImageError(f"`{source}`: expected dtype {' or '.join(DTYPES)}, got {dtype}.")
-    _check_size(math.prod(shape), source, max_pixels)
-    if len(shape) not in (2, 3):
+    if len(shape) not in (2, 3) or min(shape) < 1:
         raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}.")
+    _check_size(math.prod(shape), source, max_pixels)
     body = data[stream.tell() :]
     expected = math.prod(shape) * dtype.itemsize
     if len(body) != expected:
