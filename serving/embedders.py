@@ -1,0 +1,93 @@
+"""Where a network is run: one protocol, so that the Scorer does not know what computes an embedding."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from registry.arrays import Embedding, PixelBatch
+from registry.errors import BundleError, ImageError, ProviderError
+from registry.export import INPUT, OUTPUT
+
+PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: images per run: bounds the memory of a large batch
+MAX_BATCH = 32
+
+
+class Embedder(Protocol):
+    """Conformed pixels in, vectors out. Safe to call from several threads."""
+
+    @property
+    def provider(self) -> str:
+        """What it runs on, "cpu" or "cuda"."""
+
+    def embed(self, pixels: PixelBatch) -> Embedding:
+        """(n, d) float32 of (n, c, y, x) float32 raw intensities.
+
+        Raises:
+            ImageError: an image's embedding is not finite.
+        """
+
+
+class OnnxEmbedder:
+    """An exported encoder under ONNX Runtime.
+
+    Args:
+        model: bytes of `encoder.onnx`.
+        provider: "cpu" or "cuda".
+        threads: intra-operator threads.
+        name: what to call it in messages.
+
+    Raises:
+        ProviderError: the session does not run on the provider asked for; ONNX Runtime alone would fall back silently.
+        BundleError: the file is not an encoder.
+    """
+
+    def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder") -> None:
+        self.name = name
+        self.provider = provider
+        self._session = _session(model, provider, threads, name)
+        inputs, outputs = ([value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs()))
+        if (inputs, outputs) != ([INPUT], [OUTPUT]):
+            raise BundleError(f"`{name}`: expected an ONNX file from `{INPUT}` to `{OUTPUT}`, got {inputs} to {outputs}. Export it again.")
+
+    def embed(self, pixels: PixelBatch) -> Embedding:
+        """See `Embedder.embed`."""
+        # ONNX Runtime accepts a batch of none and gives nonsense shapes for some graphs.
+        if not len(pixels):
+            raise ImageError(f"`{self.name}`: expected at least one image, got none.")
+        parts = [self._session.run([OUTPUT], {INPUT: pixels[i : i + MAX_BATCH]})[0] for i in range(0, len(pixels), MAX_BATCH)]
+        embedding: Embedding = np.concatenate(parts).astype(np.float32, copy=False)
+        if not np.isfinite(embedding).all():
+            raise ImageError(f"`{self.name}`: the embedding is not finite. The image's intensities are far outside what the encoder was made for.")
+        return embedding
+
+
+def _session(model: bytes, provider: str, threads: int, name: str) -> Any:
+    import onnxruntime
+
+    wanted = PROVIDER_NAMES.get(provider)
+    if wanted is None:
+        raise ProviderError(f"Expected a provider of {', '.join(PROVIDER_NAMES)}, got `{provider}`.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    if provider == "cuda" and wanted in onnxruntime.get_available_providers():
+        onnxruntime.preload_dlls()
+    # TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance.
+    chosen: list[Any] = [(wanted, {"use_tf32": "0"})] if provider == "cuda" else [wanted]
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=chosen)
+    except (ValueError, RuntimeError) as error:
+        raise ProviderError(f"`{name}` cannot be loaded on `{provider}` ({type(error).__name__}: {str(error).splitlines()[0]}).") from error
+    except Exception as error:  # the runtime's own exceptions share no public base class
+        raise BundleError(f"`{name}` is not an ONNX file that can be run ({type(error).__name__}). Export it again.") from error
+    came = session.get_providers()[0]
+    if came != wanted:
+        raise ProviderError(
+            f"Expected `{name}` to run on {wanted}, ONNX Runtime chose {came}: the device or its libraries are not there."
+            " Ask for `--provider cpu`, or run where the device is."
+        )
+    return session

@@ -1,0 +1,51 @@
+"""What can go wrong between a request and its answer, and the HTTP status of each error: one table."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from registry.errors import BlankslideError, BundleError, ImageError, InputError, NotFoundError, ProviderError
+
+
+class BodyTooLargeError(InputError):
+    """A request's body is larger than the service accepts."""
+
+
+class BodyKindError(InputError):
+    """A request's body is encoded or wrapped in a way that is not read."""
+
+
+class BodyTimeoutError(InputError):
+    """A request's body did not arrive in time."""
+
+
+class ServiceError(BlankslideError):
+    """A service refused a request or does not answer; raised by the client.
+
+    Args:
+        message: the service's own words.
+        status: HTTP status, 0 where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+#: the nearest class in an error's own line of descent decides
+STATUS: dict[type[BlankslideError], HTTPStatus] = {
+    ImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BodyKindError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    InputError: HTTPStatus.BAD_REQUEST,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    BundleError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ProviderError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BlankslideError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+def status_of(error: BlankslideError) -> HTTPStatus:
+    """HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)

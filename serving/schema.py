@@ -1,0 +1,139 @@
+"""What the service says, version 1. Both doors and the client share these models; a change that breaks a reader gets a new number."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True, protected_namespaces=())
+
+
+class _Answer(_Model):
+    """Every top-level answer says which version of the schema it follows."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this schema.")
+
+
+class ImageExpected(_Model):
+    """The image a model takes."""
+
+    formats: list[str] = Field(
+        default=["TIFF", "OME-TIFF", "PNG", "JPEG", "npy"], description="Formats of the body, told apart by their first bytes."
+    )
+    channels: list[str] = Field(description="Channel names in order; a file that names its channels may hold them in another order.")
+    dtype: str = Field(description="uint8, uint16 or float32, as stored.")
+    height: int = Field(description="Rows, in pixels.")
+    width: int = Field(description="Columns, in pixels.")
+    pixel_size_um: float | None = Field(description="Micrometres per pixel; null if the benchmark does not say.")
+    resize: str = Field(description="`refuse`: other sizes are refused; `linear`: they are resampled.")
+
+
+class ModelRef(_Model):
+    """Which version answered."""
+
+    name: str
+    identity: str = Field(description="SHA-256 over card, weights and preprocessing: what makes a version a version.")
+    benchmark: str = Field(description="The benchmark whose heads, scores and controls are quoted.")
+    provider: str = Field(description="What it runs on: `cpu` or `cuda`.")
+
+
+class ModelFacts(ModelRef):
+    """One served model."""
+
+    role: str
+    summary: str
+    dim: int = Field(description="Length of the embedding.")
+    tasks: list[str]
+    companions: list[str] = Field(description="Its twin and controls that a reading quotes.")
+    image: ImageExpected
+
+
+class Models(_Answer):
+    """All served models."""
+
+    models: list[ModelFacts]
+
+
+class EmbeddingAnswer(_Answer):
+    """The embedding of one image."""
+
+    model: ModelRef
+    embedding: list[float] = Field(description="d numbers (float32), equal to the offline embedding within 1e-4 of its root mean square.")
+
+
+class Opinion(_Model):
+    """What one network's head says about the image."""
+
+    row: str = Field(description="Name of the encoder or control.")
+    role: str = Field(description="`encoder`, `twin`, `negative` or `positive`.")
+    member: str = Field(description="Which draw of the row this is; of ten twins one is served.")
+    predicted: str = Field(description="The most probable label.")
+    probabilities: dict[str, float] = Field(description="Per label; they sum to 1.")
+    benchmark_score: float | None = Field(description="The row's score on the benchmark, for weighing its opinion; null if not recorded.")
+
+
+class UnservableControl(_Model):
+    """A control that is stronger than the one quoted and cannot be computed on a single new image."""
+
+    name: str
+    benchmark_score: float | None
+    reason: str
+
+
+class VerdictSaid(_Model):
+    """What the comparison with controls came to, on the benchmark; it does not depend on this image."""
+
+    word: str = Field(description="`beats`, `loses`, `equivalent`, `undecided` or `not assessable`.")
+    sentence: str
+    detail: str
+    metric: str
+    confounded: bool = Field(description="Plate layout alone does better than the encoder: the task supports no conclusion.")
+
+
+class TaskReading(_Model):
+    """One task: the encoder's answer beside those of its controls."""
+
+    task: str
+    question: str
+    encoder: Opinion
+    twin: Opinion | None = Field(description="Its untrained (or shuffled) twin; null if none is in the bundle.")
+    control: Opinion | None = Field(description="The best control that can be computed on a new image; null if there is none.")
+    unservable: list[UnservableControl] = Field(description="Stronger controls that cannot be computed here, with the reason.")
+    verdict: VerdictSaid | None = Field(description="null if the task was not assessed.")
+
+
+class Distance(_Model):
+    """How far the image lies from the images the benchmark's heads were trained on."""
+
+    nearest: float = Field(description="Euclidean distance to the nearest training image, every dimension standardised, divided by sqrt(d).")
+    percentile: float = Field(description="Share of training images, in percent, that lie closer to their own nearest neighbour.")
+    n_reference: int = Field(description="Training images compared with.")
+    sentence: str
+
+
+class Reading(EmbeddingAnswer):
+    """What the service says about one image."""
+
+    distance: Distance | None = Field(description="null if the bundle holds no reference embeddings.")
+    tasks: list[TaskReading]
+    notes: list[str] = Field(description="What belongs beside every result of this benchmark.")
+
+
+class Health(_Answer):
+    """Whether the service runs (`live`) and answers for all its models (`ready`)."""
+
+    live: bool
+    ready: bool
+    models: list[str]
+
+
+class ErrorAnswer(_Answer):
+    """What was wrong with a request."""
+
+    error: str = Field(description="What was expected, what came, and the next step.")
+    kind: str = Field(description="Class of the error.")
+    status: int
+    expected: dict[str, Any] | None = Field(default=None, description="What the model takes, where the image was at fault; else what is known.")

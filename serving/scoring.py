@@ -1,0 +1,275 @@
+"""The Scorer: the only place where a reading is computed. Doors translate bytes and errors, they compute nothing.
+
+A reading follows the offline path step for step: `registry.images.decode_image` and `conform`, the exported network,
+`registry.heads`. The same is done for the encoder's twin and for its best control that can be served, so that no
+probability is returned without the probabilities of something that is supposed to know little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from registry.arrays import Embedding, Floats, PixelBatch
+from registry.bundle import Bundle, BundleCard, read_bundle
+from registry.errors import BundleError, ImageError
+from registry.evidence import TaskEvidence
+from registry.export import MAX_RELATIVE
+from registry.heads import Head, heads_of
+from registry.images import MAX_PIXELS, Image, conform, decode_image
+from serving.embedders import Embedder, OnnxEmbedder
+from serving.reference import Reference
+from serving.schema import (
+    EmbeddingAnswer,
+    ImageExpected,
+    ModelFacts,
+    ModelRef,
+    Opinion,
+    Reading,
+    TaskReading,
+    UnservableControl,
+    VerdictSaid,
+)
+
+#: largest difference of a probability from the golden one; a head can amplify the embedding's tolerance
+PROBABILITY_TOLERANCE = 5e-3
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One network with its heads: the encoder, its twin or a control."""
+
+    card: BundleCard
+    embedder: Embedder
+    heads: dict[str, Head]
+
+    def opinion(self, task: str, embedding: Embedding, benchmark_score: float | None) -> Opinion:
+        """What its head says about one image; `embedding` is (d,)."""
+        head = self.heads[task]
+        probabilities = head.predict_proba(embedding[None])[0]
+        return Opinion(
+            row=self.card.name,
+            role=self.card.card.role,
+            member=self.card.member,
+            predicted=head.classes[int(probabilities.argmax())],
+            probabilities=dict(zip(head.classes, probabilities.tolist(), strict=True)),
+            benchmark_score=benchmark_score,
+        )
+
+
+class Scorer:
+    """A verified bundle, ready to read images. Safe to call from several threads.
+
+    Args:
+        bundle: verified by `registry.bundle.read_bundle`.
+        encoder: the encoder's network and heads.
+        companions: those of its twin and controls, by row.
+        max_pixels: largest image, over all channels.
+
+    Raises:
+        BundleError: on its golden images the network or a head computes something else than its source.
+    """
+
+    def __init__(self, bundle: Bundle, encoder: Voice, companions: dict[str, Voice], max_pixels: int = MAX_PIXELS) -> None:
+        self.bundle = bundle
+        self._encoder = encoder
+        self._companions = companions
+        self._max_pixels = max_pixels
+        self._reference = Reference.of(bundle.reference) if bundle.reference is not None else None
+        self._evidence = {task: bundle.scorecard.task(task) for task in encoder.heads}
+        self._check_golden()
+
+    @classmethod
+    def open(cls, folder: Path, provider: str = "cpu", threads: int = 1, max_pixels: int = MAX_PIXELS) -> Scorer:
+        """Verify a bundle and load its networks.
+
+        Raises:
+            BundleError: altered, incomplete, or of a row that cannot be served.
+            ProviderError: the provider asked for is not there.
+        """
+        bundle = read_bundle(folder)
+        if bundle.onnx is None:
+            raise BundleError(f"`{bundle.name}` cannot be served: {bundle.card.unservable} Serve an encoder, or a control with an `encoder.onnx`.")
+
+        def embedder(path: str, card: BundleCard) -> Embedder:
+            return OnnxEmbedder(bundle.verified_bytes(path), provider, threads, card.name)
+
+        encoder = Voice(bundle.card, embedder("encoder.onnx", bundle.card), heads_of(bundle.heads))
+        companions = {
+            row: Voice(found.card, embedder(f"companions/{row}/encoder.onnx", found.card), heads_of(found.heads))
+            for row, found in bundle.companions.items()
+        }
+        return cls(bundle, encoder, companions, max_pixels)
+
+    @property
+    def name(self) -> str:
+        """Name of the served row."""
+        return self.bundle.name
+
+    @property
+    def expected(self) -> ImageExpected:
+        """The image it takes."""
+        return ImageExpected.model_validate({key: value for key, value in self.bundle.card.image.as_dict().items() if key != "intensity"})
+
+    @property
+    def ref(self) -> ModelRef:
+        """Which version answers."""
+        return ModelRef(name=self.name, identity=self.bundle.identity, benchmark=self.bundle.card.benchmark, provider=self._encoder.embedder.provider)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know before sending an image."""
+        card = self.bundle.card
+        return ModelFacts(
+            **self.ref.model_dump(),
+            role=card.card.role,
+            summary=card.card.summary,
+            dim=card.dim,
+            tasks=list(self._encoder.heads),
+            companions=list(self._companions),
+            image=self.expected,
+        )
+
+    def example(self) -> Image | None:
+        """A real image the model takes, in the stored dtype; None if the bundle holds none."""
+        golden = self.bundle.golden
+        if golden is None:
+            return None
+        spec = self.bundle.card.image
+        pixels = golden.pixels[0]
+        stored = np.dtype(spec.dtype)
+        if stored.kind == "u" and pixels.dtype != stored:
+            pixels = np.clip(np.rint(pixels), 0, np.iinfo(stored).max)
+        return Image(np.ascontiguousarray(pixels, dtype=stored), spec.channels, spec.pixel_size_um, "example")
+
+    def embed(self, body: bytes) -> EmbeddingAnswer:
+        """The embedding of one image file.
+
+        Args:
+            body: the bytes of a TIFF, OME-TIFF, PNG, JPEG or npy file.
+
+        Raises:
+            ImageError: not the image the model takes; says what was expected and what came.
+        """
+        return self._embedding_answer(self._encoder.embedder.embed(self._pixels(body)[None])[0])
+
+    def read(self, body: bytes) -> Reading:
+        """The reading of one image file; arguments and errors as `embed`."""
+        answer = self.read_all([body])[0]
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
+
+    def read_all(self, bodies: Sequence[bytes]) -> list[Reading | ImageError]:
+        """Readings of several image files in one pass through each network.
+
+        Returns:
+            One reading or error per body, in order: a bad image spoils no other.
+        """
+        answers: dict[int, Reading | ImageError] = {}
+        pixels: dict[int, PixelBatch] = {}
+        for i, body in enumerate(bodies):
+            try:
+                pixels[i] = self._pixels(body)
+            except ImageError as error:
+                answers[i] = error
+        if pixels:
+            answers |= dict(zip(pixels, self._readings(np.stack(list(pixels.values()))), strict=True))
+        return [answers[i] for i in range(len(bodies))]
+
+    def _pixels(self, body: bytes) -> PixelBatch:
+        """(c, y, x) float32"""
+        return conform(decode_image(body, "the image", self._max_pixels), self.bundle.card.image)
+
+    def _readings(self, pixels: PixelBatch) -> list[Reading | ImageError]:
+        """Readings of (n, c, y, x); if one image makes a network overflow, each is read alone to find it."""
+        try:
+            encoder = self._encoder.embedder.embed(pixels)
+            companions = {row: voice.embedder.embed(pixels) for row, voice in self._companions.items()}
+        except ImageError as error:
+            return [error] if len(pixels) == 1 else [self._readings(pixels[i : i + 1])[0] for i in range(len(pixels))]
+        return [self._reading(encoder[i], {row: values[i] for row, values in companions.items()}) for i in range(len(pixels))]
+
+    def _reading(self, embedding: Embedding, companions: dict[str, Embedding]) -> Reading:
+        return Reading(
+            **self._embedding_answer(embedding).model_dump(by_alias=False),
+            distance=self._reference.distance(embedding) if self._reference else None,
+            tasks=[self._task_reading(task, embedding, companions) for task in self._encoder.heads],
+            notes=self.bundle.scorecard.notes,
+        )
+
+    def _embedding_answer(self, embedding: Embedding) -> EmbeddingAnswer:
+        return EmbeddingAnswer(model=self.ref, embedding=embedding.tolist())
+
+    def _task_reading(self, task: str, embedding: Embedding, companions: dict[str, Embedding]) -> TaskReading:
+        evidence = self._evidence[task]
+        scores = {c.control: c.control_value for c in evidence.comparisons} if evidence else {}
+
+        def said(row: str | None) -> Opinion | None:
+            return self._companions[row].opinion(task, companions[row], scores.get(row)) if row is not None else None
+
+        return TaskReading(
+            task=task,
+            question=evidence.question if evidence else "",
+            encoder=self._encoder.opinion(task, embedding, evidence.value if evidence else None),
+            twin=said(self._twin(task, scores)),
+            control=said(self._control(task, evidence)),
+            unservable=self._unservable(task, evidence, scores),
+            verdict=_verdict(evidence) if evidence else None,
+        )
+
+    def _twin(self, task: str, scores: dict[str, float]) -> str | None:
+        """The twin with the best score: the verdict is against the stronger one."""
+        twins = [row for row, voice in self._companions.items() if voice.card.card.role == "twin" and task in voice.heads]
+        return max(twins, key=lambda row: scores.get(row, float("-inf")), default=None)
+
+    def _control(self, task: str, evidence: TaskEvidence | None) -> str | None:
+        row = evidence.servable_control if evidence else ""
+        return row if row in self._companions and task in self._companions[row].heads else None
+
+    def _unservable(self, task: str, evidence: TaskEvidence | None, scores: dict[str, float]) -> list[UnservableControl]:
+        if evidence is None:
+            return []
+        named = [UnservableControl(name=u["name"], benchmark_score=u["value"], reason=u["reason"]) for u in evidence.unservable]
+        absent = evidence.servable_control
+        if absent and self._control(task, evidence) is None:
+            named.append(UnservableControl(name=absent, benchmark_score=scores.get(absent), reason="It was not packed into this bundle."))
+        return named
+
+    def _check_golden(self) -> None:
+        """The bundle's own images must give the source framework's answers on this machine and provider."""
+        golden = self.bundle.golden
+        if golden is None:
+            return
+        embedding = self._encoder.embedder.embed(golden.pixels.astype(np.float32))
+        _check(f"the embedding by `{self.name}`", embedding, golden.embedding, embedding_tolerance(golden.embedding))
+        for task, expected in golden.probabilities.items():
+            if task not in self._encoder.heads:
+                raise BundleError(f"`{self.name}` has golden probabilities of task `{task}` and no head for it. Write the bundle again.")
+            _check(f"`{task}` by `{self.name}`", self._encoder.heads[task].predict_proba(embedding), expected, PROBABILITY_TOLERANCE)
+
+
+def embedding_tolerance(embedding: ArrayLike) -> float:
+    """Largest absolute difference allowed between offline and online: `MAX_RELATIVE` of the embeddings' root mean square."""
+    values: Floats = np.asarray(embedding, np.float64)
+    return MAX_RELATIVE * float(np.sqrt((values**2).mean()))
+
+
+def _check(what: str, came: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
+    a, b = np.asarray(came, np.float64), np.asarray(expected, np.float64)
+    if a.shape != b.shape:
+        raise BundleError(f"Golden images: expected {what} of shape {b.shape}, got {a.shape}. Write the bundle again.")
+    difference = float(np.abs(a - b).max())
+    if not difference <= tolerance:
+        raise BundleError(
+            f"Golden images: expected {what} to agree with its source within {tolerance:.3g}, got a difference of {difference:.3g}."
+            " This machine does not compute what was exported; it is not served."
+        )
+
+
+def _verdict(evidence: TaskEvidence) -> VerdictSaid:
+    return VerdictSaid(word=evidence.word, sentence=evidence.sentence, detail=evidence.detail, metric=evidence.metric, confounded=evidence.confounded)

@@ -1,0 +1,100 @@
+"""Running the ONNX endpoint with uvicorn."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import uvicorn
+from fastapi import FastAPI
+
+from registry.errors import ParamsError, ProviderError
+from serving.onnx_app import create_app
+from serving.scoring import Scorer
+from serving.settings import Settings
+
+HOST = "127.0.0.1"
+
+
+def serve(bundles: Sequence[Path], host: str = HOST, port: int = 8000, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+    """Serve bundles until SIGINT or SIGTERM; requests in flight are finished.
+
+    Args:
+        bundles: bundle directories, one per name.
+        host: loopback unless told otherwise: the endpoint has no authentication.
+        port: 0 chooses a free one.
+        settings: limits and provider; from the environment unless given.
+        say: prints a line for people.
+
+    Raises:
+        BundleError: a bundle is altered, incomplete, cannot be served, or does not compute what it should on this machine.
+        ProviderError: the provider asked for is not there.
+        ParamsError: the port is taken, or the environment's settings cannot be used.
+    """
+    settings = settings or Settings.from_environment()
+    with _bound(host, port) as listener:
+        url = _url(host, listener)
+        scorers = []
+        for bundle in bundles:
+            start = monotonic()
+            scorer = Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels)
+            scorers.append(scorer)
+            checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
+            say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")
+        server = _server(create_app(scorers, settings, url), settings)
+        say(f"Serving {len(scorers)} models on {url}. Page and examples: {url}/docs. Stop with Ctrl-C.")
+        server.run(sockets=[listener])
+
+
+@contextmanager
+def running(scorers: Sequence[Scorer], settings: Settings | None = None) -> Iterator[str]:
+    """Serve on a free loopback port from a thread of this process; yields the URL and stops at the end of the block."""
+    settings = settings or Settings()
+    with _bound(HOST, 0) as listener:
+        url = _url(HOST, listener)
+        server = _server(create_app(scorers, settings, url), settings, log_level="warning")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="onnx-endpoint")
+        thread.start()
+        try:
+            _wait_until_started(server, thread)
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: FastAPI, settings: Settings, log_level: str = "info") -> uvicorn.Server:
+    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=max(1, round(settings.drain_s)), server_header=False)
+    return uvicorn.Server(config)
+
+
+def _wait_until_started(server: uvicorn.Server, thread: threading.Thread, patience_s: float = 30.0) -> None:
+    deadline = monotonic() + patience_s
+    while not server.started:
+        if not thread.is_alive() or monotonic() > deadline:
+            raise ProviderError(f"The endpoint did not start within {patience_s:g} s; its log says why.")
+        thread.join(0.01)
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket: the port is known, and known to be free, before minutes go into loading models."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ParamsError(
+                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another with `--port`, or `--port 0` for a free one."
+            ) from error
+        yield listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
