@@ -1,0 +1,336 @@
+"""A folder of images becomes a benchmark: index, card and checked copies of the images."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.benchmarks.annotations import confound_notes, metadata, position_notes, settle_labels, settle_units, unit_notes
+from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.consensus import Consensus, settle
+from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.benchmarks.manifests import CLASS, Manifest, from_class_folders, from_pattern, from_table
+from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
+from pipelines.benchmarks.objects import crop_side, object_sides, read_mask
+from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
+from pipelines.benchmarks.preparing import Bad, Crops, Preparation, Say, prepare
+from pipelines.benchmarks.splits import assign_folds, default_folds
+from pipelines.benchmarks.tables import ImageFiles, path_columns, read_table, require, stem
+from registry.errors import BenchmarkError, BlankslideError
+
+
+def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, notes: tuple[str, ...] = (), say: Say = print) -> Benchmark:
+    """Import a folder of images as a benchmark.
+
+    1. Read the table, the pattern or the class folders; select rows. 2. Decode, check and hash every image once; name each bad one.
+    3. Settle channels, dtype, size and intensities; apply the rule for rare labels; split by unit (5 folds, or one per unit under 5).
+    4. Publish images, index, nuclei and card together: everything is prepared in a folder beside `out` and renamed into place, so that
+    an import that fails or is killed leaves nothing that could be taken for a benchmark, and an existing one as it was.
+
+    Args:
+        folder: where the images are; never changed.
+        name: of the benchmark.
+        out: the benchmark's folder, created here.
+        options: what is known about the folder.
+        notes: further sentences for the card.
+        say: receives progress and warnings, a line at a time.
+
+    Raises:
+        BenchmarkError: the folder, table, labels or units cannot be used, or more images are bad than are tolerated.
+        ParamsError: the options contradict each other.
+    """
+    if out.exists() and not options.replace:
+        raise BenchmarkError(f"`{out}` already exists. Choose another name, or overwrite it with `--replace`.")
+    manifest = select(read_manifest(folder, options), options)
+    labels = options.labels or (CLASS,)
+    for column in labels:
+        require(manifest.rows, column, "labels")
+    settle_units(manifest.rows, options.unit, manifest.rows["image_id"])
+    say(f"`{name}`: {len(manifest.rows)} images of `{folder}`, labelled by {', '.join(f'`{c}`' for c in labels)}.")
+    with _published_folder(out) as staging:
+        try:
+            benchmark = _build(folder, name, staging, manifest, labels, options, notes, say)
+        except OSError as error:
+            raise BenchmarkError(
+                f"The images could not be written beside `{out}` ({error.strerror or error}). Make room there, then import again."
+            ) from error
+    for note in benchmark.card.notes:
+        say(f"`{name}`: {note}")
+    return Benchmark.read(out)
+
+
+def _build(
+    folder: Path, name: str, staging: Path, manifest: Manifest, labels: tuple[str, ...], options: ImportOptions, notes: tuple[str, ...], say: Say
+) -> Benchmark:
+    crops = _crops(manifest, folder, options)
+    prepared = prepare(manifest, staging, options.workers, crops)
+    common = _usable(prepared, manifest, options, say)
+    _discard_unused(staging, common)
+    index, tasks, remarks = _annotate(manifest, common, labels, options)
+    nuclei = _nuclei(folder, index, common, options)
+    bad = len(prepared.bad) + len(common.bad)
+    card = BenchmarkCard(
+        name=name,
+        title=options.title or name,
+        modality=options.modality,
+        image=common.spec,
+        unit=str(options.unit),
+        tasks=tasks,
+        licence=options.licence,
+        citation=options.citation,
+        source=options.source,
+        notes=(
+            *notes,
+            *remarks,
+            *([f"{bad} images could not be used and were left out."] if bad else []),
+            *([f"Objects were cut out as squares of {crops.side} pixels around their centre."] if crops else []),
+            *manifest.notes,
+            *common.notes,
+            *(nuclei.notes if nuclei else ()),
+        ),
+    )
+    return write_benchmark(staging, card, index, nuclei.table if nuclei else None)
+
+
+def read_manifest(folder: Path, options: ImportOptions) -> Manifest:
+    """The images of a folder and what is said about them, by pattern, table or class folders (in this order of precedence).
+
+    Raises:
+        BenchmarkError: no images, no table where labels are named, or a table that names no images.
+    """
+    files = ImageFiles.scan(folder)
+    table = read_table(_located(options.table, folder)) if options.table else None
+    if options.pattern:
+        manifest = from_pattern(files, options.pattern, options.channels, table)
+    elif table is not None and options.table is not None:
+        manifest = from_table(files, table, _inside(options.table, folder), options.path)
+    elif options.labels and options.labels != (CLASS,):
+        where = find_table(files)
+        manifest = from_table(files, read_table(folder / where), where, options.path)
+    else:
+        manifest = from_class_folders(files)
+    return _identified(manifest, options)
+
+
+def find_table(files: ImageFiles) -> str:
+    """The only table of a folder that names images, relative to it.
+
+    Raises:
+        BenchmarkError: none does, or several do.
+    """
+    naming = [t for t in files.tables if path_columns(read_table(files.root / t), files, t.rpartition("/")[0])]
+    if len(naming) != 1:
+        what = f"several do: {', '.join(f'`{t}`' for t in naming)}" if naming else f"none of its {len(files.tables)} tables does"
+        raise BenchmarkError(f"Expected one table under `{files.root}` that names its images; {what}. State it with `--table`.")
+    return naming[0]
+
+
+def _located(path: Path, folder: Path) -> Path:
+    return folder / path if (folder / path).exists() else path
+
+
+def _inside(path: Path, folder: Path) -> str:
+    located = _located(path, folder).resolve()
+    return located.relative_to(folder.resolve()).as_posix() if located.is_relative_to(folder.resolve()) else ""
+
+
+def _identified(manifest: Manifest, options: ImportOptions) -> Manifest:
+    rows = manifest.rows.copy()
+    if options.image_id is not None:
+        rows["image_id"] = require(rows, options.image_id, "image id")
+    elif options.object is not None:
+        numbers = require(rows, options.object, "object number").astype(str)
+        rows["image_id"] = [
+            f"{stem(files[0].name) if files[0] else 'missing'}-{number}" for files, number in zip(manifest.files, numbers, strict=True)
+        ]
+    if rows["image_id"].isna().any():
+        raise BenchmarkError(f"{int(rows['image_id'].isna().sum())} rows have no image id. Fill the column, or name another one with `--image-id`.")
+    rows["image_id"] = rows["image_id"].astype(str)
+    return replace(manifest, rows=rows)
+
+
+def select(manifest: Manifest, options: ImportOptions) -> Manifest:
+    """The rows that fulfil `where`, with unique image ids.
+
+    Raises:
+        BenchmarkError: no such column, no row left, or an image id that occurs twice.
+    """
+    notes = list(manifest.notes)
+    for column in dict.fromkeys(c for c, _ in options.where):
+        wanted = [v for c, v in options.where if c == column]
+        values = require(manifest.rows, column, "selection")
+        kept = manifest.keep(values.isin(wanted))
+        if kept.rows.empty:
+            there = ", ".join(f"`{v}`" for v in sorted(values.dropna().unique())[:12])
+            raise BenchmarkError(f"No image has `{column}` = {' or '.join(f'`{v}`' for v in wanted)}. Its values are {there}.")
+        notes.append(f"Only images with `{column}` = {' or '.join(wanted)}: {len(kept.rows)} of {len(manifest.rows)}.")
+        manifest = kept
+    repeated = manifest.rows.loc[manifest.rows["image_id"].duplicated(), "image_id"]
+    if len(repeated):
+        raise BenchmarkError(
+            f"Image id `{repeated.iloc[0]}` occurs more than once ({repeated.nunique()} such ids). Ids must be unique: name their column with"
+            " `--image-id`, or the objects of an image with `--mask` and `--object`."
+        )
+    return replace(manifest, notes=tuple(notes))
+
+
+def _crops(manifest: Manifest, folder: Path, options: ImportOptions) -> Crops | None:
+    if options.mask is None or options.object is None:
+        return None
+    files = ImageFiles.scan(folder)
+    beside = _inside(options.table, folder).rpartition("/")[0] if options.table else ""
+    masks = tuple(files.resolve(value, beside) for value in require(manifest.rows, options.mask, "mask"))
+    numbers = tuple(manifest.rows[options.object].astype(str))
+    return Crops(masks, numbers, options.crop or _side(masks))
+
+
+def _side(masks: tuple[Path | None, ...]) -> int:
+    paths = sorted({path for path in masks if path is not None})
+    if not paths:
+        raise BenchmarkError("None of the mask files was found. Expected paths from the folder or from the table's folder.")
+    return crop_side([side for path in paths for side in object_sides(read_mask(path))])
+
+
+def _usable(prepared: Preparation, manifest: Manifest, options: ImportOptions, say: Say) -> Consensus:
+    """Settle what the images have in common; name every bad image, and give up if they are more than is tolerated."""
+    common = None
+    if prepared.images:
+        channels = options.channels or manifest.channels
+        common = settle(prepared.images, prepared.intensities, channels, options.pixel_size_um)
+    bad = [*prepared.bad, *(common.bad if common else [])]
+    for one in bad:
+        say(f"unusable: `{manifest.rows['image_id'].iloc[one.rows[0]]}`{f' and {len(one.rows) - 1} more' if len(one.rows) > 1 else ''}: {one.reason}")
+    if common is None or len(bad) > options.tolerate:
+        raise BenchmarkError(_refusal(bad, manifest, options.tolerate))
+    return common
+
+
+def _refusal(bad: list[Bad], manifest: Manifest, tolerated: int) -> str:
+    listed = "".join(f"\n  {manifest.rows['image_id'].iloc[one.rows[0]]}: {one.reason}" for one in bad[:50])
+    more = f"\n  and {len(bad) - 50} more" if len(bad) > 50 else ""
+    return (
+        f"{len(bad)} of {len(manifest.rows)} images cannot be used, {tolerated} are tolerated. Repair them, take them out of the table, or leave"
+        f" them out with `--tolerate {len(bad)}`:{listed}{more}"
+    )
+
+
+def _discard_unused(staging: Path, common: Consensus) -> None:
+    """Take the files of images that are left out away again."""
+    used = {staging / path for image in common.images for path in image.paths}
+    for path in (staging / "images").rglob("*"):
+        if path.is_file() and path not in used:
+            path.unlink()
+
+
+def _annotate(
+    manifest: Manifest, common: Consensus, labels: tuple[str, ...], options: ImportOptions
+) -> tuple[pd.DataFrame, tuple[Task, ...], list[str]]:
+    """The index, its tasks and what must be said about labels, units and split."""
+    rows = manifest.rows.iloc[[image.row for image in common.images]].reset_index(drop=True)
+    same_pixels = pd.Series([image.pixel_sha256 for image in common.images])
+    units = settle_units(rows, options.unit, _image_units(rows, manifest, common, same_pixels, options))
+    unit = str(options.unit)
+    meta = metadata(rows, options)
+    index = pd.DataFrame({"image_id": rows["image_id"], "path": [";".join(image.paths) for image in common.images]}).join(meta)
+    index["unit"] = units
+    tasks, notes = [], [*unit_notes(unit, units), *position_notes(meta)]
+    for column in labels:
+        task = Task(_task_name(column), "")
+        settled = settle_labels(column, rows[column], units, options.rare_labels)
+        index[task.column] = settled.values
+        tasks.append(replace(task, question=_question(column, settled.values.nunique(), unit)))
+        notes += [*settled.notes, *confound_notes(column, settled.values, meta, units)]
+    folds = options.folds or default_folds(units.nunique())
+    index["fold"] = assign_folds(units, index[[task.column for task in tasks]], folds, options.seed)
+    index["sha256"] = [image.sha256 for image in common.images]
+    notes += _split_notes(index, same_pixels, folds, unit)
+    return index, tuple(tasks), notes
+
+
+def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same_pixels: pd.Series, options: ImportOptions) -> pd.Series:
+    if options.object is None:
+        return rows["image_id"].groupby(same_pixels).transform("min")
+    return pd.Series([str(manifest.files[image.row][0]).rpartition("/")[2] for image in common.images])
+
+
+def _task_name(column: str) -> str:
+    return benchmark_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", column))
+
+
+def _question(column: str, classes: int, unit: str) -> str:
+    held_out = "on images" if unit == IMAGE_UNIT else f"on a {unit} that was"
+    return f"Which of {classes} kinds of `{column}` does an image show, {held_out} never seen in training?"
+
+
+def _split_notes(index: pd.DataFrame, same_pixels: pd.Series, folds: int, unit: str) -> list[str]:
+    how = f"{folds} folds" if folds > 1 else "One half of the units held out"
+    notes = [f"{how} by `{unit}`, balanced over classes."]
+    copies = same_pixels.duplicated(keep=False)
+    torn = index.groupby(same_pixels)["fold"].nunique()
+    if (torn > 1).any():
+        ids = index.loc[same_pixels.isin(torn.index[torn > 1]), "image_id"].tolist()
+        notes.append(f"{len(ids)} images have an exact copy in another fold (first: `{ids[0]}`): what is said of them was seen in training.")
+    elif copies.any():
+        notes.append(f"{int(copies.sum())} images are exact copies of one another; copies lie in one fold.")
+    return notes
+
+
+def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: ImportOptions) -> NucleiTable | None:
+    if options.nuclei is None:
+        return None
+    sizes = pd.DataFrame([image.shape[1:] for image in common.images], columns=["height", "width"], index=index["image_id"])
+    return convert_nuclei(read_table(_located(options.nuclei, folder)), sizes, common.spec.shape[1:], common.spec.pixel_size_um)
+
+
+@contextmanager
+def _published_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends well and vanishes otherwise; what a killed import left is cleared."""
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging, former, lock = (out.parent / f".{out.name}.{kind}" for kind in ("part", "former", "lock"))
+    try:
+        with FileLock(lock, timeout=0):
+            if former.exists() and not out.exists():
+                former.rename(out)
+            for leftover in (staging, former):
+                shutil.rmtree(leftover, ignore_errors=True)
+            staging.mkdir()
+            try:
+                yield staging
+                if out.exists():
+                    out.rename(former)
+                staging.rename(out)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                shutil.rmtree(former, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise BenchmarkError(f"Another process is importing into `{out}`. Wait for it.") from error
+
+
+def track(folder: Path) -> Path | None:
+    """Put a benchmark under DVC's control with `dvc add`, where its folder lies in a DVC repository.
+
+    Returns:
+        The `.dvc` file to commit, None outside of a repository.
+
+    Raises:
+        BlankslideError: `dvc add` failed; says what it said.
+    """
+    if not any((parent / ".dvc").is_dir() for parent in folder.resolve().parents):
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "add", "--quiet", folder.name], cwd=folder.parent, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BlankslideError(f"`dvc add {folder}` failed: {done.stderr.strip()}")
+    return folder.parent / f"{folder.name}.dvc"
