@@ -12,7 +12,7 @@ classification  labels are codes into the task's vocabulary
 retrieval       queries and candidates from different units, tie-aware
     retrieve(features, labels, units, n_classes, folds=None) -> Retrieval  .map .normalised (Statistic) .ap .chance .tie_rate
     permutation_null(features, labels, units, n_classes, *, strata, folds, n_permutations, seed) -> PermutationNull
-    expected_ap(n_positive, n_negative) -> float; tie_aware_ap(similarity, relevant) -> float
+    ranking.expected_ap(n_positive, n_negative) -> float; ranking.tie_aware_ap(similarity, relevant) -> float
     PROTOCOL
 
 geometry        is there anything in an embedding
@@ -20,7 +20,8 @@ geometry        is there anything in an embedding
 
 probes          everything fitted sees training images only
     ProbeSettings(max_dim, grid, inner_folds, neighbours)                  .protocol_id("logistic" | "knn")
-    fit_projection(features, max_dim) -> Projection                        .transform(features)
+    projection.fit_projection(features, max_dim) -> Projection             .transform(features)
+    folds.inner_folds(labels, groups, n_classes, n_folds) -> InnerFolds
     fit_probe(features, labels, groups, n_classes, settings) -> LogisticProbe   .predict_proba(features) .arrays() .from_arrays(...)
     fit_knn(features, labels, n_classes, settings) -> KnnProbe             .predict_proba(features)
     out_of_fold(features, labels, folds, groups, n_classes, settings, kind="logistic") -> OutOfFold

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.statistic import Statistic, check_labels, image_mean, index_units
+from pipelines.metrics.statistic import Statistic, check_labels, image_mean, index_units, tally
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -39,7 +39,7 @@ def balanced_accuracy(labels: Ints, predicted: Ints, units: Units, n_classes: in
     predicted = check_labels(predicted, len(index.codes), n_classes)
     present = index.counts_by_class(labels, n_classes)
     right = labels == predicted
-    hits = np.bincount(index.codes[right] * n_classes + labels[right], minlength=present.size).reshape(present.shape)
+    hits = tally(index.codes[right] * n_classes + labels[right], size=present.size).reshape(present.shape)
     occurs = present.sum(axis=0) > 0
     total, hit = present.sum(axis=0)[occurs], hits.sum(axis=0)[occurs]
     recall_without = _ratio(hit - hits[:, occurs], total - present[:, occurs])
@@ -121,9 +121,9 @@ def _wins(score: Floats, positive: Mask, codes: Ints, n_units: int) -> tuple[flo
     neg_rank_in_neg[~positive] = _midranks(score[~positive], np.zeros(int(n_neg), dtype=np.int64))
     # a positive beats (its rank among all) - (its rank among positives) negatives; a negative is beaten by the positives above it
     beaten = np.where(positive, rank - pos_rank_in_pos, n_pos - (rank - neg_rank_in_neg))
-    by_unit: Floats = np.bincount(codes, weights=beaten, minlength=n_units).astype(np.float64)
-    ranks_inside = np.bincount(codes[positive], weights=within[positive], minlength=n_units)
-    count = np.bincount(codes[positive], minlength=n_units)
+    by_unit = tally(codes, beaten, n_units)
+    ranks_inside = tally(codes[positive], within[positive], n_units)
+    count = tally(codes[positive], size=n_units)
     wins = float(beaten[positive].sum())
     return wins, wins - by_unit + (ranks_inside - count * (count + 1) / 2)
 

@@ -71,12 +71,16 @@ class UnitIndex:
 
     def counts(self, weights: ArrayLike | None = None) -> Floats:
         """(U,) sum of `weights` (default 1) per unit."""
-        return np.bincount(self.codes, weights=weights, minlength=len(self.names)).astype(np.float64)
+        return tally(self.codes, weights, len(self.names))
 
     def counts_by_class(self, labels: Ints, n_classes: int) -> Floats:
         """(U, k) images of each class in each unit."""
-        flat = np.bincount(self.codes * n_classes + labels, minlength=len(self.names) * n_classes)
-        return flat.reshape(len(self.names), n_classes).astype(np.float64)
+        return tally(self.codes * n_classes + labels, size=len(self.names) * n_classes).reshape(len(self.names), n_classes)
+
+
+def tally(codes: Ints, weights: ArrayLike | None = None, size: int = 0) -> Floats:
+    """Sum of weights (default 1) for each code from 0 to size - 1 (at least to the largest code), as float64."""
+    return np.asarray(np.bincount(codes, weights=weights, minlength=size), dtype=np.float64)
 
 
 def index_units(units: Sequence[str] | NDArray[np.str_]) -> UnitIndex:

@@ -1,0 +1,130 @@
+"""A verdict in words, for people who do not read tables.
+
+on `arrangement`, simclr-small is equivalent to its untrained twins (gain 0.004 [-0.012, 0.019], 120 patients); `cell-graph` beats it by 0.210
+"""
+
+from __future__ import annotations
+
+from pipelines.metrics.verdicts import Comparison, Finding, Verdict
+
+_TWINS = {
+    "fresh": "its untrained twins",
+    "calibrated": "its calibrated untrained twins",
+    "shuffled": "its weight-shuffled twins",
+}
+_PLURALS = {"patient": "patients", "plate": "plates", "donor": "donors", "image": "images", "unit": "units"}
+
+
+def sentence(verdict: Verdict) -> str:
+    """One sentence: the task, the encoder against its twins, against the other controls, and what a table correction changed."""
+    if verdict.overall.word == "not assessable":
+        return f"on `{verdict.task}`, {verdict.encoder} is not assessable: {_of_units(verdict.overall.reason, verdict.unit)}"
+    clauses = []
+    if verdict.twins is not None:
+        clauses.append(f"{verdict.encoder} {_relation(verdict.twins, verdict, _twins(verdict.twins.against))}")
+    if verdict.controls is not None:
+        subject = "it" if clauses else verdict.encoder
+        clauses.append(_against_controls(verdict.controls, verdict, subject, first=not clauses))
+    text = f"on `{verdict.task}`, " + "; ".join(clauses)
+    corrected = verdict.p_adjusted is not None and verdict.overall.p is not None and verdict.overall.p <= verdict.alpha < verdict.p_adjusted
+    if corrected:
+        text += f"; after correction for {verdict.family} cells the verdict is {verdict.word}"
+    return text
+
+
+def detail(verdict: Verdict) -> str:
+    """What the sentence leaves out: the gain over all controls, what could have been detected, and the notes."""
+    found = verdict.overall
+    parts = []
+    if found.p is not None:
+        adjusted = "" if verdict.p_adjusted is None else f", {verdict.p_adjusted:.3g} after Holm over {verdict.family} cells"
+        parts.append(f"Over all {found.m} controls: {found.word}, smallest gain {_gain(found)} against `{found.against}`, p {found.p:.3g}{adjusted}.")
+    elif found.reason:
+        parts.append(f"Not assessable against every control: {_of_units(found.reason, verdict.unit)}.")
+    if found.word == "undecided":
+        parts.append(_what_it_would_take(found, verdict))
+    if found.negligible and found.word in ("beats", "loses"):
+        parts.append(f"The difference is smaller than the margin of {verdict.margin:g}.")
+    if verdict.share_of_gap is not None:
+        gap = verdict.share_of_gap
+        if gap.value is not None:
+            parts.append(f"Share of the gap from `{gap.floor}` to `{gap.ceiling}`: {gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}].")
+        elif gap.low is not None:
+            parts.append(f"Share of the gap from `{gap.floor}` to `{gap.ceiling}`: between {gap.low:.2f} and {gap.high:.2f} ({gap.note}).")
+        else:
+            parts.append(f"Share of the gap: {gap.note}.")
+    return " ".join([*parts, *verdict.notes])
+
+
+def _against_controls(found: Finding, verdict: Verdict, subject: str, *, first: bool) -> str:
+    """The clause about the other controls; the control that gives the smallest gain is named."""
+    if found.word == "loses":
+        ahead = sorted((c for c in verdict.comparisons if c.role == "control" and (c.high_corrected or 0) < 0), key=lambda c: c.gain)
+        if ahead and not first:
+            lead = -ahead[0].gain
+            return f"`{ahead[0].control}` beats it by {lead:.{2 if lead >= 0.095 else 3}f}{_others(ahead)}"
+        return f"{subject} loses to `{found.against}` (gain {_gain(found)}{_count(verdict) if first else ''})"
+    named = f"`{found.against}`"
+    if found.word == "beats":
+        whole = f"beats all {found.m} other controls, the closest {named}" if found.m > 1 else f"beats {named}"
+        return f"{subject} {whole} (gain {_gain(found)}{_count(verdict) if first else ''})"
+    return f"{subject} {_relation(found, verdict, named, count=first)}"
+
+
+def _relation(found: Finding, verdict: Verdict, other: str, *, count: bool = True) -> str:
+    """ "is equivalent to its untrained twins (gain ..., 120 patients)"."""
+    if found.word == "not assessable":
+        return f"is not assessable against {other}: {_of_units(found.reason, verdict.unit)}"
+    evidence = f"(gain {_gain(found)}{_count(verdict) if count else ''})"
+    if found.word == "undecided":
+        return f"cannot be told apart from {other} {evidence[:-1]}; {_short_power(found, verdict)})"
+    verb = {"beats": "beats", "loses": "loses to", "equivalent": "is equivalent to"}[found.word]
+    return f"{verb} {other} {evidence}"
+
+
+def _short_power(found: Finding, verdict: Verdict) -> str:
+    return f"undecided: a difference of {found.detectable or 0:.3f} could have been detected, the margin is {verdict.margin:g}"
+
+
+def _what_it_would_take(found: Finding, verdict: Verdict) -> str:
+    text = f"These {_plural(verdict.n_units, verdict.unit)} could have detected a difference of {found.detectable or 0:.3f}"
+    if found.n_eff_needed is None:
+        return f"{text}; `equivalent` within {verdict.margin:g} is out of reach with so few seeds of the twins."
+    return f"{text}; equivalence within {verdict.margin:g} would take about {_plural(found.n_eff_needed, verdict.unit)} of equal size."
+
+
+def _others(ahead: list[Comparison]) -> str:
+    if len(ahead) == 1:
+        return ""
+    return f" and {len(ahead) - 1} more {'control does' if len(ahead) == 2 else 'controls do'} too"
+
+
+def _gain(found: Finding) -> str:
+    return f"{_number(found.gain)} {_bounds(found)}".strip()
+
+
+def _bounds(found: Finding) -> str:
+    return "" if found.low is None or found.high is None else f"[{_number(found.low)}, {_number(found.high)}]"
+
+
+def _number(value: float) -> str:
+    """Three decimals, never "-0.000"."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def _count(verdict: Verdict) -> str:
+    return f", {_plural(verdict.n_units, verdict.unit)}"
+
+
+def _plural(n: int, unit: str) -> str:
+    return f"{n} {unit if n == 1 else _PLURALS.get(unit, unit + 's')}"
+
+
+def _of_units(reason: str, unit: str) -> str:
+    """The reason with the benchmark's own word for a unit."""
+    return reason.replace("units", _PLURALS.get(unit, unit + "s"))
+
+
+def _twins(name: str) -> str:
+    """Twins are named "<row>/<kind>" or "<kind>"."""
+    return _TWINS.get(name.rpartition("/")[2], f"its `{name}` twins")
