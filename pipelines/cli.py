@@ -98,9 +98,15 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--table", type=Path, help="CSV, TSV or Parquet with one row per image; without it class folders are expected")
     parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
     parser.add_argument("--unit", help="column of what is independent (plate, patient, donor), or `image`")
-    for column in ("plate", "well", "site", "batch"):
+    for column in ("plate", "well", "site", "batch", "patient"):
         parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
-    parser.add_argument("--path", help="path column (default: path)")
+    parser.add_argument("--path", action="append", default=[], help="path column; repeat where every channel is a file of its own")
+    parser.add_argument("--pattern", help="file names as `{well}_{site}_{channel}.tif`; each field becomes a column")
+    parser.add_argument("--image-id", help="column of the unique id (default: image_id, else the file's name)")
+    parser.add_argument("--channel", action="append", default=[], help="channel name, in order (default: what the files say)")
+    parser.add_argument("--mask", help="column of a label mask; each row is then one object of its image")
+    parser.add_argument("--object", help="column of the object's number in the mask")
+    parser.add_argument("--crop", type=int, help="side in pixels of the square cut around each object")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
     parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
     parser.add_argument("--nuclei", type=Path, help="table of nuclei (image_id, nucleus, x_px, y_px, area_px[, type])")
@@ -110,13 +116,15 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--tolerate", type=int, default=0, help="unreadable images that do not fail the import")
     parser.add_argument("--title", default="")
     parser.add_argument("--licence", default="not stated")
+    parser.add_argument("--citation", default="")
     parser.add_argument("--source", default="")
     parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
 
     parser = _add(data, "get", _get, "list or fetch objects of a public collection")
     parser.add_argument("source", help="cpjump1")
     parser.add_argument("--dry-run", action="store_true", help="list and size, fetch nothing")
-    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--limit", type=int, default=10_000, help="stop listing after this many objects")
+    parser.add_argument("--prefix", default="", help="only keys that go on like this")
     parser.add_argument("--endpoint-url", help="another S3 endpoint")
     parser.add_argument("--out", type=Path, help="folder for the objects (default: data/raw/SOURCE)")
 
@@ -178,7 +186,7 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
             parser.add_argument("--port", type=int, default=8080)
         if many:
             parser.add_argument("--host", default="127.0.0.1")
-            parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+            parser.add_argument("--provider", choices=("cpu", "cuda"), help="default: BLANKSLIDE_SERVE_PROVIDER, else cpu")
         if name == "archive":
             parser.add_argument("--out", type=Path, default=Path("archives"))
 
@@ -206,7 +214,9 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--architecture", default="timm:mobilenetv2_100?pad_type=same")
     parser.add_argument("--encoder", default="mobilenetv2-imagenet", help="name of the encoder")
     parser.add_argument("--input-px", type=int, default=128)
-    parser.add_argument("--only", action="append", default=[], help="these data sets only")
+    parser.add_argument("--only", action="append", default=[], help="this data set only; repeat for several")
+    parser.add_argument("--twin-seeds", type=int, default=10, help="draws of each kind of twin")
+    parser.add_argument("--threads", type=int, default=2)
     _add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are")
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from registry.arrays import Embedding
+from registry.bundle import read_arrays
 from registry.errors import BenchmarkError, NotFoundError
 from registry.files import published, read_json, sha256_of_bytes, write_json
 
@@ -67,6 +69,11 @@ class Manifest:
 def member_file(member: str, fold: int | None) -> str:
     """File name of one member, for one fold if it is fitted to several."""
     return f"{member}.parquet" if fold is None else f"{member}.fold{fold}.parquet"
+
+
+def state_file(member: str, fold: int | None) -> str:
+    """File name of what one fitted member learned."""
+    return f"{Path(member_file(member, fold)).stem}.state.npz"
 
 
 def write_member(path: Path, image_ids: list[str], metadata: pd.DataFrame, values: Embedding) -> str:
@@ -149,6 +156,10 @@ class Row:
         if ids != image_ids:
             raise BenchmarkError(f"`{self.folder}` holds other images than the index ({len(ids)} against {len(image_ids)}). Extract it again.")
         return values
+
+    def state(self, member: str, fold: int) -> dict[str, NDArray[Any]]:
+        """What one fitted member learned for `fold`, as `Representation.load_state` takes it."""
+        return read_arrays(self.folder / state_file(member, fold if self.manifest.folds else None))
 
 
 def read_rows(folder: Path) -> dict[str, Row]:

@@ -45,6 +45,10 @@ class Workspace:
         """Bundles."""
         return self.root / "out" / "bundles" / benchmark
 
+    def plots(self, benchmark: str) -> Path:
+        """Forest plots the registry keeps."""
+        return self.root / "out" / "plots" / benchmark
+
     def receipts(self, benchmark: str) -> Path:
         """What must be in the registry."""
         return self.root / "out" / "receipts" / f"{benchmark}.json"

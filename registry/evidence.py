@@ -15,8 +15,11 @@ class ScoreEntry:
     Attributes:
         task: name of the task.
         metric: "<probe>.<metric>", for example "logistic.balanced_accuracy".
+        variant: which draws, for rows of several kinds ("fresh", "calibrated"); "" otherwise.
         protocol_id: names every rule behind the number; numbers under different ids are never compared.
-        value: the score, 0..1; for a row of several members the mean over members.
+        value: the score; for a row of several members the mean over members.
+        members: how many draws.
+        sd_members: their standard deviation (ddof 1); 0 for one.
         low: lower end of the 95 % interval; None where the units do not allow one.
         high: upper end.
         n_images: images scored.
@@ -28,8 +31,11 @@ class ScoreEntry:
 
     task: str
     metric: str
+    variant: str
     protocol_id: str
     value: float
+    members: int
+    sd_members: float
     low: float | None
     high: float | None
     n_images: int
@@ -45,7 +51,7 @@ class Comparison:
 
     Attributes:
         control: the control's row.
-        role: "twin", "negative" or "positive".
+        role: "twin", "negative", or "aside" (a confound or a positive control: shown, decides nothing).
         gain: encoder minus control.
         low: lower bound at alpha (0.025 one-sided).
         high: upper bound at alpha.
@@ -92,6 +98,7 @@ class TaskEvidence:
         servable_control: best control a server can compute on a new image; "" if none.
         unservable: controls better than it that a server cannot compute: {"name", "value", "reason"}.
         confounded: `layout` beats the encoder.
+        per_unit: score of each unit, where the units are too few for an interval.
     """
 
     task: str
@@ -117,6 +124,7 @@ class TaskEvidence:
     servable_control: str = ""
     unservable: list[dict[str, Any]] = field(default_factory=list)
     confounded: bool = False
+    per_unit: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,7 @@ class Scorecard:
         scores: every number.
         tasks: verdicts; [] for controls.
         provenance: package versions, parameters, card hash (no times, no paths, no run ids).
+        modality: of the benchmark ("cells", "tissue", "natural"): what `beats_controls.<modality>` is tagged by.
     """
 
     row: str
@@ -150,6 +159,7 @@ class Scorecard:
     scores: list[ScoreEntry] = field(default_factory=list)
     tasks: list[TaskEvidence] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    modality: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,0 +1,271 @@
+"""Scores to verdicts: every encoder of a benchmark against its twins and controls, one scorecard for every row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.benchmarks.card import Task
+from pipelines.benchmarks.index import Benchmark
+from pipelines.embeddings import Row, read_rows
+from pipelines.metrics.jackknife import interval, mean_of
+from pipelines.metrics.sentences import detail, sentence
+from pipelines.metrics.statistic import Statistic
+from pipelines.metrics.verdicts import Verdict, holm_table, judge
+from pipelines.params import Params
+from pipelines.scores import Scored, read_scores
+from pipelines.stages import Workspace
+from pipelines.tracking import versions
+from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
+from registry.files import write_json
+
+#: a pure confound: compared and shown, decides nothing
+CONFOUND = "layout"
+ORACLE = "oracle"
+_DRAW = re.compile(r"-\d+$")
+
+
+@dataclass(frozen=True)
+class Board:
+    """All scores of one benchmark.
+
+    Attributes:
+        benchmark: the benchmark.
+        rows: extracted rows by name.
+        roles: role of each row, `oracle` included.
+        scored: every statistic.
+    """
+
+    benchmark: Benchmark
+    rows: Mapping[str, Row]
+    roles: Mapping[str, str]
+    scored: Sequence[Scored]
+
+    def statistics(self, row: str, task: str, metric: str) -> dict[str, list[Statistic]]:
+        """Statistics of one row by variant ("main", "fresh", ...), members in order."""
+        found: dict[str, list[Statistic]] = {}
+        for s in self.scored:
+            if (s.row, s.task, s.metric) == (row, task, metric):
+                found.setdefault(variant(s.member), []).append(s.statistic)
+        return found
+
+    def names(self, role: str) -> list[str]:
+        """Rows of one role that have scores, in order."""
+        scored = {s.row for s in self.scored}
+        return [name for name, its in self.roles.items() if its == role and name in scored]
+
+
+def variant(member: str) -> str:
+    """The kind of draw a member is: "fresh-03" is "fresh"."""
+    return _DRAW.sub("", member)
+
+
+def read_board(workspace: Workspace, benchmark: str) -> Board:
+    """Read rows and scores of one benchmark."""
+    rows = read_rows(workspace.embeddings(benchmark))
+    scored = [s for folder in sorted(workspace.scores(benchmark).iterdir()) for s in read_scores(folder)]
+    scored += read_scores(workspace.oracle(benchmark))
+    roles = {name: str(row.manifest.card["role"]) for name, row in rows.items()}
+    return Board(Benchmark.read(workspace.data(benchmark)), rows, {**roles, ORACLE: "positive"}, scored)
+
+
+def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
+    """Write `verdicts.json` and one `<row>.scorecard.json` per row.
+
+    Raises:
+        NotFoundError: an encoder names twins that were not extracted.
+    """
+    board = read_board(workspace, benchmark)
+    verdicts = judge_all(board, params)
+    beyond = beyond_controls_all(board, params) if params.diagnose.beyond else {}
+    folder = workspace.verdicts(benchmark)
+    evidence: dict[str, list[TaskEvidence]] = {}
+    for v in verdicts:
+        evidence.setdefault(v.encoder, []).append(_evidence(v, board, beyond.get((v.encoder, v.task), {}), workspace))
+    cards = [_scorecard(name, board, evidence.get(name, []), params) for name in board.roles]
+    for card in cards:
+        write_json(folder / f"{card.row}.scorecard.json", card.as_dict())
+    write_json(
+        folder / "verdicts.json",
+        {"benchmark": benchmark, "verdicts": [asdict(t) | {"encoder": name} for name, tasks in evidence.items() for t in tasks]},
+    )
+    for name, tasks in evidence.items():
+        for task in tasks:
+            print(f"[diagnose] {name}: {task.sentence}", flush=True)
+
+
+def judge_all(board: Board, params: Params) -> list[Verdict]:
+    """A verdict for every encoder x task of the benchmark, Holm over the whole table."""
+    verdicts = [
+        _judge(board, name, task, params) for name in board.names("encoder") for task in board.benchmark.card.tasks if _has(board, name, task)
+    ]
+    return list(holm_table(verdicts)) if verdicts else []
+
+
+def _has(board: Board, row: str, task: Task) -> bool:
+    return bool(board.statistics(row, task.name, task.metric))
+
+
+def _judge(board: Board, encoder: str, task: Task, params: Params) -> Verdict:
+    def single(name: str) -> Statistic:
+        return board.statistics(name, task.name, task.metric)["main"][0]
+
+    twins = {
+        f"{twin}/{kind}": seeds
+        for twin in board.rows[encoder].manifest.card["twins"]
+        for kind, seeds in board.statistics(twin, task.name, task.metric).items()
+    }
+    negative = [name for name in board.names("negative") if _has(board, name, task)]
+    positive = [name for name in board.names("positive") if _has(board, name, task) and name == ORACLE]
+    return judge(
+        encoder,
+        task.name,
+        task.metric,
+        single(encoder),
+        twins=twins,
+        controls={name: single(name) for name in negative if name != CONFOUND},
+        aside={name: single(name) for name in negative if name == CONFOUND},
+        positive={name: single(name) for name in positive},
+        unit=board.benchmark.card.unit,
+        alpha=params.diagnose.alpha,
+        margin=params.diagnose.margin,
+    )
+
+
+def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace: Workspace) -> TaskEvidence:
+    task = board.benchmark.card.task(verdict.task)
+    protocol = next(s.protocol_id for s in board.scored if (s.row, s.task, s.metric) == (verdict.encoder, task.name, task.metric))
+    controls = sorted((c for c in verdict.comparisons if c.role == "control"), key=lambda c: -c.control_value)
+    servable = next((c.control for c in controls if not board.rows[c.control].manifest.unservable), "")
+    stronger = [c for c in controls if board.rows[c.control].manifest.unservable]
+    floor = next((c.control_value for c in controls if c.control == servable), -np.inf)
+    layout = next((c for c in verdict.comparisons if c.control == CONFOUND), None)
+    found = verdict.overall
+    gap = verdict.share_of_gap
+    return TaskEvidence(
+        task=task.name,
+        question=task.question,
+        metric=task.metric,
+        protocol_id=protocol,
+        value=verdict.value,
+        word=verdict.word,
+        twin_word=verdict.twins.word if verdict.twins else "not assessable",
+        p=found.p,
+        p_holm=verdict.p_adjusted,
+        gain=found.gain,
+        low=found.low,
+        high=found.high,
+        against=found.against,
+        n_units=verdict.n_units,
+        n_eff=verdict.n_eff,
+        sentence=sentence(verdict),
+        detail=detail(verdict),
+        comparisons=[
+            Comparison(
+                c.control,
+                {"twins": "twin", "control": "negative"}.get(c.role, "aside"),
+                c.gain,
+                c.low,
+                c.high,
+                c.high_corrected,
+                c.p,
+                c.control_value,
+            )
+            for c in verdict.comparisons
+        ],
+        share_of_gap={"value": gap.value, "low": gap.low, "high": gap.high, "note": gap.note} if gap else {},
+        beyond=beyond,
+        servable_control=servable,
+        unservable=[
+            {"name": c.control, "value": c.control_value, "reason": board.rows[c.control].manifest.unservable}
+            for c in stronger
+            if c.control_value > floor
+        ],
+        confounded=layout is not None and layout.word == "loses",
+        per_unit=per_unit_scores(workspace, board, verdict.encoder, task) if verdict.word == "not assessable" else {},
+    )
+
+
+def per_unit_scores(workspace: Workspace, board: Board, row: str, task: Task) -> dict[str, float]:
+    """Share of right predictions in each unit (logistic probe): what is shown where units are too few for an interval."""
+    tables = [pd.read_parquet(path) for path in sorted(workspace.scores(board.benchmark.card.name).glob("*/predictions.parquet"))]
+    found = pd.concat([t for t in tables if not t.empty], ignore_index=True)
+    mine = found[(found["row"] == row) & (found["task"] == task.name) & (found["probe"] == "logistic")]
+    units = board.benchmark.index.set_index("image_id")["unit"]
+    right = (mine["label"] == mine["predicted"]).groupby(mine["image_id"].map(units)).mean()
+    return {str(unit): float(value) for unit, value in right.items()} if len(right) <= 20 else {}
+
+
+def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
+    """Conditional usable information beyond the controls for every encoder x classification task."""
+    from pipelines.beyond import beyond_controls_of
+
+    return {
+        (name, task.name): beyond_controls_of(board, name, task, params)
+        for name in board.names("encoder")
+        for task in board.benchmark.card.tasks
+        if _has(board, name, task) and task.metric != "retrieval.map"
+    }
+
+
+def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Params) -> Scorecard:
+    card = board.benchmark.card
+    extracted = board.rows.get(row)
+    mine = [s for s in board.scored if s.row == row]
+    return Scorecard(
+        row=row,
+        role=board.roles[row],
+        benchmark=card.name,
+        benchmark_title=card.title,
+        data_hash=board.benchmark.data_hash(),
+        unit=card.unit,
+        notes=list(card.notes),
+        not_applicable=extracted.manifest.not_applicable if extracted else "",
+        flags=sorted({flag for s in mine for flag in s.flags.split()}),
+        scores=_entries(mine, board),
+        tasks=evidence,
+        provenance={
+            "versions": versions(),
+            "card_hash": extracted.manifest.card_hash if extracted else "",
+            "evaluate": asdict(params.evaluate),
+            "diagnose": asdict(params.diagnose),
+            "seed": params.seed,
+        },
+    )
+
+
+def _entries(scored: Sequence[Scored], board: Board) -> list[ScoreEntry]:
+    groups: dict[tuple[str, str, str], list[Scored]] = {}
+    for s in scored:
+        groups.setdefault((s.task, s.metric, variant(s.member)), []).append(s)
+    return [_entry(kind, members, board.benchmark.card.task(task).metric == metric) for (task, metric, kind), members in groups.items()]
+
+
+def _entry(kind: str, members: list[Scored], primary: bool) -> ScoreEntry:
+    first = members[0]
+    statistics = [s.statistic for s in members]
+    centre = mean_of(statistics) if len(statistics) > 1 else statistics[0]
+    bounds = interval(centre)
+    low, high = bounds if bounds is not None else (None, None)
+    values = [s.value for s in statistics]
+    return ScoreEntry(
+        task=first.task,
+        metric=first.metric,
+        variant="" if kind == "main" else kind,
+        protocol_id=first.protocol_id,
+        value=centre.value,
+        members=len(members),
+        sd_members=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        low=low,
+        high=high,
+        n_images=centre.n_images,
+        n_units=centre.n_units,
+        n_eff=centre.n_eff,
+        chance=first.chance,
+        primary=primary,
+    )

@@ -1,0 +1,281 @@
+"""Vectors to scores: probes and retrieval for every member of every row, one rule for all of them.
+
+Everything fitted (standardisation, principal components, probes and their penalty) sees the training images of a fold only;
+the fold's test images are scored once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.card import Task
+from pipelines.benchmarks.index import Benchmark
+from pipelines.embeddings import Row, read_rows
+from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_auroc
+from pipelines.metrics.geometry import describe
+from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
+from pipelines.metrics.projection import fit_projection
+from pipelines.metrics.retrieval import PROTOCOL, permutation_null, retrieve
+from pipelines.metrics.statistic import Statistic
+from pipelines.parallel import in_parallel
+from pipelines.params import EvaluateParams, Params
+from pipelines.scores import Predictions, Scored, write_scores
+from registry.arrays import Floats, Ints
+from registry.bundle import write_arrays
+from registry.errors import BenchmarkError
+from registry.heads import Head
+
+RETRIEVAL = "retrieval.map"
+ORACLE = "oracle"
+#: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
+NEVER = -1e9
+#: one row's vectors by the fold they were fitted for
+FoldFeatures = Mapping[int, Floats]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One task of a benchmark as arrays over its n images.
+
+    Attributes:
+        task: the task.
+        codes: (n,) class codes, -1 where an image takes no part.
+        classes: the vocabulary, sorted.
+        units: (n,) unit names.
+        folds: (n,) test folds, -1 = always training.
+        profiles: (n,) the retrieval profile of each image: one label in one well (or one image, where there are no wells).
+    """
+
+    task: Task
+    codes: Ints
+    classes: tuple[str, ...]
+    units: NDArray[np.str_]
+    folds: Ints
+    profiles: Ints
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, task: Task) -> Question:
+        """Code the labels of one task with one vocabulary over all images."""
+        index = benchmark.index
+        labels = benchmark.labels(task)
+        present = labels.notna().to_numpy()
+        names = labels.astype(str).to_numpy(dtype=np.str_)
+        classes = tuple(np.unique(names[present]).tolist())
+        codes = np.where(present, np.searchsorted(np.array(classes), names), -1).astype(np.int64)
+        units = index["unit"].astype(str).to_numpy(dtype=np.str_)
+        wells = index["Metadata_Well" if "Metadata_Well" in index else "image_id"].astype(str)
+        keys = [f"{unit}/{well}/{code}" for unit, well, code in zip(units, wells, codes, strict=True)]
+        profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
+        return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one member gives on one task."""
+
+    scored: list[Scored]
+    predictions: list[Predictions]
+    head: dict[str, NDArray[np.generic]]
+
+
+def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
+    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions and heads.
+
+    Raises:
+        BenchmarkError: the cell was not extracted.
+    """
+    rows = [Row.read(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    if not rows:
+        raise BenchmarkError(f"`{folder}` holds no rows. Run `blankslide extract` for that cell.")
+    jobs = [(row, member) for row in rows if not row.manifest.not_applicable for member in row.manifest.members]
+    questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
+    outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
+    _publish(out, _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs)))
+
+
+def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:
+    started = time.monotonic()
+    found: list[Outcome] = []
+    for done, outcome in enumerate(outcomes, 1):
+        found += outcome
+        spent = time.monotonic() - started
+        print(f"\r[{what}] {done}/{total} members, {spent / done * (total - done):.0f} s left ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return found
+
+
+def _publish(out: Path, outcomes: list[Outcome]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_arrays(out / "heads.npz", {name: array for outcome in outcomes for name, array in outcome.head.items()})
+    write_scores(out, [s for o in outcomes for s in o.scored], [p for o in outcomes for p in o.predictions])
+
+
+def _evaluate_member(benchmark: Benchmark, questions: list[Question], params: Params, job: tuple[Row, str]) -> list[Outcome]:
+    row, member = job
+    features = fold_features(row, member, benchmark)
+    return [score(row.name, member, question, features, benchmark, params) for question in questions]
+
+
+def fold_features(row: Row, member: str, benchmark: Benchmark) -> FoldFeatures:
+    """(n, d) vectors of one member for every fold; the same array for all where nothing was fitted."""
+    ids = benchmark.index["image_id"].tolist()
+    numbers = [fold.number for fold in benchmark.folds]
+    if not row.manifest.folds:
+        shared = row.embedding(member, 0, ids).astype(np.float64)
+        return dict.fromkeys(numbers, shared)
+    return {number: row.embedding(member, number, ids).astype(np.float64) for number in numbers}
+
+
+def probe_settings(params: EvaluateParams) -> ProbeSettings:
+    """The one rule of every row."""
+    return ProbeSettings(max_dim=params.max_dim, inner_folds=params.inner_folds, neighbours=params.neighbours)
+
+
+def score(row: str, member: str, question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> Outcome:
+    """All scores of one member on one task."""
+    rule = probe_settings(params.evaluate)
+    n_classes, name = len(question.classes), question.task.name
+    flags = " ".join(describe(features[min(features)]).flags)
+    found = {kind: out_of_fold(features, question.codes, question.folds, question.units, n_classes, rule, kind) for kind in ("logistic", "knn")}
+    logistic, knn = found["logistic"], found["knn"]
+    units = question.units[logistic.images]
+
+    def entry(metric: str, protocol: str, chance: float, statistic: Statistic, note: str = "") -> Scored:
+        return Scored(row, member, name, metric, protocol, chance, flags, statistic, note)
+
+    linear, nearest = rule.protocol_id("logistic"), rule.protocol_id("knn")
+    notes = " ".join(logistic.notes)
+    scored = [
+        entry("logistic.balanced_accuracy", linear, 1 / n_classes, balanced_accuracy(logistic.labels, logistic.predicted, units, n_classes), notes),
+        entry("logistic.auroc", linear, 0.5, macro_auroc(logistic.labels, logistic.probabilities, units)),
+        entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), log_loss(logistic.labels, logistic.probabilities, units)),
+        entry("knn.balanced_accuracy", nearest, 1 / n_classes, balanced_accuracy(knn.labels, knn.predicted, units, n_classes)),
+    ]
+    retrieval = _retrieval(question, features, benchmark, params)
+    if retrieval is not None:
+        scored += [entry(RETRIEVAL, PROTOCOL, retrieval.chance, retrieval.raw, retrieval.note)]
+        scored += [entry("retrieval.normalised_map", PROTOCOL, 0.0, retrieval.normalised, retrieval.note)]
+    ids = benchmark.index["image_id"].to_numpy(dtype=np.str_)
+    predictions = [_predictions(row, member, question, kind, each, ids) for kind, each in found.items()]
+    return Outcome(scored, predictions, _head(f"{row}/{member}/{name}", logistic, question))
+
+
+def _predictions(row: str, member: str, question: Question, probe: str, found: OutOfFold, ids: NDArray[np.str_]) -> Predictions:
+    images = tuple(ids[found.images].tolist())
+    return Predictions(row, member, question.task.name, probe, images, found.fold, found.labels, question.classes, found.probabilities)
+
+
+def _head(key: str, logistic: OutOfFold, question: Question) -> dict[str, NDArray[np.generic]]:
+    """The probe of the first fold, as a server applies it."""
+    probe = logistic.probes[min(logistic.probes)]
+    if not isinstance(probe, LogisticProbe):
+        raise TypeError(type(probe))
+    return served_head(probe, question.classes).as_arrays(key)
+
+
+def served_head(probe: LogisticProbe, classes: tuple[str, ...]) -> Head:
+    """The same probe as plain finite arrays; a probe of a constant embedding keeps one direction of weight 0."""
+    projection, linear = probe.projection, probe.linear
+    components, coefficients = projection.components, linear.coefficients
+    if projection.dim == 0:
+        components, coefficients = np.zeros((1, len(projection.mean))), np.zeros((len(classes), 1))
+    return Head.of(classes, projection.mean, projection.scale, components, coefficients, np.maximum(linear.intercept, NEVER))
+
+
+@dataclass(frozen=True)
+class _Retrieved:
+    raw: Statistic
+    normalised: Statistic
+    chance: float
+    note: str
+
+
+def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> _Retrieved | None:
+    """Replicate retrieval among the test profiles of each fold; None where every image is its own unit and nothing is a replicate.
+
+    Profiles are means of the images of one label in one well; distances are euclidean after standardisation on the fold's
+    training images. Labels are permuted within unit for the null.
+    """
+    if benchmark.card.unit == "image":
+        return None
+    vectors, labels, units, folds = [], [], [], []
+    for number in sorted(features):
+        taking_part = question.codes >= 0
+        train, test = taking_part & (question.folds != number), taking_part & (question.folds == number)
+        standardised = fit_projection(features[number][train], params.evaluate.max_dim).transform(features[number][test])
+        profiles, first, member_of = np.unique(question.profiles[test], return_index=True, return_inverse=True)
+        sums = np.zeros((len(profiles), standardised.shape[1]))
+        np.add.at(sums, member_of, standardised)
+        vectors.append(sums / np.bincount(member_of)[:, None])
+        labels.append(question.codes[test][first])
+        units.append(question.units[test][first])
+        folds.append(np.full(len(profiles), number))
+    # folds may keep different numbers of components; distances are only taken within a fold
+    width = max(v.shape[1] for v in vectors)
+    stacked = np.concatenate([np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in vectors])
+    y, u, f = np.concatenate(labels), np.concatenate(units), np.concatenate(folds)
+    n_classes = len(question.classes)
+    found = retrieve(stacked, y, u, n_classes, f)
+    note = ""
+    if question.task.metric == RETRIEVAL:
+        null = permutation_null(stacked, y, u, n_classes, strata=u, folds=f, n_permutations=params.evaluate.permutations, seed=params.seed)
+        note = f"permutation p {null.p:.4g} ({null.n_permutations} permutations within {benchmark.card.unit})" if null.p is not None else null.reason
+    scored = ~np.isnan(found.ap)
+    per_class = [found.chance[scored & (y == c)].mean() for c in range(n_classes) if (scored & (y == c)).any()]
+    return _Retrieved(found.map, found.normalised, float(np.mean(per_class)), note)
+
+
+def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
+    """Score the positive control: per task and fold the better, on inner folds of the training images, of the supervised
+    network (where one was trained) and a linear probe on all rows together.
+
+    It is a ceiling for what these representations hold, and sees the labels of training images only, like every probe.
+    """
+    rows = [row for row in read_rows(folder).values() if not row.manifest.not_applicable]
+    single = [row for row in rows if row.manifest.members == ["main"] and row.name != "random"]
+    together = _concatenated([fold_features(row, "main", benchmark) for row in single], params.evaluate.max_dim, benchmark)
+    candidates = {"all rows together": together}
+    candidates |= {row.name: fold_features(row, "main", benchmark) for row in single if row.manifest.card["role"] == "positive"}
+    outcomes = []
+    for task in benchmark.card.tasks:
+        question = Question.of(benchmark, task)
+        chosen = min(candidates, key=lambda name: inner_loss(question, candidates[name], params.evaluate))
+        print(f"[oracle] {benchmark.card.name}/{task.name}: {chosen}", flush=True)
+        outcomes.append(score(ORACLE, "main", question, candidates[chosen], benchmark, params))
+    _publish(out, outcomes)
+
+
+def _concatenated(parts: list[FoldFeatures], max_dim: int, benchmark: Benchmark) -> FoldFeatures:
+    """All rows side by side, each projected on its own leading components so that wide rows do not drown narrow ones."""
+    joined = {}
+    for fold in benchmark.folds:
+        blocks = []
+        for part in parts:
+            projection = fit_projection(part[fold.number][fold.train], max_dim)
+            block = projection.transform(part[fold.number])
+            if block.shape[1]:
+                blocks.append(block / np.sqrt(np.mean(block[fold.train] ** 2) * block.shape[1]))
+        joined[fold.number] = np.concatenate(blocks, axis=1)
+    return joined
+
+
+def inner_loss(question: Question, features: FoldFeatures, params: EvaluateParams) -> float:
+    """Log-loss on group-held-out inner folds of the training images, summed over outer folds; no test image is looked at."""
+    from pipelines.metrics.folds import inner_folds
+
+    rule, n_classes, total = probe_settings(params), len(question.classes), 0.0
+    for number in sorted(features):
+        train = (question.codes >= 0) & (question.folds != number)
+        labels, units = question.codes[train], question.units[train]
+        inner = inner_folds(labels, units, n_classes, params.inner_folds).fold
+        found = out_of_fold(features[number][train], labels, inner, units, n_classes, rule)
+        total += log_loss(found.labels, found.probabilities, units[found.images]).value
+    return total

@@ -1,0 +1,224 @@
+"""Rows to bundles: the network with its preprocessing as ONNX, the probes, the scorecard, and the controls a reading quotes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.diagnose import Board, read_board, variant
+from pipelines.embeddings import Row
+from pipelines.params import CellParams, Params
+from pipelines.rows import cards_of, facts_of, weights_file
+from pipelines.stages import Workspace
+from registry.bundle import Arrays, BundleCard, CompanionParts, Golden, read_arrays, write_bundle
+from registry.cards import EncoderCard
+from registry.errors import ParityError
+from registry.evidence import Scorecard
+from registry.export import export_onnx
+from registry.files import published, read_json
+from registry.images import conform
+from registry.representation import Batch, Representation
+
+#: test images of fold 0 that parity and golden answers are computed on
+GOLDEN_IMAGES = 8
+#: training embeddings a server keeps to say how far a new image is from known data
+REFERENCE_IMAGES = 512
+#: largest difference between the embedding computed again for the bundle and the one that was scored, relative to its scale
+SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row made ready for bundles.
+
+    Attributes:
+        card: what it is.
+        onnx: its exported file, None if it cannot be served.
+        heads: "<task>/<array>" of the served member.
+        golden: images with known answers; None if it cannot be served.
+        reference: (n, d) training embeddings of fold 0.
+    """
+
+    card: BundleCard
+    onnx: Path | None
+    heads: Arrays
+    golden: Golden | None
+    reference: NDArray[np.float32]
+
+
+def package(workspace: Workspace, params: Params, benchmark: str) -> None:
+    """Write a bundle for every row that applies, plots of every verdict, and the benchmark's receipts.
+
+    Raises:
+        ParityError: an exported network, or a row computed again, is not what was scored.
+    """
+    from registry.receipts import write_receipts
+
+    board = read_board(workspace, benchmark)
+    with tempfile.TemporaryDirectory() as temporary:
+        packer = Packer(workspace, params, board, Path(temporary))
+        parts: dict[str, Part] = {}
+        for cell in params.cells_of(benchmark):
+            parts |= packer.parts_of(cell)
+        for name, part in parts.items():
+            card = Scorecard.from_dict(read_json(workspace.verdicts(benchmark) / f"{name}.scorecard.json"))
+            write_bundle(
+                workspace.bundles(benchmark) / name,
+                part.card,
+                card,
+                onnx=part.onnx,
+                heads=part.heads,
+                reference=part.reference,
+                golden=part.golden,
+                companions=companions(card, parts),
+            )
+            write_plots(workspace.plots(benchmark) / name, card)
+    write_receipts(workspace.root, benchmark)
+
+
+def companions(card: Scorecard, parts: Mapping[str, Part]) -> list[CompanionParts]:
+    """What readings of an encoder quote: its twins, and the best servable control of each task."""
+    twins = [c.control.partition("/")[0] for task in card.tasks for c in task.comparisons if c.role == "twin"]
+    names = sorted({*twins, *(task.servable_control for task in card.tasks)} - {""})
+    return [CompanionParts(parts[name].card, found, parts[name].heads) for name in names if (found := parts[name].onnx) is not None]
+
+
+def write_plots(folder: Path, card: Scorecard) -> None:
+    """A forest plot of every verdict, as the registry keeps them."""
+    from pipelines.figures import forest
+
+    for task in card.tasks:
+        with published(folder / f"{task.task}.png") as path:
+            path.write_bytes(forest(task))
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Makes parts of one benchmark's rows; exported files lie in `temporary`."""
+
+    workspace: Workspace
+    params: Params
+    board: Board
+    temporary: Path
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The benchmark."""
+        return self.board.benchmark
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Image ids in index order."""
+        return [str(i) for i in self.benchmark.index["image_id"]]
+
+    @cached_property
+    def golden_rows(self) -> list[int]:
+        """Test images of fold 0, evenly spread over the index."""
+        test = np.flatnonzero(self.benchmark.folds[0].test)
+        return [int(i) for i in test[np.unique(np.linspace(0, len(test) - 1, GOLDEN_IMAGES).astype(int))]]
+
+    @cached_property
+    def golden_batch(self) -> Batch:
+        """The golden images as a representation sees them."""
+        card, index = self.benchmark.card, self.benchmark.index.iloc[self.golden_rows]
+        pixels = np.stack([conform(self.benchmark.image(i), card.image) for i in self.golden_rows])
+        nuclei = tuple(self.benchmark.nuclei[i] for i in index["image_id"]) if card.structure else None
+        return Batch(tuple(index["image_id"]), pixels, index.filter(like="Metadata_"), nuclei)
+
+    def parts_of(self, cell: CellParams) -> dict[str, Part]:
+        """The rows of one cell that apply."""
+        cards = cards_of(cell, self.workspace.root)
+        scores = self.workspace.scores(cell.benchmark) / cell.cell
+        heads = read_arrays(scores / "heads.npz")
+        rows = [self.board.rows[name] for name in cell.rows]
+        return {row.name: self._part(row, cell, cards.get(row.name), heads) for row in rows if not row.manifest.not_applicable}
+
+    def _part(self, row: Row, cell: CellParams, card: EncoderCard | None, heads: Arrays) -> Part:
+        member = self.served_member(row)
+        print(f"[package] {cell.benchmark}/{row.name}: {member}", flush=True)
+        mine = {name.removeprefix(f"{row.name}/{member}/"): array for name, array in heads.items() if name.startswith(f"{row.name}/{member}/")}
+        offline = row.embedding(member, 0, self.ids)
+        reference = offline[self.benchmark.folds[0].train]
+        kept = np.unique(np.linspace(0, len(reference) - 1, REFERENCE_IMAGES).astype(int))
+        fitted_to = {"benchmark": cell.benchmark, "data": row.manifest.data_hash, "fold": "0"} if row.manifest.fitted else {}
+        stated = EncoderCard.from_dict(row.manifest.card)
+        if row.manifest.unservable:
+            unserved = BundleCard(stated, cell.benchmark, self.benchmark.card.image, row.manifest.dim, fitted_to, "", member, row.manifest.unservable)
+            return Part(unserved, None, mine, None, reference[kept])
+        representation = self._representation(row, member, cell, card)
+        embedding = representation.embed(self.golden_batch)
+        check_same(row.name, offline[self.golden_rows], embedding)
+        network = representation.network()
+        if network is None:
+            raise ParityError(f"`{row.name}` was extracted as servable and now has no network. Extract it again.")
+        path = self.temporary / f"{row.name}.onnx"
+        report = export_onnx(network, self.golden_batch.pixels, path)
+        bundle_card = BundleCard(
+            stated, cell.benchmark, self.benchmark.card.image, row.manifest.dim, fitted_to, report.sha256, member, "", report.as_dict()
+        )
+        stored = self.golden_batch.pixels.astype(self.benchmark.card.image.dtype)
+        return Part(bundle_card, path, mine, Golden(stored, embedding, probabilities(mine, embedding)), reference[kept])
+
+    def _representation(self, row: Row, member: str, cell: CellParams, card: EncoderCard | None) -> Representation:
+        facts = facts_of(self.benchmark)
+        if card is None:
+            from registry.controls.catalogue import make_control
+
+            made: Representation = make_control(row.name, facts, self.params.seed)
+        else:
+            from registry.encoders.rows import encoder_members
+
+            members = encoder_members(card, facts, weights_file(cell, self.workspace.root), seeds=self.params.extract.twin_seeds)
+            made = next(m for m in members if m.name == member).make()
+        if made.fitted:
+            made.load_state(row.state(member, 0))
+        return made
+
+    def served_member(self, row: Row) -> str:
+        """`main`; of a twin the member in the middle of its stronger kind, by its mean primary score over the tasks."""
+        members = row.manifest.members
+        if members == ["main"]:
+            return "main"
+        primary = {task.name: task.metric for task in self.benchmark.card.tasks}
+        values: dict[str, list[float]] = {m: [] for m in members}
+        for s in self.board.scored:
+            if s.row == row.name and primary[s.task] == s.metric:
+                values[s.member].append(s.statistic.value)
+        return middle_member({member: float(np.mean(found)) for member, found in values.items()})
+
+
+def middle_member(values: Mapping[str, float]) -> str:
+    """The member at the (lower) median of the kind of draw with the higher mean."""
+    kinds: dict[str, list[str]] = {}
+    for member in values:
+        kinds.setdefault(variant(member), []).append(member)
+    strongest = max(kinds.values(), key=lambda members: float(np.mean([values[m] for m in members])))
+    return sorted(strongest, key=lambda m: (values[m], m))[(len(strongest) - 1) // 2]
+
+
+def check_same(name: str, scored: NDArray[np.float32], again: NDArray[np.float32]) -> None:
+    """Refuse to package anything but what was scored.
+
+    Raises:
+        ParityError: the embeddings differ by more than `SAME` of their scale.
+    """
+    scale = float(np.sqrt(np.mean(scored.astype(np.float64) ** 2))) or 1.0
+    difference = float(np.abs(scored - again).max()) / scale
+    if not difference <= SAME:
+        raise ParityError(
+            f"`{name}`: computed again it differs from what was scored by {difference:.2g} of its scale. Extract and evaluate it again."
+        )
+
+
+def probabilities(heads: Arrays, embedding: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    """(n, k) probabilities of every task by the served probes."""
+    from registry.heads import heads_of
+
+    return {task: head.predict_proba(embedding) for task, head in heads_of(heads).items()}

@@ -1,0 +1,64 @@
+"""A workspace of one's own: params.yaml and dvc.yaml for benchmarks that were imported rather than simulated.
+
+The flow is the repository's dvc.yaml without the stages that simulate and train; dependencies on the product's code become
+paths of the installed packages, so that a change of code computes again what it touches.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from registry.errors import BenchmarkError
+from registry.files import published
+
+#: where the installed packages lie: the checkout, for an editable install
+CODE = Path(__file__).resolve().parents[1]
+#: stages of the embedded experiment that a workspace of imported benchmarks has no use for
+EMBEDDED_ONLY = ("simulate", "train")
+
+
+def write_workspace(root: Path, params: dict[str, Any]) -> None:
+    """Publish `params.yaml` and `dvc.yaml` and make the folder a DVC repository of its own.
+
+    Raises:
+        BenchmarkError: the product was installed without its dvc.yaml, or dvc refuses the folder.
+    """
+    template = CODE / "dvc.yaml"
+    if not template.is_file():
+        raise BenchmarkError(f"Expected `dvc.yaml` beside the installed packages in `{CODE}`. Install from a checkout with `make env`.")
+    flow = yaml.safe_load(template.read_text(encoding="utf-8"))
+    stages = {name: _with_installed_code(stage) for name, stage in flow["stages"].items() if name not in EMBEDDED_ONLY}
+    _write_yaml(root / "dvc.yaml", {"stages": stages})
+    _write_yaml(root / "params.yaml", params)
+    if not (root / ".dvc").is_dir():
+        dvc(root, "init", "--no-scm", "--quiet")
+        for name, value in (("core.analytics", "false"), ("core.check_update", "false")):
+            dvc(root, "config", name, value)
+
+
+def _with_installed_code(stage: dict[str, Any]) -> dict[str, Any]:
+    if "foreach" in stage:
+        return {**stage, "do": _with_installed_code(stage["do"])}
+    deps = [str(CODE / d) if d.partition("/")[0] in ("pipelines", "registry") else d for d in stage["deps"]]
+    return {**stage, "deps": deps}
+
+
+def _write_yaml(path: Path, value: dict[str, Any]) -> None:
+    with published(path) as temporary:
+        temporary.write_text(yaml.safe_dump(value, sort_keys=False, width=140), encoding="utf-8")
+
+
+def dvc(root: Path, *arguments: str) -> None:
+    """Run one dvc command in a workspace, its output going to ours.
+
+    Raises:
+        BenchmarkError: dvc says no; its own words are above.
+    """
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"`dvc {' '.join(arguments)}` ended with {done.returncode} in `{root}`; the reason is above.")
