@@ -1,0 +1,155 @@
+"""Rows whose scores are known beforehand, through the real files of the evaluate stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.evaluate import evaluate_cell, evaluate_oracle
+from pipelines.params import CellParams, EvaluateParams, Params
+from pipelines.scores import Scored, read_scores
+from registry.bundle import read_arrays
+from registry.errors import BenchmarkError
+from registry.heads import heads_of
+from tests.pipelines.noise import noise_benchmark, write_row
+
+PARAMS = Params(
+    seed=0,
+    threads=1,
+    cells={"noise--x": CellParams("noise", "x", [], ".")},
+    compare=["noise"],
+    evaluate=EvaluateParams(max_dim=16, neighbours=5, permutations=50),
+)
+
+
+@pytest.fixture(scope="module")
+def benchmark_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    return noise_benchmark(tmp_path_factory.mktemp("noise"))
+
+
+def truth(benchmark: Benchmark) -> np.ndarray:
+    return (benchmark.index["label_planted"] == "class-1").to_numpy(float)
+
+
+def scores_of(tmp_path: Path, benchmark: Benchmark, members: dict[str, np.ndarray], fitted: bool = False) -> dict[str, Scored]:
+    write_row(tmp_path / "cell", benchmark, "row", members, fitted=fitted)
+    evaluate_cell(benchmark, tmp_path / "cell", PARAMS, tmp_path / "scores")
+    return {s.metric: s for s in read_scores(tmp_path / "scores")}
+
+
+def test_a_constant_embedding_is_at_chance_everywhere_and_collapsed(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    n = len(benchmark_on_disk.index)
+    for name, vectors in (("zero", np.zeros((n, 4))), ("constant", np.full((n, 4), 7.3))):
+        for s in scores_of(tmp_path / name, benchmark_on_disk, {"main": vectors}).values():
+            assert s.statistic.value == pytest.approx(s.chance, abs=1e-6), s.metric
+            assert s.flags == "collapsed low_rank"
+
+
+def test_a_random_count_is_at_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    count = np.random.default_rng(1).poisson(20, size=(len(benchmark_on_disk.index), 1))
+    found = scores_of(tmp_path, benchmark_on_disk, {"main": count.astype(float)})
+    assert found["logistic.balanced_accuracy"].statistic.value == pytest.approx(0.5, abs=0.09)
+    assert found["retrieval.map"].statistic.value == pytest.approx(found["retrieval.map"].chance, abs=0.03)
+    assert found["retrieval.map"].flags == "low_rank"
+
+
+def test_a_count_that_carries_the_label_is_above_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    count = np.random.default_rng(1).poisson(20 + 15 * truth(benchmark_on_disk))[:, None]
+    found = scores_of(tmp_path, benchmark_on_disk, {"main": count.astype(float)})
+    for metric in ("logistic.balanced_accuracy", "knn.balanced_accuracy", "logistic.auroc"):
+        assert found[metric].statistic.value > 0.9
+    assert found["retrieval.map"].statistic.value > found["retrieval.map"].chance + 0.2
+    assert found["logistic.auroc"].flags == "low_rank"
+
+
+def test_labels_planted_in_noise_leave_every_row_and_the_oracle_at_chance(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    n = len(benchmark_on_disk.index)
+    for i in range(3):
+        vectors = np.random.default_rng(i).normal(size=(n, 40))
+        write_row(tmp_path / "out" / "cell", benchmark_on_disk, f"row-{i}", {"main": vectors}, fitted=i == 2)
+    evaluate_cell(benchmark_on_disk, tmp_path / "out" / "cell", PARAMS, tmp_path / "scores")
+    evaluate_oracle(benchmark_on_disk, tmp_path / "out", PARAMS, tmp_path / "oracle")
+    for s in [*read_scores(tmp_path / "scores"), *read_scores(tmp_path / "oracle")]:
+        if s.metric.endswith(("accuracy", "auroc")):
+            # 288 images: a standard error of 0.03
+            assert s.statistic.value == pytest.approx(0.5, abs=0.1), (s.row, s.metric)
+
+
+def test_the_oracle_finds_what_two_rows_hold_together(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    rng = np.random.default_rng(5)
+    hidden = rng.normal(size=len(benchmark_on_disk.index))
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "masked", {"main": (truth(benchmark_on_disk) + 3 * hidden)[:, None]})
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "mask", {"main": hidden[:, None]})
+    evaluate_cell(benchmark_on_disk, tmp_path / "out" / "cell", PARAMS, tmp_path / "scores")
+    evaluate_oracle(benchmark_on_disk, tmp_path / "out", PARAMS, tmp_path / "oracle")
+    alone = [s.statistic.value for s in read_scores(tmp_path / "scores") if s.metric == "logistic.balanced_accuracy"]
+    together = [s.statistic.value for s in read_scores(tmp_path / "oracle") if s.metric == "logistic.balanced_accuracy"]
+    assert max(alone) < 0.7
+    assert together[0] > 0.95
+
+
+def test_a_row_that_knows_the_test_labels_of_another_fold_gains_nothing(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    """Vectors that hold the labels of training images only: a probe that saw test images would score above chance."""
+    index, rng = benchmark_on_disk.index, np.random.default_rng(2)
+    leaky = {}
+    for fold in benchmark_on_disk.folds:
+        values = rng.normal(size=(len(index), 3))
+        values[fold.train, 0] += 5 * truth(benchmark_on_disk)[fold.train]
+        leaky[fold.number] = values
+    write_row(tmp_path / "cell", benchmark_on_disk, "row", {"main": leaky[0]}, fitted=True)
+    from pipelines.embeddings import member_file, write_member
+
+    for fold, values in leaky.items():
+        path = tmp_path / "cell" / "row" / member_file("main", fold)
+        write_member(path, index["image_id"].tolist(), index.filter(like="Metadata_"), values.astype(np.float32))
+    evaluate_cell(benchmark_on_disk, tmp_path / "cell", PARAMS, tmp_path / "scores")
+    found = {s.metric: s.statistic.value for s in read_scores(tmp_path / "scores")}
+    assert found["logistic.balanced_accuracy"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_scores_agree_with_the_stored_predictions_and_heads_with_fold_0(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    import pandas as pd
+
+    vectors = np.random.default_rng(3).normal(size=(len(benchmark_on_disk.index), 5)) + truth(benchmark_on_disk)[:, None]
+    found = scores_of(tmp_path, benchmark_on_disk, {"main": vectors})
+    table = pd.read_parquet(tmp_path / "scores" / "predictions.parquet")
+    mine = table[table["probe"] == "logistic"]
+    assert found["logistic.balanced_accuracy"].statistic.value == pytest.approx(balanced_accuracy_score(mine["label"], mine["predicted"]))
+    heads = read_arrays(tmp_path / "scores" / "heads.npz")
+    head = heads_of({name.removeprefix("row/main/"): array for name, array in heads.items()})["planted"]
+    first = mine[mine["fold"] == 0].set_index("image_id")
+    rows = benchmark_on_disk.index["image_id"].isin(first.index).to_numpy()
+    again = head.predict_proba(vectors.astype(np.float32)[rows])
+    expected = np.stack(first.loc[benchmark_on_disk.index["image_id"][rows]]["probabilities"].tolist())
+    np.testing.assert_allclose(again, expected, atol=1e-6)
+
+
+def test_statistics_come_back_as_they_were_written(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    vectors = np.random.default_rng(4).normal(size=(len(benchmark_on_disk.index), 5))
+    found = scores_of(tmp_path, benchmark_on_disk, {"fresh-00": vectors, "fresh-01": vectors[:, ::-1]})
+    s = found["logistic.balanced_accuracy"]
+    assert s.member == "fresh-01"
+    assert s.statistic.units == tuple(sorted(benchmark_on_disk.index["unit"].unique()))
+    assert s.statistic.share.sum() == pytest.approx(1)
+
+
+def test_two_workers_give_the_bytes_of_one(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    from dataclasses import replace
+
+    for i in range(2):
+        write_row(
+            tmp_path / "cell", benchmark_on_disk, f"row-{i}", {"main": np.random.default_rng(i).normal(size=(len(benchmark_on_disk.index), 20))}
+        )
+    for workers in (1, 2):
+        evaluate_cell(benchmark_on_disk, tmp_path / "cell", replace(PARAMS, threads=workers), tmp_path / str(workers))
+    for name in ("scores.parquet", "jackknife.parquet", "predictions.parquet", "heads.npz"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+def test_a_cell_that_was_not_extracted_is_refused(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    with pytest.raises(BenchmarkError, match="holds no rows"):
+        evaluate_cell(benchmark_on_disk, tmp_path, PARAMS, tmp_path / "scores")
