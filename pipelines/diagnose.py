@@ -101,10 +101,13 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
 
 def judge_all(board: Board, params: Params) -> list[Verdict]:
     """A verdict for every encoder x task of the benchmark, Holm over the whole table."""
-    verdicts = [
-        _judge(board, name, task, params) for name in board.names("encoder") for task in board.benchmark.card.tasks if _has(board, name, task)
-    ]
+    verdicts = [_judge(board, name, task, params) for name in board.names("encoder") for task in questions(board) if _has(board, name, task)]
     return list(holm_table(verdicts)) if verdicts else []
+
+
+def questions(board: Board) -> list[Task]:
+    """The tasks a verdict is about: a nuisance is decoded and shown, and decides nothing."""
+    return [task for task in board.benchmark.card.tasks if not task.nuisance]
 
 
 def _has(board: Board, row: str, task: Task) -> bool:
@@ -208,7 +211,7 @@ def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], d
     return {
         (name, task.name): beyond_controls_of(board, name, task, params)
         for name in board.names("encoder")
-        for task in board.benchmark.card.tasks
+        for task in questions(board)
         if _has(board, name, task) and task.metric != "retrieval.map"
     }
 

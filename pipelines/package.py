@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
-from pipelines.diagnose import Board, read_board, variant
+from pipelines.diagnose import Board, questions, read_board, variant
 from pipelines.embeddings import Row
 from pipelines.params import CellParams, Params
 from pipelines.rows import cards_of, facts_of, weights_file
@@ -186,10 +186,10 @@ class Packer:
         members = row.manifest.members
         if members == ["main"]:
             return "main"
-        primary = {task.name: task.metric for task in self.benchmark.card.tasks}
+        primary = {task.name: task.metric for task in questions(self.board)}
         values: dict[str, list[float]] = {m: [] for m in members}
         for s in self.board.scored:
-            if s.row == row.name and primary[s.task] == s.metric:
+            if s.row == row.name and primary.get(s.task) == s.metric:
                 values[s.member].append(s.statistic.value)
         return middle_member({member: float(np.mean(found)) for member, found in values.items()})
 

@@ -25,12 +25,14 @@ class Task:
         metric: the primary metric a verdict is about: "logistic.balanced_accuracy" (default), "knn.balanced_accuracy",
             "logistic.auroc" or "retrieval.map".
         expectation: the planted truth in words, "" for real data.
+        nuisance: a confound that is decoded and shown (where did the well lie?); nothing is promoted or refused by it.
     """
 
     name: str
     question: str
     metric: str = "logistic.balanced_accuracy"
     expectation: str = ""
+    nuisance: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
