@@ -6,7 +6,7 @@
     card.json            BundleCard
     encoder.onnx         absent where the row cannot be served (card.json says why)
     heads.npz            "<task>/<array>": the probe of each task
-    reference.npz        "embedding" (n, d) float16: training embeddings of fold 0
+    reference.npz        "embedding" (n, d) float32: training embeddings of fold 0
     golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k)
     scorecard.json       Scorecard
     companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes
@@ -210,7 +210,7 @@ class Bundle:
         return read_arrays(self.folder / "heads.npz") if "heads.npz" in self.files else {}
 
     @cached_property
-    def reference(self) -> NDArray[np.float16] | None:
+    def reference(self) -> Embedding | None:
         """(n, d) training embeddings of fold 0, None if there are none."""
         return read_arrays(self.folder / "reference.npz")["embedding"] if "reference.npz" in self.files else None
 
@@ -259,7 +259,7 @@ def write_bundle(
     *,
     onnx: Path | None = None,
     heads: Arrays | None = None,
-    reference: NDArray[np.float16] | None = None,
+    reference: Embedding | None = None,
     golden: Golden | None = None,
     companions: Sequence[CompanionParts] = (),
 ) -> Bundle:
@@ -273,7 +273,7 @@ def write_bundle(
         scorecard: of the same row and benchmark.
         onnx: the exported file, copied in; None for a row that cannot be served (`card.unservable` says why).
         heads: "<task>/<array>".
-        reference: (n, d) float16.
+        reference: (n, d) training embeddings of fold 0.
         golden: images with known answers.
         companions: what a reading quotes beside the encoder.
 
