@@ -39,6 +39,7 @@ verdicts        one encoder against its controls
     sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str
 
 information     what an encoder knows beyond its controls, in bits
-    beyond_controls(controls, rows, labels, folds, units, n_classes, settings) -> Information
-    judge_information(encoder, task, information, ...) -> Verdict
+    beyond_controls(controls, encoder, twins, labels, folds, units, n_classes, settings) -> Information
+    judge_information(encoder, task, information, *, unit, alpha, margin) -> Verdict; sentences.information_sentence(verdict) -> str
+    baseline.InformationSettings(...)                                      .protocol_id
 """

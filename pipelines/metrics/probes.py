@@ -27,6 +27,8 @@ _TIE = 1e-11
 _BLOCK = 256
 
 Groups = Sequence[str] | NDArray[np.str_]
+#: (n, d), or for a row that is fitted per fold such an array for each fold
+FoldFeatures = Floats | Mapping[int, Floats]
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def fit_knn(features: Floats, labels: Ints, n_classes: int, settings: ProbeSetti
 
 
 def out_of_fold(
-    features: Floats | Mapping[int, Floats],
+    features: FoldFeatures,
     labels: Ints,
     folds: Ints,
     groups: Groups,
@@ -260,7 +262,7 @@ def out_of_fold(
     probes: dict[int, Probe] = {}
     notes: list[str] = []
     for number in numbers:
-        x = _of_fold(features, number)
+        x = features_of_fold(features, number)
         train, test = taking_part & (folds != number), taking_part & (folds == number)
         if kind == "logistic":
             probe: Probe = fit_probe(x[train], labels[train], groups[train], n_classes, settings)
@@ -273,7 +275,12 @@ def out_of_fold(
     return OutOfFold(images, folds[images], labels[images], probabilities[images], probes, tuple(notes))
 
 
-def _of_fold(features: Floats | Mapping[int, Floats], number: int) -> Floats:
+def features_of_fold(features: FoldFeatures, number: int) -> Floats:
+    """The (n, d) features that fold `number` uses.
+
+    Raises:
+        InputError: a row that is fitted per fold lacks this one.
+    """
     if not isinstance(features, Mapping):
         return np.asarray(features)
     if number not in features:

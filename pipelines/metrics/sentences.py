@@ -17,7 +17,7 @@ _PLURALS = {"patient": "patients", "plate": "plates", "donor": "donors", "image"
 
 def sentence(verdict: Verdict) -> str:
     """One sentence: the task, the encoder against its twins, against the other controls, and what a table correction changed."""
-    if verdict.overall.word == "not assessable":
+    if all(found is None or found.word == "not assessable" for found in (verdict.twins, verdict.controls)):
         return f"on `{verdict.task}`, {verdict.encoder} is not assessable: {_of_units(verdict.overall.reason, verdict.unit)}"
     clauses = []
     if verdict.twins is not None:
@@ -54,6 +54,26 @@ def detail(verdict: Verdict) -> str:
         else:
             parts.append(f"Share of the gap: {gap.note}.")
     return " ".join([*parts, *verdict.notes])
+
+
+def information_sentence(verdict: Verdict) -> str:
+    """One sentence on bits beyond the controls, from `information.judge_information`.
+
+    "on `count`, simclr-small adds 0.002 bits per image to its controls, nothing new within 0.02 bits (smallest gain ...)".
+    """
+    found, bits = verdict.overall, verdict.value
+    if found.word == "not assessable":
+        reason = _of_units(found.reason, verdict.unit)
+        return f"on `{verdict.task}`, what {verdict.encoder} adds to its controls ({_number(bits)} bits per image) is not assessable: {reason}"
+    head = f"on `{verdict.task}`, {verdict.encoder} adds {_number(bits)} bits per image to its controls"
+    evidence = f"smallest gain {_gain(found)} over `{found.against}`{_count(verdict)}"
+    tail = {
+        "beats": "more than nothing, than its twins and than random features of the controls",
+        "loses": "less than a row that knows nothing new",
+        "equivalent": f"nothing new within {verdict.margin:g} bits",
+        "undecided": f"which cannot be told from nothing new (a difference of {found.detectable or 0:.3f} bits could have been detected)",
+    }[found.word]
+    return f"{head}, {tail} ({evidence})"
 
 
 def _against_controls(found: Finding, verdict: Verdict, subject: str, *, first: bool) -> str:

@@ -1,0 +1,189 @@
+"""Conditional usable information: what an encoder knows about the label beyond its controls, in bits per image.
+
+Log2-loss of a probe on the controls minus log2-loss of a probe on the controls and the encoder, out of fold (Hewitt et al. 2021; Xu et
+al. 2020). Without care a re-encoding of the controls looks like 0.02 to 0.23 bits of new information; so here
+
+- the controls are enlarged: B+ = [B, squares and products of its leading directions, logits of a boosted-tree model of B fitted out of fold];
+- B keeps a penalty of its own that is next to nothing, and the encoder's block is dropped altogether where inner folds say so;
+- the same number is computed for the encoder's untrained twins and for random-feature networks *of the controls*; the encoder
+  must beat 0 and both (`judge_information`). A difference to one twin is never taken.
+
+Conditioning on B+ is as good as B+ is: at most `control_dims` directions of the standardised controls enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.metrics.baseline import Baseline, InformationSettings, enlarge, log2_loss
+from pipelines.metrics.jackknife import ALPHA
+from pipelines.metrics.penalised import Fit, fit
+from pipelines.metrics.probes import FoldFeatures, features_of_fold
+from pipelines.metrics.projection import fit_projection
+from pipelines.metrics.statistic import Statistic, image_mean
+from pipelines.metrics.verdicts import Row, Verdict, judge
+from registry.arrays import Floats, Ints
+from registry.errors import InputError
+
+METRIC = "information.beyond_controls_bits"
+#: margin of equivalence, in bits
+MARGIN_BITS = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Information:
+    """Bits per image beyond the controls, out of fold; positive is information gained.
+
+    Attributes:
+        encoder: of the encoder.
+        twins: of the seeds of each set of twins.
+        random_features: of the random-feature networks of the controls.
+        baseline: log2-loss of B+ alone: what is left to know.
+        prior: log2-loss of the class frequencies of training: what there is to know.
+        dropped: share of folds in which inner folds dropped the encoder's block.
+        notes: what was out of the ordinary.
+    """
+
+    encoder: Statistic
+    twins: dict[str, tuple[Statistic, ...]]
+    random_features: tuple[Statistic, ...]
+    baseline: Statistic
+    prior: Statistic
+    dropped: float
+    notes: tuple[str, ...]
+
+
+def beyond_controls(
+    controls: FoldFeatures,
+    encoder: FoldFeatures,
+    twins: Mapping[str, Sequence[FoldFeatures]],
+    labels: Ints,
+    folds: Ints,
+    units: Sequence[str] | NDArray[np.str_],
+    n_classes: int,
+    settings: InformationSettings,
+) -> Information:
+    """Compute bits beyond the controls for an encoder, its twins and random-feature networks of the controls.
+
+    2,000 images, one fold, 10 twins and 10 networks of width 128 took 2 s on one core with 2 classes and 38 s with 16.
+
+    Args:
+        controls: (n, b) features of all negative controls side by side, or such an array for each fold.
+        encoder: (n, d), or for each fold; its d is the width of the random-feature networks.
+        twins: sets of seeds, each as `encoder`.
+        labels: (n,) class codes; -1 = the image does not take part.
+        folds: (n,) the fold an image is tested in; -1 = it is always a training image.
+        units: n unit names; they bound the inner folds and are left out by the jackknife.
+        n_classes: size of the vocabulary.
+        settings: shared by all rows.
+
+    Raises:
+        InputError: no test image, fewer than two classes in a training fold, NaN or infinity.
+    """
+    labels, folds, units = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(units, dtype=np.str_)
+    tested = np.flatnonzero((labels >= 0) & (folds >= 0))
+    numbers = sorted(set(folds[tested].tolist()))
+    if not numbers:
+        raise InputError("Expected labelled images in a test fold, got none. Look at `fold` and at the label column of the index.")
+    rows: dict[tuple[str, int], FoldFeatures] = {("encoder", 0): encoder}
+    rows |= {(name, seed): features for name, seeds in twins.items() for seed, features in enumerate(seeds)}
+    networks = [(_NETWORKS, seed) for seed in range(settings.random_networks)]
+    bits = {key: np.zeros(len(labels)) for key in [*rows, *networks]}
+    left, prior, dropped = np.zeros(len(labels)), np.zeros(len(labels)), 0
+    notes: list[str] = []
+    for number in numbers:
+        train, test = np.flatnonzero((labels >= 0) & (folds != number)), tested[folds[tested] == number]
+        b, r = features_of_fold(controls, number), features_of_fold(encoder, number)
+        baseline = enlarge(b[train], b[test], labels[train], units[train], n_classes, settings)
+        notes += [f"fold {number}: {note}" for note in baseline.notes]
+        left[test] = log2_loss(baseline.fit.logits(baseline.test), baseline, labels[test])
+        prior[test] = log2_loss(baseline.prior_logits(len(test)), baseline, labels[test])
+        for key, features in rows.items():
+            x = features_of_fold(features, number)
+            found = _with_row(baseline, x[train], x[test], labels[test], settings)
+            bits[key][test] = left[test] - found.loss
+            dropped += key == ("encoder", 0) and np.isinf(found.penalty)
+        for key in networks:
+            h_train, h_test = baseline.random_features(key[1], r.shape[1], settings.seed)
+            bits[key][test] = left[test] - _with_row(baseline, h_train, h_test, labels[test], settings).loss
+
+    def of(values: Floats) -> Statistic:
+        return image_mean(values[tested], units[tested], labels[tested], n_classes)
+
+    return Information(
+        encoder=of(bits["encoder", 0]),
+        twins={name: tuple(of(bits[name, seed]) for seed in range(len(seeds))) for name, seeds in twins.items()},
+        random_features=tuple(of(bits[key]) for key in networks),
+        baseline=of(left),
+        prior=of(prior),
+        dropped=dropped / len(numbers),
+        notes=tuple(notes),
+    )
+
+
+def judge_information(
+    encoder: str, task: str, found: Information, *, unit: str = "unit", alpha: float = ALPHA, margin: float = MARGIN_BITS
+) -> Verdict:
+    """The verdict on bits: against 0, against every set of twins and against random-feature networks of the controls.
+
+    Args:
+        encoder: its name.
+        task: its name.
+        found: from `beyond_controls`.
+        unit: what is left out, in words.
+        alpha: one-sided level.
+        margin: of equivalence, in bits.
+    """
+    zero = Statistic(
+        0.0, found.encoder.units, np.zeros(found.encoder.n_units), found.encoder.share, found.encoder.n_images, found.encoder.class_in_units
+    )
+    controls: dict[str, Row] = {"nothing": zero}
+    if found.random_features:
+        controls[_NETWORKS] = found.random_features
+    return judge(encoder, task, METRIC, found.encoder, twins=found.twins, controls=controls, unit=unit, alpha=alpha, margin=margin)
+
+
+_NETWORKS = "random features of the controls"
+
+
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """One row beside B+: its penalty (inf = dropped) and (m,) log2-loss of the test images."""
+
+    penalty: float
+    loss: Floats
+
+
+def _with_row(baseline: Baseline, train: Floats, test: Floats, truth: Ints, settings: InformationSettings) -> _Added:
+    """Fit [B+, R], the penalty of R chosen by inner folds; inf drops R and leaves B+ as it is."""
+    projection = fit_projection(train, settings.row_dims)
+    r_train, r_test = projection.transform(train), projection.transform(test)
+    size = np.sqrt(np.mean(r_train**2)) if r_train.size else 0.0
+    dropped = _Added(float("inf"), log2_loss(baseline.fit.logits(baseline.test), baseline, truth))
+    if size == 0.0:
+        return dropped
+    r_train, r_test = r_train / size, r_test / size
+    x = np.hstack([baseline.train, r_train])
+    losses = np.zeros(len(settings.penalties))
+    for held, start in zip(baseline.inner_held, baseline.inner_fits, strict=True):
+        losses += _path_losses(baseline, x, held, start, r_train.shape[1], settings)
+    best = int(np.argmin(losses))
+    # equal losses, and so a row that adds nothing, go to the simpler fit
+    if losses[best] >= baseline.inner_loss - 1e-9:
+        return dropped
+    penalty = settings.penalties[best]
+    final = fit(x, baseline.labels, baseline.n_present, baseline.penalty_with(r_train.shape[1], penalty), baseline.fit)
+    return _Added(penalty, log2_loss(final.logits(np.hstack([baseline.test, r_test])), baseline, truth))
+
+
+def _path_losses(baseline: Baseline, x: Floats, held: NDArray[np.bool_], start: Fit, width: int, settings: InformationSettings) -> Floats:
+    """Summed loss of the held-out images for each penalty, from the strongest to the weakest."""
+    losses = []
+    for penalty in settings.penalties:
+        start = baseline.fit_inner(x, held, baseline.penalty_with(width, penalty), start)
+        losses.append(baseline.inner_loss_of(start, x, held))
+    return np.asarray(losses)
