@@ -33,7 +33,7 @@ class Reference:
     own: Floats
 
     @classmethod
-    def of(cls, embeddings: NDArray[np.float16]) -> Reference | None:
+    def of(cls, embeddings: NDArray[np.floating]) -> Reference | None:
         """From (n, d) training embeddings; None where fewer than three, or where no dimension varies."""
         values = embeddings.astype(np.float64)
         if len(values) < 3:

@@ -207,7 +207,7 @@ class Scorer:
 
     def _task_reading(self, task: str, embedding: Embedding, companions: dict[str, Embedding]) -> TaskReading:
         evidence = self._evidence[task]
-        scores = {c.control: c.control_value for c in evidence.comparisons} if evidence else {}
+        scores = {row: _benchmark_score(evidence, voice.card) for row, voice in self._companions.items()} if evidence else {}
 
         def said(row: str | None) -> Opinion | None:
             return self._companions[row].opinion(task, companions[row], scores.get(row)) if row is not None else None
@@ -218,26 +218,32 @@ class Scorer:
             encoder=self._encoder.opinion(task, embedding, evidence.value if evidence else None),
             twin=said(self._twin(task, scores)),
             control=said(self._control(task, evidence)),
-            unservable=self._unservable(task, evidence, scores),
+            unservable=self._unservable(task, evidence),
             verdict=_verdict(evidence) if evidence else None,
         )
 
-    def _twin(self, task: str, scores: dict[str, float]) -> str | None:
+    def _twin(self, task: str, scores: dict[str, float | None]) -> str | None:
         """The twin with the best score: the verdict is against the stronger one."""
+
+        def strength(row: str) -> float:
+            score = scores.get(row)
+            return score if score is not None else float("-inf")
+
         twins = [row for row, voice in self._companions.items() if voice.card.card.role == "twin" and task in voice.heads]
-        return max(twins, key=lambda row: scores.get(row, float("-inf")), default=None)
+        return max(twins, key=strength, default=None)
 
     def _control(self, task: str, evidence: TaskEvidence | None) -> str | None:
         row = evidence.servable_control if evidence else ""
         return row if row in self._companions and task in self._companions[row].heads else None
 
-    def _unservable(self, task: str, evidence: TaskEvidence | None, scores: dict[str, float]) -> list[UnservableControl]:
+    def _unservable(self, task: str, evidence: TaskEvidence | None) -> list[UnservableControl]:
         if evidence is None:
             return []
         named = [UnservableControl(name=u["name"], benchmark_score=u["value"], reason=u["reason"]) for u in evidence.unservable]
         absent = evidence.servable_control
         if absent and self._control(task, evidence) is None:
-            named.append(UnservableControl(name=absent, benchmark_score=scores.get(absent), reason="It was not packed into this bundle."))
+            value = next((c.control_value for c in evidence.comparisons if c.control == absent), None)
+            named.append(UnservableControl(name=absent, benchmark_score=value, reason="It was not packed into this bundle."))
         return named
 
     def _check_golden(self) -> None:
@@ -269,6 +275,13 @@ def _check(what: str, came: ArrayLike, expected: ArrayLike, tolerance: float) ->
             f"Golden images: expected {what} to agree with its source within {tolerance:.3g}, got a difference of {difference:.3g}."
             " This machine does not compute what was exported; it is not served."
         )
+
+
+def _benchmark_score(evidence: TaskEvidence, companion: BundleCard) -> float | None:
+    """The score of the companion's own kind of draw ("untrained-cnn/fresh" for member "fresh-03"), else of its row."""
+    kind = companion.member.rstrip("0123456789").removesuffix("-")
+    scores = {c.control: c.control_value for c in evidence.comparisons}
+    return scores.get(f"{companion.name}/{kind}", scores.get(companion.name))
 
 
 def _verdict(evidence: TaskEvidence) -> VerdictSaid:

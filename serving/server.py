@@ -46,7 +46,7 @@ def serve(bundles: Sequence[Path], host: str = HOST, port: int = 8000, settings:
             checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
             say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")
         server = _server(create_app(scorers, settings, url), settings)
-        say(f"Serving {len(scorers)} models on {url}. Page and examples: {url}/docs. Stop with Ctrl-C.")
+        say(f"Serving {len(scorers)} model{'s' if len(scorers) > 1 else ''} on {url}. Page and examples: {url}/docs. Stop with Ctrl-C.")
         server.run(sockets=[listener])
 
 

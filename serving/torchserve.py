@@ -1,0 +1,299 @@
+"""Starting and stopping a real TorchServe on loopback, tokens on.
+
+TorchServe is a Java process behind a Python wrapper. What this module adds is what it lacks: private folders (its process
+file and sockets lie in the temporary folder, and two servers sharing one clash), readiness by the worker's own state
+(`/ping` is healthy while no worker can start), and an end that leaves nothing behind (a signal to the wrapper orphans Java).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import httpx
+
+from registry.errors import BundleError, ParamsError, ProviderError
+from serving.archive import make_archive
+from serving.client import TorchServeClient
+from serving.settings import PREFIX, Settings
+
+HOST = "127.0.0.1"
+KEYS = "key_file.json"
+#: what a worker needs of the caller's environment; everything else, secrets included, stays out of it
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "JAVA_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_STOP_S = 20.0
+#: TorchServe's own hour would end a session in the middle of a day's work
+TOKEN_MINUTES = 24 * 60
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports; 0 chooses a free one."""
+
+    inference: int = 8080
+    management: int = 8081
+    metrics: int = 8082
+    grpc_inference: int = 7070
+    grpc_management: int = 7071
+
+    @classmethod
+    def free(cls) -> Ports:
+        """All chosen by the system."""
+        return cls(0, 0, 0, 0, 0)
+
+    def chosen(self) -> Ports:
+        """Every 0 replaced by a free port.
+
+        Raises:
+            ParamsError: a port is taken.
+        """
+        found: dict[str, int] = {}
+        with contextlib.ExitStack() as stack:
+            # All are held until all are chosen, so that no two are the same.
+            for name in (field.name for field in fields(self)):
+                listener = stack.enter_context(socket.socket())
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                wanted = getattr(self, name)
+                try:
+                    listener.bind((HOST, wanted))
+                    listener.listen()
+                except OSError as error:
+                    raise ParamsError(f"The {name} port {wanted} cannot be used ({error.strerror}). Choose others, or 0 for free ones.") from error
+                found[name] = listener.getsockname()[1]
+        return Ports(**found)
+
+
+class TorchServe:
+    """A running TorchServe with one model; use it in a `with` block.
+
+    Args:
+        archive: a `.mar` made by `serving.archive.make_archive`; its file name is the model's name.
+        ports: free ones unless given.
+        settings: provider and limits; handed to the workers.
+        batch_size: most requests a worker reads at once.
+        start_s: how long the worker may take to become ready.
+
+    Raises:
+        ProviderError: no Java, or the server or its worker did not start; quotes the log.
+    """
+
+    def __init__(
+        self, archive: Path, ports: Ports | None = None, settings: Settings | None = None, batch_size: int = 8, start_s: float = 120.0
+    ) -> None:
+        self.archive = archive.resolve()
+        self.name = archive.stem
+        self.settings = settings or Settings()
+        self._ports = ports or Ports.free()
+        self._batch_size = batch_size
+        self._start_s = start_s
+
+    def __enter__(self) -> Self:
+        if not self.archive.is_file():
+            raise BundleError(f"There is no archive `{self.archive}`. Make one with `blankslide archive NAME`.")
+        self._folder = tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True)
+        self.home = Path(self._folder.name)
+        try:
+            self.ports = self._ports.chosen()
+            self._process = self._start()
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where images are sent."""
+        return f"http://{HOST}:{self.ports.inference}"
+
+    @property
+    def prediction_url(self) -> str:
+        """The model's own address."""
+        return f"{self.url}/predictions/{self.name}"
+
+    @property
+    def keys(self) -> Path:
+        """The file that holds the tokens, readable by this user only."""
+        return self.home / KEYS
+
+    def token(self, kind: str) -> str:
+        """The "management", "inference" or "API" token."""
+        return str(json.loads(self.keys.read_text())[kind]["key"])
+
+    def client(self, timeout_s: float = 60.0) -> TorchServeClient:
+        """A client with the inference token."""
+        return TorchServeClient(self.url, self.token("inference"), timeout_s)
+
+    def wait(self) -> int:
+        """Block until the server ends; its exit status."""
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """End Java first, then whatever is left of the process group; remove the private folder."""
+        process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError, ValueError):
+                os.kill(int((self.home / "tmp" / ".model_server.pid").read_text()), signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._folder.cleanup()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        java_home = os.environ.get("JAVA_HOME")
+        if shutil.which(f"{java_home}/bin/java" if java_home else "java") is None:
+            raise ProviderError("TorchServe needs Java 17, which is not there. On Debian: `apt-get install openjdk-17-jre-headless`.")
+        for name in ("tmp", "logs", "store"):
+            (self.home / name).mkdir()
+        shutil.copyfile(self.archive, self.home / "store" / self.archive.name)
+        (self.home / "config.properties").write_text(self._configuration())
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        command += ["--ts-config", "config.properties", "--model-store", "store"]
+        with (self.home / "logs" / "console.log").open("wb") as log:
+            # Its own session is its own process group, which `stop` ends as a whole.
+            return subprocess.Popen(
+                command, cwd=self.home, env=self._environment(os.environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _environment(self, caller: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: caller[name] for name in _ENVIRONMENT if name in caller}
+        temporary, logs = str(self.home / "tmp"), str(self.home / "logs")
+        given = {f"{PREFIX}{field.name.upper()}": str(getattr(self.settings, field.name)) for field in fields(self.settings)}
+        return kept | {"TMPDIR": temporary, "TEMP": temporary, "LOG_LOCATION": logs, "METRICS_LOCATION": logs} | given
+
+    def _configuration(self) -> str:
+        model = {
+            "defaultVersion": True,
+            "marName": self.archive.name,
+            "minWorkers": 1,
+            "maxWorkers": 1,
+            "batchSize": self._batch_size,
+            "maxBatchDelay": 5,
+            "responseTimeout": 60,
+        }
+        values = {
+            "inference_address": f"http://{HOST}:{self.ports.inference}",
+            "management_address": f"http://{HOST}:{self.ports.management}",
+            "metrics_address": f"http://{HOST}:{self.ports.metrics}",
+            "grpc_inference_address": HOST,
+            "grpc_inference_port": self.ports.grpc_inference,
+            "grpc_management_address": HOST,
+            "grpc_management_port": self.ports.grpc_management,
+            "disable_token_authorization": "false",
+            "token_expiration_min": TOKEN_MINUTES,
+            "enable_model_api": "false",
+            "enable_envvars_config": "false",
+            "allowed_urls": "file://nothing-is-loaded-from-elsewhere",
+            "install_py_dep_per_model": "false",
+            "disable_system_metrics": "true",
+            "metrics_mode": "prometheus",
+            "number_of_netty_threads": 2,
+            "max_request_size": self.settings.max_body_bytes,
+            "max_response_size": self.settings.max_body_bytes,
+            "default_startup_timeout": round(self._start_s),
+            "load_models": self.archive.name,
+            "models": json.dumps({self.name: {_version(self.archive): model}}),
+        }
+        return "".join(f"{name}={value}\n" for name, value in values.items())
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._start_s
+        while (state := self._worker_state()) != "READY":
+            if self._process.poll() is not None or self._worker_failed():
+                raise ProviderError(f"TorchServe could not start `{self.name}`. Its log says: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ProviderError(
+                    f"The worker of `{self.name}` was not ready after {self._start_s:g} s (state {state}). Its log says: {self._last_words()}"
+                )
+            time.sleep(0.1)
+
+    def _worker_state(self) -> str:
+        """The worker's own state by the management interface; "" while that does not answer."""
+        try:
+            headers = {"Authorization": f"Bearer {self.token('management')}"}
+            found: Any = httpx.get(f"http://{HOST}:{self.ports.management}/models/{self.name}", headers=headers, timeout=5).json()
+            return str(found[0]["workers"][0]["status"])
+        except (httpx.HTTPError, FileNotFoundError, ValueError, LookupError):
+            return ""
+
+    def _worker_failed(self) -> bool:
+        """Whether loading the model raised; TorchServe itself would go on trying for minutes."""
+        return any("Traceback (most recent call last)" in line for line in self._log_lines())
+
+    def _last_words(self) -> str:
+        """The error in the worker's log, or the end of the console's."""
+        lines = self._log_lines()
+        errors = [line for line in lines if "Error: " in line or "Exception: " in line]
+        # The first error is the cause; TorchServe adds misleading ones when it tries again.
+        return (errors or lines or ["nothing"])[0 if errors else -1].rpartition("MODEL_LOG - ")[2]
+
+    def _log_lines(self) -> list[str]:
+        for name in ("model_log.log", "console.log"):
+            path = self.home / "logs" / name
+            if path.is_file() and (text := path.read_text(errors="replace").strip()):
+                return text.splitlines()
+        return []
+
+
+def _version(archive: Path) -> str:
+    with zipfile.ZipFile(archive) as found:
+        return str(json.loads(found.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+
+
+def run(model: Path, ports: Ports | None = None, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+    """Serve a bundle or an archive with TorchServe until SIGINT or SIGTERM.
+
+    Args:
+        model: a bundle's directory or a `.mar`.
+        ports: TorchServe's usual ones unless given.
+        settings: from the environment unless given.
+        say: prints a line for people.
+
+    Raises:
+        BundleError: the bundle cannot be archived.
+        ProviderError: see `TorchServe`.
+        ParamsError: a port is taken.
+    """
+    settings = settings or Settings.from_environment()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with tempfile.TemporaryDirectory(prefix="store-") as store:
+            archive = make_archive(model, Path(store)) if model.is_dir() else model
+            say(f"Starting TorchServe with `{archive.stem}`; Java and one worker take some seconds.")
+            with TorchServe(archive, ports or Ports(), settings) as server:
+                _introduce(server, say)
+                status = server.wait()
+                raise ProviderError(f"TorchServe ended by itself with status {status}.")
+    except KeyboardInterrupt:
+        say("TorchServe has stopped.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _introduce(server: TorchServe, say: Callable[[str], None]) -> None:
+    say(f"Serving `{server.name}` on {server.prediction_url}; tokens in {server.keys} (readable by you only). Stop with Ctrl-C.")
+    token = f"$({sys.executable} -c \"import json; print(json.load(open('{server.keys}'))['inference']['key'])\")"
+    say(f'curl -H "Authorization: Bearer {token}" -H "Content-Type: application/octet-stream" --data-binary @IMAGE.tif {server.prediction_url}')

@@ -1,0 +1,307 @@
+"""The ONNX endpoint over real HTTP: the Scorer's answers, and a clear 4xx for whatever is not an image it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from registry.errors import BundleError, ParamsError
+from serving.client import Client
+from serving.errors import ServiceError
+from serving.onnx_app import create_app
+from serving.scoring import Scorer, embedding_tolerance
+from serving.server import running, serve
+from serving.settings import Settings
+from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 200_000
+
+
+@pytest.fixture(scope="module")
+def url(tiny: TinyBundle, tissue: TinyBundle) -> Iterator[str]:
+    scorers = [Scorer.open(bundle.folder) for bundle in (tiny, tissue)]
+    with running(scorers, Settings(max_body_bytes=LIMIT, body_timeout_s=1.0)) as address:
+        yield address
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("kind", ["ome", "tiff", "npy"])
+    def test_embedding_is_the_offline_one(self, url: str, tiny: TinyBundle, kind: str) -> None:
+        image = tiny.images[6]
+        body = {"ome": ome(image), "tiff": tiff(image, photometric="minisblack", compression="zlib"), "npy": npy(image)}[kind]
+        with Client(url) as client:
+            embedding, reading = client.embed("tiny", body), client.score("tiny", body)
+        np.testing.assert_allclose(embedding.embedding, tiny.embedding[6], rtol=0, atol=embedding_tolerance(tiny.embedding))
+        assert reading.embedding == embedding.embedding
+        assert reading == Scorer.open(tiny.folder).read(body)
+
+    def test_png_and_npy_bodies(self, url: str, tissue: TinyBundle, tmp_path: Path) -> None:
+        path = tmp_path / "cell.png"
+        path.write_bytes(png(tissue.images[1]))
+        with Client(url) as client:
+            assert client.score("tissue", path) == client.score("tissue", npy(tissue.images[1]))
+
+    def test_models(self, url: str, tiny: TinyBundle) -> None:
+        with Client(url) as client:
+            models = {model.name: model for model in client.models().models}
+        assert list(models) == ["tiny", "tissue"]
+        assert models["tiny"].companions == ["intensity", "untrained-tiny"]
+        assert models["tissue"].image.channels == ["red", "green", "blue"]
+        assert models["tiny"].dim == tiny.embedding.shape[1]
+
+    @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+    def test_health(self, http: httpx.Client, path: str) -> None:
+        assert http.get(path).json() == {"schema": 1, "live": True, "ready": True, "models": ["tiny", "tissue"]}
+
+    def test_many_clients_at_once_each_get_their_own_answer(self, url: str, tiny: TinyBundle) -> None:
+        with Client(url) as client, ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: client.embed("tiny", npy(tiny.images[n % 8])).embedding, range(64)))
+        np.testing.assert_allclose(answers, tiny.embedding[np.arange(64) % 8], rtol=0, atol=embedding_tolerance(tiny.embedding))
+
+
+BAD_IMAGES = {
+    "text": (lambda _: b"not an image", "expected TIFF, OME-TIFF, PNG, JPEG or npy, got 12 bytes"),
+    "half a file": (lambda image: ome(image)[:1500], "The file is truncated"),
+    "two channels": (lambda image: npy(image[:2]), r"expected 3 channels \(dna, er, actin\), got 2"),
+    "other channels": (lambda image: ome(image, ("dna", "er", "mito")), "expected channels dna, er, actin, got dna, er, mito"),
+    "another size": (lambda image: npy(image[:, :9]), r"expected 24 x 20 pixels \(y, x\), got 9 x 20"),
+    "another dtype": (lambda image: npy(image.astype(np.float32)), "expected dtype uint16, got float32"),
+    "NaN": (lambda _: npy(np.full((3, 24, 20), np.nan, np.float32)), "1440 of 1440 pixels are NaN"),
+    "another magnification": (lambda image: ome(image, size_um=0.325), "expected 0.65 um per pixel, got 0.325"),
+    "RGB": (lambda image: png(image.astype(np.uint8)), "expected channels dna, er, actin, got red, green, blue"),
+}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", BAD_IMAGES)
+    def test_says_what_was_expected_and_what_came(self, http: httpx.Client, tiny: TinyBundle, name: str) -> None:
+        make, message = BAD_IMAGES[name]
+        for path in ("/v1/embed", "/v1/score"):
+            answer = http.post(path, params={"model": "tiny"}, content=make(tiny.images[0]))
+            assert answer.status_code == 422
+            said = answer.json()
+            assert re.search(message, said["error"])
+            assert (said["schema"], said["kind"], said["status"]) == (1, "ImageError", 422)
+            assert said["expected"]["channels"] == ["dna", "er", "actin"]
+            assert said["expected"]["dtype"] == "uint16"
+
+    def test_unknown_model_lists_those_there_are(self, http: httpx.Client) -> None:
+        answer = http.post("/v1/score", params={"model": "resnet"}, content=b"x")
+        assert (answer.status_code, answer.json()["error"]) == (404, "There is no served model `resnet`. Known: `tiny`, `tissue`.")
+        assert answer.json()["expected"] == {"known": ["tiny", "tissue"]}
+
+    def test_no_model(self, http: httpx.Client) -> None:
+        answer = http.post("/v1/score", content=b"x")
+        assert (answer.status_code, answer.json()["error"]) == (400, "Expected the query parameter `model`, for example `?model=tiny`.")
+
+    def test_no_body(self, http: httpx.Client) -> None:
+        answer = http.post("/v1/score?model=tiny")
+        assert answer.status_code == 400
+        assert "Expected the bytes of an image file as the body, got none" in answer.json()["error"]
+
+    def test_a_form(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        answer = http.post("/v1/score?model=tiny", files={"file": npy(tiny.images[0])})
+        assert answer.status_code == 415
+        assert "`--data-binary @FILE` instead of `-F`" in answer.json()["error"]
+
+    def test_a_compressed_body(self, http: httpx.Client) -> None:
+        answer = http.post("/v1/score?model=tiny", content=b"x", headers={"Content-Encoding": "gzip"})
+        assert (answer.status_code, "got `Content-Encoding: gzip`" in answer.json()["error"]) == (415, True)
+
+    @pytest.mark.parametrize("factor", [1, 3, 40])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_too_large(self, http: httpx.Client, factor: int, chunked: bool) -> None:
+        chunk = b"\x00" * 50_000
+        count = factor * LIMIT // len(chunk) + 1
+        answer = http.post("/v1/score?model=tiny", content=(chunk for _ in range(count)) if chunked else chunk * count)
+        assert answer.status_code == 413
+        assert f"Expected a body of at most {LIMIT} bytes" in answer.json()["error"]
+
+    def test_a_body_that_never_ends_is_not_waited_for(self, http: httpx.Client) -> None:
+        def trickle() -> Iterator[bytes]:
+            for _ in range(40):
+                yield b"x"
+                time.sleep(0.05)
+
+        answer = http.post("/v1/score?model=tiny", content=trickle())
+        assert (answer.status_code, answer.json()["kind"]) == (408, "BodyTimeoutError")
+
+    def test_unknown_path_and_method(self, http: httpx.Client) -> None:
+        answer = http.get("/v1/scores")
+        assert answer.status_code == 404
+        assert "There is: /health, /v1/embed, /v1/example, /v1/models, /v1/score." in answer.json()["error"]
+        assert http.get("/v1/score?model=tiny").status_code == 405
+
+    def test_two_bundles_of_one_name(self, tiny: TinyBundle) -> None:
+        with pytest.raises(BundleError, match="Serve each name once"):
+            create_app([Scorer.open(tiny.folder)] * 2)
+
+    def test_the_client_repeats_the_services_words(self, url: str) -> None:
+        with Client(url) as client, pytest.raises(ServiceError, match="There is no served model `x`") as caught:
+            client.embed("x", b"y")
+        assert caught.value.status == 404
+
+    def test_the_client_says_when_nobody_answers(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            with (
+                Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client,
+                pytest.raises(ServiceError, match=r"No answer from .*blankslide serve"),
+            ):
+                client.models()
+
+
+class TestDocumentation:
+    def test_every_example_of_the_openapi_document_runs(self, http: httpx.Client, url: str, tmp_path: Path) -> None:
+        document = http.get("/openapi.json").json()
+        assert document["openapi"].startswith("3.1")
+        ran = {}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                source = operation["x-codeSamples"][0]["source"]
+                assert url in source
+                done = subprocess.run(["bash", "-ec", source], cwd=tmp_path, capture_output=True, check=True)
+                ran[path] = done.stdout
+        assert sorted(ran) == ["/health", "/v1/embed", "/v1/example", "/v1/models", "/v1/score"]
+        assert len(json.loads(ran["/v1/score"])["tasks"]) == 2
+        assert np.load(tmp_path / "example.npy").shape == (3, 24, 20)
+
+    def test_every_field_of_an_answer_is_in_the_document(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        schemas = http.get("/openapi.json").json()["components"]["schemas"]
+        answer = http.post("/v1/score?model=tiny", content=npy(tiny.images[0])).json()
+        assert set(answer) == set(schemas["Reading"]["properties"])
+        assert set(answer["tasks"][0]) == set(schemas["TaskReading"]["properties"])
+        assert set(answer["tasks"][0]["encoder"]) == set(schemas["Opinion"]["properties"])
+
+    @pytest.mark.parametrize("path", ["/", "/docs"])
+    def test_the_page_needs_no_other_host(self, http: httpx.Client, path: str) -> None:
+        page = http.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "://" not in page.text
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.browser
+def test_the_page_reads_an_image(url: str, tiny: TinyBundle, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "cell.ome.tif"
+    path.write_bytes(ome(tiny.images[0]))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.goto(f"{url}/docs")
+        page.get_by_role("button", name="Read an example image").click()
+        page.get_by_text("On `phase`, tiny is undecided against its controls.", exact=True).wait_for()
+        page.locator("#file").set_input_files(path)
+        page.get_by_role("button", name="Read this image").click()
+        page.get_by_text("untrained-tiny (twin, 0.600 on the benchmark)", exact=True).first.wait_for()
+        assert faults == []
+        page.locator("#model").select_option("tissue")
+        page.get_by_role("button", name="Read this image").click()
+        page.get_by_text("expected channels red, green, blue, got dna, er, actin").wait_for()
+        browser.close()
+
+
+HEAVY = ("torch", "mlflow", "dvc", "sklearn", "pandas", "matplotlib")
+
+
+def modules_of_an_endpoint(folder: Path, before: str = "") -> set[str]:
+    """Top-level modules of a process that has loaded a bundle and answered a request."""
+    code = f"""
+import sys
+{before}
+import httpx, numpy, io
+from pathlib import Path
+from serving.scoring import Scorer
+from serving.server import running
+scorer = Scorer.open(Path({str(folder)!r}))
+stream = io.BytesIO()
+numpy.save(stream, scorer.example().pixels)
+with running([scorer]) as url:
+    httpx.post(url + "/v1/score?model=tiny", content=stream.getvalue()).raise_for_status()
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_the_endpoints_process_holds_no_heavy_package(tiny: TinyBundle) -> None:
+    assert modules_of_an_endpoint(tiny.folder) & set(HEAVY) == set()
+
+
+def test_that_check_can_fail(tiny: TinyBundle) -> None:
+    assert modules_of_an_endpoint(tiny.folder, before="import dvc") & set(HEAVY) == {"dvc"}
+
+
+class TestServe:
+    def test_sigterm_ends_it_after_the_last_answer(self, tiny: TinyBundle) -> None:
+        code = f"from pathlib import Path; from serving.server import serve; serve([Path({str(tiny.folder)!r})], port=0)"
+        process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert process.stdout is not None
+            assert "its golden images agree" in process.stdout.readline()
+            line = process.stdout.readline()
+            address = line.split("Serving 1 model on ")[1].split(". ")[0]
+            with Client(address) as client:
+                for _ in range(100):
+                    try:
+                        assert client.health().ready
+                        break
+                    except ServiceError:
+                        time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
+            process.wait()
+
+    def test_a_taken_port(self, tiny: TinyBundle) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            with pytest.raises(ParamsError, match=r"Cannot listen on 127\.0\.0\.1:\d+ .*`--port 0`"):
+                serve([tiny.folder], port=listener.getsockname()[1])
+
+
+class TestSettings:
+    def test_from_the_environment(self) -> None:
+        given = {"BLANKSLIDE_SERVE_MAX_BODY_BYTES": "1000", "BLANKSLIDE_SERVE_DRAIN_S": "2.5", "BLANKSLIDE_REAL_DATA": "x", **os.environ}
+        assert Settings.from_environment(given) == Settings(max_body_bytes=1000, drain_s=2.5)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("MAX_BODY", "1", r"`BLANKSLIDE_SERVE_MAX_BODY`\. Known: `BLANKSLIDE_SERVE_PROVIDER`"),
+            ("THREADS", "two", "`BLANKSLIDE_SERVE_THREADS` to be of type int, got `two`"),
+            ("THREADS", "-1", "`threads` to be 0"),
+            ("PROVIDER", "tpu", "one of cpu, cuda, got `tpu`"),
+            ("BODY_TIMEOUT_S", "nan", "`body_timeout_s` above 0, got nan"),
+        ],
+    )
+    def test_refused(self, name: str, value: str, message: str) -> None:
+        with pytest.raises(ParamsError, match=message):
+            Settings.from_environment({f"BLANKSLIDE_SERVE_{name}": value})

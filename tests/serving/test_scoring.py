@@ -1,0 +1,213 @@
+"""A reading is what the source framework and scikit-learn compute, and a bundle that computes something else is not served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from scipy.spatial.distance import cdist
+
+from registry.bundle import Golden, read_bundle, write_bundle
+from registry.errors import BundleError, ImageError, ProviderError
+from serving.embedders import OnnxEmbedder
+from serving.reference import Reference
+from serving.scoring import Scorer, embedding_tolerance
+from tests.serving.bundles import CELLS, TASKS, TinyBundle, npy, ome, png, tiff
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny: TinyBundle) -> Scorer:
+    return Scorer.open(tiny.folder)
+
+
+class TestEmbedding:
+    @pytest.mark.parametrize("n", range(8))
+    def test_is_torchs_within_the_stated_tolerance(self, scorer: Scorer, tiny: TinyBundle, n: int) -> None:
+        came = scorer.embed(ome(tiny.images[n])).embedding
+        np.testing.assert_allclose(came, tiny.embedding[n], rtol=0, atol=embedding_tolerance(tiny.embedding))
+
+    def test_is_the_same_in_every_format(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        image = tiny.images[3]
+        expected = scorer.embed(npy(image)).embedding
+        files = [
+            ome(image),
+            ome(image[[2, 0, 1]], ("actin", "dna", "er")),
+            tiff(image, photometric="minisblack"),
+            tiff(image, photometric="minisblack", compression="zlib", tile=(16, 16)),
+            tiff(image, imagej=True, metadata={"axes": "CYX"}),
+        ]
+        assert [scorer.embed(file).embedding for file in files] == [expected] * len(files)
+
+    def test_of_rgb_is_the_same_in_every_format(self, tissue: TinyBundle) -> None:
+        scorer, image = Scorer.open(tissue.folder), tissue.images[3]
+        files = [npy(image), png(image), tiff(np.moveaxis(image, 0, -1), photometric="rgb"), ome(image, ("red", "green", "blue"))]
+        embeddings = [scorer.embed(file).embedding for file in files]
+        assert embeddings == [embeddings[0]] * 4
+        np.testing.assert_allclose(embeddings[0], tissue.embedding[3], rtol=0, atol=embedding_tolerance(tissue.embedding))
+
+    def test_swapped_channels_would_be_noticed(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        came = scorer.embed(npy(tiny.images[3][[1, 0, 2]])).embedding
+        assert np.abs(np.subtract(came, tiny.embedding[3])).max() > 100 * embedding_tolerance(tiny.embedding)
+
+
+class TestReading:
+    @pytest.mark.parametrize("n", range(8))
+    def test_every_voice_gives_scikit_learns_probabilities(self, scorer: Scorer, tiny: TinyBundle, n: int) -> None:
+        reading = scorer.read(ome(tiny.images[n]))
+        assert [task.task for task in reading.tasks] == sorted(TASKS)
+        for task in reading.tasks:
+            for voice, row in ((task.encoder, "encoder"), (task.twin, "untrained-tiny"), (task.control, "intensity")):
+                assert voice is not None
+                expected = tiny.probabilities[row, task.task][n]
+                classes = sorted(TASKS[task.task])
+                assert list(voice.probabilities) == classes
+                np.testing.assert_allclose(list(voice.probabilities.values()), expected, atol=1e-5)
+                assert voice.predicted == classes[int(expected.argmax())]
+
+    def test_names_who_speaks_and_what_stands_behind_it(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        reading = scorer.read(ome(tiny.images[0]))
+        task = reading.tasks[0]
+        assert task.twin is not None
+        assert task.control is not None
+        assert (task.encoder.row, task.encoder.role, task.encoder.benchmark_score) == ("tiny", "encoder", 0.8)
+        assert (task.twin.row, task.twin.member, task.twin.benchmark_score) == ("untrained-tiny", "fresh-00", 0.6)
+        assert (task.control.row, task.control.role, task.control.benchmark_score) == ("intensity", "negative", 0.7)
+        assert [(u.name, u.benchmark_score) for u in task.unservable] == [("composition", 0.9)]
+        assert "table of nuclei" in task.unservable[0].reason
+        assert task.verdict is not None
+        assert task.verdict.sentence == "On `phase`, tiny is undecided against its controls."
+        assert reading.notes == ["Plates as units."]
+        assert reading.schema_version == 1
+        assert reading.model_dump()["schema"] == 1
+        assert reading.model.identity == scorer.bundle.identity
+
+    def test_a_bad_image_spoils_no_other(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        answers = scorer.read_all([npy(tiny.images[0]), b"no image", npy(tiny.images[1])])
+        assert answers[0] == scorer.read(npy(tiny.images[0]))
+        assert isinstance(answers[1], ImageError)
+        assert answers[2] == scorer.read(npy(tiny.images[1]))
+        assert scorer.read_all([]) == []
+
+    def test_a_control_that_was_not_packed_is_named(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = altered(servable="texture")
+        task = Scorer.open(bundle.folder).read(npy(bundle.images[0])).tasks[0]
+        assert task.control is None
+        assert [(u.name, u.reason) for u in task.unservable][1] == ("texture", "It was not packed into this bundle.")
+
+    def test_without_companions_there_is_only_the_encoder(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = altered(companions=())
+        reading = Scorer.open(bundle.folder).read(npy(bundle.images[0]))
+        assert [(task.twin, task.control) for task in reading.tasks] == [(None, None)] * 2
+
+    def test_expected_image(self, scorer: Scorer) -> None:
+        expected = scorer.facts.image
+        assert (expected.channels, expected.dtype, expected.height, expected.width) == (["dna", "er", "actin"], "uint16", 24, 20)
+
+    def test_its_own_example_can_be_read(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        example = scorer.example()
+        assert example is not None
+        assert scorer.read(npy(example.pixels)) == scorer.read(ome(tiny.images[0]))
+
+
+class TestDistance:
+    def test_is_that_of_a_plain_computation(self, tiny: TinyBundle, scorer: Scorer) -> None:
+        known = np.asarray(scorer.bundle.reference, np.float64)
+        scale = known.std(axis=0)
+        points = (known[:, scale > 0] - known[:, scale > 0].mean(axis=0)) / scale[scale > 0]
+        own = np.sort(cdist(points, points) + np.diag(np.full(len(points), np.inf)), axis=1)[:, 0]
+        for n in range(8):
+            new = (tiny.embedding[n][scale > 0] - known[:, scale > 0].mean(axis=0)) / scale[scale > 0]
+            nearest = cdist(new[None], points).min()
+            found = scorer.read(npy(tiny.images[n])).distance
+            assert found is not None
+            assert found.nearest == pytest.approx(nearest / np.sqrt((scale > 0).sum()), rel=1e-4)
+            assert found.percentile == pytest.approx(100 * (own < nearest).mean(), abs=0.6)
+
+    def test_a_training_image_is_known_and_a_saturated_one_is_not(self, scorer: Scorer, tiny: TinyBundle) -> None:
+        known = scorer.read(npy(tiny.train[5])).distance
+        strange = scorer.read(npy(np.full(CELLS.shape, 65_535, np.uint16))).distance
+        assert known is not None
+        assert strange is not None
+        assert known.percentile < 1
+        assert strange.percentile == 100
+        assert "an extrapolation" in strange.sentence
+        assert "among the known data" in known.sentence
+
+    def test_dimensions_that_do_not_vary_take_no_part(self) -> None:
+        generator = np.random.default_rng(0)
+        values = generator.normal(size=(40, 3)).astype(np.float32)
+        padded = np.hstack([values, np.full((40, 2), 7.0, np.float32)])
+        plain, wide = Reference.of(values), Reference.of(padded)
+        assert plain is not None
+        assert wide is not None
+        point = generator.normal(size=3)
+        assert wide.distance([*point, 7.0, 7.1]).nearest == pytest.approx(plain.distance(point).nearest)
+
+    def test_too_few_or_constant_references_say_nothing(self) -> None:
+        assert Reference.of(np.ones((2, 3), np.float32)) is None
+        assert Reference.of(np.ones((20, 3), np.float32)) is None
+
+
+class TestRefused:
+    def test_an_embedding_that_is_not_its_sources(self, altered: Callable[..., TinyBundle], tiny: TinyBundle) -> None:
+        golden = read_bundle(tiny.folder).golden
+        assert golden is not None
+        shifted = golden.embedding.copy()
+        shifted[2, 1] += 3 * embedding_tolerance(golden.embedding)
+        bundle = altered(golden=Golden(golden.pixels, shifted, golden.probabilities))
+        with pytest.raises(BundleError, match=r"expected the embedding by `tiny` to agree with its source within .* it is not served"):
+            Scorer.open(bundle.folder)
+
+    def test_a_head_that_is_not_its_sources(self, altered: Callable[..., TinyBundle], tiny: TinyBundle) -> None:
+        golden = read_bundle(tiny.folder).golden
+        assert golden is not None
+        bundle = altered(golden=Golden(golden.pixels, golden.embedding, {"phase": golden.probabilities["phase"][:, ::-1]}))
+        with pytest.raises(BundleError, match="expected `phase` by `tiny` to agree"):
+            Scorer.open(bundle.folder)
+
+    def test_an_altered_bundle(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = altered()
+        path = bundle.folder / "companions" / "intensity" / "encoder.onnx"
+        path.write_bytes(path.read_bytes() + b"\x00")
+        with pytest.raises(BundleError, match="was altered"):
+            Scorer.open(bundle.folder)
+
+    def test_a_row_that_cannot_be_served(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = read_bundle(altered().folder)
+        card = replace(bundle.card, weights_sha256="", unservable="It needs nuclei.", parity={})
+        write_bundle(bundle.folder, card, bundle.scorecard)
+        with pytest.raises(BundleError, match="`tiny` cannot be served: It needs nuclei"):
+            Scorer.open(bundle.folder)
+
+    def test_a_provider_that_is_not_there_is_never_replaced(self, tiny: TinyBundle) -> None:
+        model = (tiny.folder / "encoder.onnx").read_bytes()
+        plain = onnxruntime.InferenceSession(model, providers=["CUDAExecutionProvider"])
+        if plain.get_providers()[0] == "CUDAExecutionProvider":
+            pytest.skip("this machine has a CUDA device")
+        assert plain.get_providers()[0] == "CPUExecutionProvider"  # the trap: asked for CUDA alone, given the CPU
+        with pytest.raises(ProviderError, match=r"Expected `tiny` to run on CUDAExecutionProvider.*`--provider cpu`"):
+            Scorer.open(tiny.folder, provider="cuda")
+
+    def test_bytes_that_are_no_network(self) -> None:
+        with pytest.raises(BundleError, match="is not an ONNX file"):
+            OnnxEmbedder(b"nothing of the kind")
+
+    def test_an_overflowing_image_is_named_alone(self, scorer: Scorer) -> None:
+        batch = np.full((3, *CELLS.shape), 100.0, np.float32)
+        batch[1] = 3e38
+        answers = scorer._readings(batch)
+        assert isinstance(answers[1], ImageError)
+        assert "not finite" in str(answers[1])
+        assert not isinstance(answers[0], ImageError)
+        assert not isinstance(answers[2], ImageError)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_golden_embedding(tiny: TinyBundle) -> None:
+    scorer = Scorer.open(tiny.folder, provider="cuda")
+    assert scorer.ref.provider == "cuda"
+    came = scorer.embed(npy(tiny.images[5])).embedding
+    np.testing.assert_allclose(came, tiny.embedding[5], rtol=0, atol=embedding_tolerance(tiny.embedding))
