@@ -182,9 +182,14 @@ def get(
         if not relative or not path.resolve().is_relative_to(out.resolve()):
             raise InputError(f"The key `{item.key}` does not name a file below `{out}`.")
         if not _is_there(path, item, known.get(relative)):
-            with _reported(source, endpoint_url):
-                known[relative] = _fetch(client, source, item, path)
-            write_json(receipt, known)
+            try:
+                with _reported(source, endpoint_url):
+                    known[relative] = _fetch(client, source, item, path)
+                write_json(receipt, known)
+            except OSError as error:
+                raise InputError(
+                    f"`{path}` could not be written ({error.strerror}). Make room there, then repeat: what is complete is kept."
+                ) from error
             say(f"{relative}: {item.bytes} bytes, sha256 {known[relative]}")
         paths.append(path)
     return paths

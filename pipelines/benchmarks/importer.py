@@ -17,13 +17,14 @@ from pipelines.benchmarks.annotations import confound_notes, metadata, position_
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.index import Benchmark, write_benchmark
-from pipelines.benchmarks.manifests import CLASS, Manifest, from_class_folders, from_pattern, from_table
+from pipelines.benchmarks.manifests import CLASS, Manifest
 from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
 from pipelines.benchmarks.objects import crop_side, object_sides, read_mask
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
 from pipelines.benchmarks.preparing import Bad, Crops, Preparation, Say, prepare
+from pipelines.benchmarks.reading import inside, located, read_manifest, select
 from pipelines.benchmarks.splits import assign_folds, default_folds
-from pipelines.benchmarks.tables import ImageFiles, path_columns, read_table, require, stem
+from pipelines.benchmarks.tables import ImageFiles, read_table, require
 from registry.errors import BenchmarkError, BlankslideError
 
 
@@ -100,93 +101,11 @@ def _build(
     return write_benchmark(staging, card, index, nuclei.table if nuclei else None)
 
 
-def read_manifest(folder: Path, options: ImportOptions) -> Manifest:
-    """The images of a folder and what is said about them, by pattern, table or class folders (in this order of precedence).
-
-    Raises:
-        BenchmarkError: no images, no table where labels are named, or a table that names no images.
-    """
-    files = ImageFiles.scan(folder)
-    table = read_table(_located(options.table, folder)) if options.table else None
-    if options.pattern:
-        manifest = from_pattern(files, options.pattern, options.channels, table)
-    elif table is not None and options.table is not None:
-        manifest = from_table(files, table, _inside(options.table, folder), options.path)
-    elif options.labels and options.labels != (CLASS,):
-        where = find_table(files)
-        manifest = from_table(files, read_table(folder / where), where, options.path)
-    else:
-        manifest = from_class_folders(files)
-    return _identified(manifest, options)
-
-
-def find_table(files: ImageFiles) -> str:
-    """The only table of a folder that names images, relative to it.
-
-    Raises:
-        BenchmarkError: none does, or several do.
-    """
-    naming = [t for t in files.tables if path_columns(read_table(files.root / t), files, t.rpartition("/")[0])]
-    if len(naming) != 1:
-        what = f"several do: {', '.join(f'`{t}`' for t in naming)}" if naming else f"none of its {len(files.tables)} tables does"
-        raise BenchmarkError(f"Expected one table under `{files.root}` that names its images; {what}. State it with `--table`.")
-    return naming[0]
-
-
-def _located(path: Path, folder: Path) -> Path:
-    return folder / path if (folder / path).exists() else path
-
-
-def _inside(path: Path, folder: Path) -> str:
-    located = _located(path, folder).resolve()
-    return located.relative_to(folder.resolve()).as_posix() if located.is_relative_to(folder.resolve()) else ""
-
-
-def _identified(manifest: Manifest, options: ImportOptions) -> Manifest:
-    rows = manifest.rows.copy()
-    if options.image_id is not None:
-        rows["image_id"] = require(rows, options.image_id, "image id")
-    elif options.object is not None:
-        numbers = require(rows, options.object, "object number").astype(str)
-        rows["image_id"] = [
-            f"{stem(files[0].name) if files[0] else 'missing'}-{number}" for files, number in zip(manifest.files, numbers, strict=True)
-        ]
-    if rows["image_id"].isna().any():
-        raise BenchmarkError(f"{int(rows['image_id'].isna().sum())} rows have no image id. Fill the column, or name another one with `--image-id`.")
-    rows["image_id"] = rows["image_id"].astype(str)
-    return replace(manifest, rows=rows)
-
-
-def select(manifest: Manifest, options: ImportOptions) -> Manifest:
-    """The rows that fulfil `where`, with unique image ids.
-
-    Raises:
-        BenchmarkError: no such column, no row left, or an image id that occurs twice.
-    """
-    notes = list(manifest.notes)
-    for column in dict.fromkeys(c for c, _ in options.where):
-        wanted = [v for c, v in options.where if c == column]
-        values = require(manifest.rows, column, "selection")
-        kept = manifest.keep(values.isin(wanted))
-        if kept.rows.empty:
-            there = ", ".join(f"`{v}`" for v in sorted(values.dropna().unique())[:12])
-            raise BenchmarkError(f"No image has `{column}` = {' or '.join(f'`{v}`' for v in wanted)}. Its values are {there}.")
-        notes.append(f"Only images with `{column}` = {' or '.join(wanted)}: {len(kept.rows)} of {len(manifest.rows)}.")
-        manifest = kept
-    repeated = manifest.rows.loc[manifest.rows["image_id"].duplicated(), "image_id"]
-    if len(repeated):
-        raise BenchmarkError(
-            f"Image id `{repeated.iloc[0]}` occurs more than once ({repeated.nunique()} such ids). Ids must be unique: name their column with"
-            " `--image-id`, or the objects of an image with `--mask` and `--object`."
-        )
-    return replace(manifest, notes=tuple(notes))
-
-
 def _crops(manifest: Manifest, folder: Path, options: ImportOptions) -> Crops | None:
     if options.mask is None or options.object is None:
         return None
     files = ImageFiles.scan(folder)
-    beside = _inside(options.table, folder).rpartition("/")[0] if options.table else ""
+    beside = inside(options.table, folder).rpartition("/")[0] if options.table else ""
     masks = tuple(files.resolve(value, beside) for value in require(manifest.rows, options.mask, "mask"))
     numbers = tuple(manifest.rows[options.object].astype(str))
     return Crops(masks, numbers, options.crop or _side(masks))
@@ -287,7 +206,7 @@ def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: Impor
     if options.nuclei is None:
         return None
     sizes = pd.DataFrame([image.shape[1:] for image in common.images], columns=["height", "width"], index=index["image_id"])
-    return convert_nuclei(read_table(_located(options.nuclei, folder)), sizes, common.spec.shape[1:], common.spec.pixel_size_um)
+    return convert_nuclei(read_table(located(options.nuclei, folder)), sizes, common.spec.shape[1:], common.spec.pixel_size_um)
 
 
 @contextmanager

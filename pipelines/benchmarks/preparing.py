@@ -101,11 +101,16 @@ def prepare(manifest: Manifest, folder: Path, workers: int, crops: Crops | None 
     def work(job: _Job) -> list[Prepared | Bad]:
         return _prepare(job, folder, manifest.channels, crops.side if crops else 0, result.intensities)
 
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(manifest.rows), unit="image", desc="checking images", mininterval=1.0) as bar:
-        for job, outcome in zip(jobs, pool.map(work, jobs), strict=True):
-            result.images += [o for o in outcome if isinstance(o, Prepared)]
-            result.bad += [o for o in outcome if isinstance(o, Bad)]
-            bar.update(len(job.rows))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=len(manifest.rows), unit="image", desc="checking images", mininterval=1.0) as bar:
+            for job, outcome in zip(jobs, pool.map(work, jobs), strict=True):
+                result.images += [o for o in outcome if isinstance(o, Prepared)]
+                result.bad += [o for o in outcome if isinstance(o, Bad)]
+                bar.update(len(job.rows))
+    finally:
+        # on a full disk or an interrupt, the images that wait are not worth waiting for
+        pool.shutdown(cancel_futures=True)
     result.images.sort(key=lambda image: image.row)
     return result
 

@@ -149,7 +149,9 @@ def _by_rule(recipe: Recipe, files: ImageFiles, stated: set[str]) -> Recipe:
     if recipe.options.table is not None:
         tables = {recipe.options.table.as_posix(): read_table(files.root / recipe.options.table)}
     nuclei = next((t for t, table in tables.items() if set(table.columns) >= _NUCLEI), None)
-    chosen = None if recipe.options.labels == (CLASS,) else _main_table({t: table for t, table in tables.items() if t != nuclei}, files)
+    chosen = _main_table({t: table for t, table in tables.items() if t != nuclei}, files)
+    if chosen is not None and recipe.options.labels == (CLASS,) and CLASS not in tables[chosen]:
+        chosen = None
     if nuclei and chosen and "nuclei" not in stated:
         recipe = _changed(recipe, nuclei=Path(nuclei), note=f"nuclei table `{nuclei}` found by rule")
     if nuclei and chosen and "modality" not in stated:
