@@ -104,7 +104,7 @@ class ImportOptions:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> ImportOptions:
-        """Options from plain values (YAML); `label: x` may stand for `labels: [x]`, `where` is a mapping or a list of `column=value`.
+        """Options from plain values (YAML); `label: x` may stand for `labels: [x]`, `where` is a mapping.
 
         Args:
             values: key to value; keys are the fields.
@@ -126,17 +126,6 @@ class ImportOptions:
             return cls(**fields)
         except ParamsError as error:
             raise ParamsError(f"`{source}`: {error}") from error
-
-
-def from_arguments(arguments: Mapping[str, Any]) -> ImportOptions:
-    """Options from parsed command-line arguments (`vars(namespace)`): what is not given, and what is no option of an import, is passed over.
-
-    Raises:
-        ParamsError: a value that does not fit.
-    """
-    known = {field.name for field in dataclasses.fields(ImportOptions)} | set(_ALIASES)
-    given = {key: value for key, value in arguments.items() if key in known and value not in (None, [], "")}
-    return ImportOptions.from_mapping(given, "command line")
 
 
 def parse_where(text: str) -> tuple[str, str]:
@@ -192,8 +181,6 @@ def _converted(name: str, value: Any, source: str) -> Any:
 
 
 def _conditions(value: Any, source: str) -> tuple[tuple[str, str], ...]:
-    if isinstance(value, (list, tuple)):
-        return tuple(parse_where(str(condition)) for condition in value)
     if not isinstance(value, Mapping):
-        raise ParamsError(f"`{source}`: expected `where` to be a mapping of columns to values, or a list of `column=value`, got `{value}`.")
+        raise ParamsError(f"`{source}`: expected `where` to be a mapping of columns to values, got `{value}`.")
     return tuple((str(column), str(v)) for column, values in value.items() for v in (values if isinstance(values, list) else [values]))

@@ -18,7 +18,7 @@ from pipelines.benchmarks.importer import import_folder, track
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.intensities import Intensities
 from pipelines.benchmarks.objects import centroids, crop, crop_side, object_sides
-from pipelines.benchmarks.options import ImportOptions, from_arguments
+from pipelines.benchmarks.options import ImportOptions, parse_where
 from registry.errors import BenchmarkError, ParamsError
 from registry.images import read_image
 from tests.pipelines.benchmarks.folders import classes, noise, table, write
@@ -517,8 +517,9 @@ def test_options_are_checked() -> None:
         ImportOptions.from_mapping({"folds": "five"}, "x.yaml")
     with pytest.raises(ParamsError, match="Objects need both `mask`"):
         ImportOptions(mask="m")
-    given = from_arguments({"label": ["a", "b"], "unit": "plate", "where": ["run=1"], "table": Path("t.csv"), "folds": None, "command": print})
-    assert given == ImportOptions(labels=("a", "b"), unit="plate", where=(("run", "1"),), table=Path("t.csv"))
+    assert parse_where("run=a=b") == ("run", "a=b")
+    with pytest.raises(ParamsError, match="Expected a condition `column=value`, got `run`"):
+        parse_where("run")
     mapped = ImportOptions.from_mapping({"label": "a", "where": {"run": [1, 2]}, "channels": ["x"]}, "y")
     assert mapped == ImportOptions(labels=("a",), where=(("run", "1"), ("run", "2")), channels=("x",))
 
