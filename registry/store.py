@@ -1,0 +1,513 @@
+"""MLflow as the registry sees it. The only importer of mlflow, and a late one: opening a store costs its import, not this module.
+
+| Blankslide | MLflow |
+|---|---|
+| benchmark | experiment of that name |
+| row x benchmark x evidence | run, found again by the tag `blankslide.key` |
+| row | registered model of that name |
+| identity (card, weights, preprocessing) | logged model, and one version of the registered model |
+| bundle | artifacts of the logged model, `bundles/<benchmark>/<digest>` |
+| current evidence on a benchmark | alias `<benchmark>` and the tags of `registry.tags` |
+
+`ensure_...` looks an object up before it makes it, by tags that are written in the same transaction as the object, so
+each may be repeated after a kill. What is registered, and in which order, is `registry.registration`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from registry.bundle import Bundle, read_bundle
+from registry.cards import NAME
+from registry.errors import NotFoundError, StoreError
+from registry.files import canonical_json
+from registry.locks import exclusive, sqlite_path
+from registry.provenance import Provenance
+from registry.tags import IDENTITY
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY = "blankslide.key"
+PROMOTED = "promoted"
+#: values of one image above which the flavour carries no input example: it is stored as JSON
+MAX_EXAMPLE = 1_000_000
+_PAGE = 1000
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A version in words: `NAME`, `NAME@ALIAS` or `NAME/VERSION`."""
+
+    name: str
+    alias: str = ""
+    version: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference.
+
+        Raises:
+            NotFoundError: not of one of the three forms.
+        """
+        name, at, alias = text.partition("@")
+        name, slash, number = name.partition("/")
+        if not NAME.fullmatch(name) or (slash and (at or not number.isdigit())) or (at and not alias):
+            raise NotFoundError("form of reference", text, ("NAME", "NAME@ALIAS", "NAME/VERSION"))
+        return cls(name, alias, int(number or 0))
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        number: 1, 2, ...
+        model_id: its logged model.
+        tags: of the version.
+        aliases: that point to it, sorted.
+    """
+
+    name: str
+    number: int
+    model_id: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.number}"
+
+    @property
+    def identity(self) -> str:
+        """Hash of card, weights and preprocessing."""
+        return self.tags.get(IDENTITY, "")
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks whose evidence is completely registered, sorted."""
+        return tuple(sorted(key.removeprefix("registered.") for key in self.tags if key.startswith("registered.")))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: what was measured of one row on one benchmark.
+
+    Attributes:
+        run_id: MLflow's.
+        experiment: MLflow's id of the benchmark's experiment.
+        started_ms: milliseconds since 1970; the time of everything logged to it.
+        tags: of the run.
+        models: ids of logged models it is linked to.
+    """
+
+    run_id: str
+    experiment: str
+    started_ms: int
+    tags: dict[str, str]
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One logged model: its id, whether its files are complete, the run that made it."""
+
+    model_id: str
+    ready: bool
+    source_run: str
+
+
+def default_uri(workspace: Path) -> str:
+    """MLFLOW_TRACKING_URI, or `mlflow.db` in the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+
+
+def stamp_run(run_id: str, facts: Mapping[str, str]) -> None:
+    """Set tags on a run of the store that MLFLOW_TRACKING_URI names: the run with which `mlflow run` started this process."""
+    _prepare()
+    from mlflow import MlflowClient
+    from mlflow.entities import RunTag
+
+    MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in facts.items()])
+
+
+class Store:
+    """A tracking store and model registry, its schema made; from then on also the process's default for mlflow.
+
+    Args:
+        uri: `sqlite:////absolute/mlflow.db`, `postgresql+psycopg://...` or `http://...`.
+        artifacts: where files of new experiments go (a folder or `s3://...`); default: `mlartifacts` beside an SQLite
+            database; an MLflow server decides itself.
+
+    Raises:
+        StoreError: a store that cannot be opened, or PostgreSQL without `artifacts`.
+    """
+
+    def __init__(self, uri: str, artifacts: str = "") -> None:
+        database = sqlite_path(uri)
+        if not artifacts and database is not None:
+            artifacts = str(database.resolve().parent / "mlartifacts")
+        if not artifacts and uri.startswith("postgresql"):
+            raise StoreError("PostgreSQL holds no files: expected `artifacts`, a folder or `s3://...` that every user of the store reaches.")
+        self.uri = uri
+        self._artifacts = artifacts.rstrip("/")
+        _prepare()
+        import mlflow
+
+        # of several processes that open an empty database at once all but one die on a half-made schema
+        with exclusive(uri, "schema"), _errors(f"The store `{uri}` cannot be opened"):
+            mlflow.set_tracking_uri(uri)
+            self._client: MlflowClient = mlflow.MlflowClient(uri, uri)
+            self._client.search_experiments(max_results=1)
+            self._client.search_registered_models(max_results=1)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the store's lock for one registration or decision."""
+        return exclusive(self.uri, "register")
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def models(self) -> list[str]:
+        """Names of all registered models, sorted."""
+        with _errors("The registered models cannot be listed"):
+            return sorted(model.name for model in _all(self._client.search_registered_models))
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of one registered model, oldest first; [] if there is no such model."""
+        return self._search(f"name = '{name}'", name)
+
+    def find(self, name: str, identity: str) -> Version | None:
+        """The version of that identity, the first if there should be two; None if it is not registered."""
+        found = self._search(f"name = '{name}' and tags.`{IDENTITY}` = '{identity}'", name)
+        return found[0] if found else None
+
+    def version(self, reference: str) -> Version:
+        """The version a reference names; `NAME` alone means its alias `promoted`.
+
+        Raises:
+            NotFoundError: no such model, version or alias; lists what there is.
+        """
+        wanted = Reference.parse(reference)
+        versions = self.versions(wanted.name)
+        if not versions:
+            raise NotFoundError("registered model", wanted.name, self.models())
+        alias = wanted.alias or PROMOTED
+        for version in versions:
+            if version.number == wanted.version or (not wanted.version and alias in version.aliases):
+                return version
+        known = [*(f"{v.name}@{a}" for v in versions for a in v.aliases), *map(str, versions)]
+        raise NotFoundError("version", reference if wanted.version else f"{wanted.name}@{alias}", known)
+
+    def fetch_bundle(self, reference: str, folder: Path, benchmark: str = "") -> Bundle:
+        """Download, verify and rename into place the bundle of a version; an old one at `folder` is replaced.
+
+        Args:
+            reference: `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
+            folder: where the bundle will lie.
+            benchmark: whose heads and scores; default: the alias, if it is one, or the only one there is.
+
+        Raises:
+            NotFoundError: no such version, or it has no evidence on that benchmark.
+            BundleError: what came is not what was registered.
+        """
+        version = self.version(reference)
+        alone = version.benchmarks[0] if len(version.benchmarks) == 1 else ""
+        name = next((b for b in (benchmark, Reference.parse(reference).alias, alone) if b in version.benchmarks), "")
+        if not name or (benchmark and name != benchmark):
+            raise NotFoundError(f"benchmark of `{version}`", benchmark or reference, version.benchmarks)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
+            fetched = self._download(version, version.tags[f"bundle.{name}"], Path(scratch))
+            read_bundle(fetched)
+            if folder.exists():
+                os.replace(folder, Path(scratch) / "replaced")
+            os.replace(fetched, folder)
+        return read_bundle(folder)
+
+    def provenance(self, version: Version, benchmark: str) -> Provenance:
+        """Commit and `dvc.lock` recorded with the evidence on one benchmark.
+
+        Raises:
+            NotFoundError: the version has no evidence on it.
+        """
+        if benchmark not in version.benchmarks:
+            raise NotFoundError(f"benchmark of `{version}`", benchmark, version.benchmarks)
+        run_id = version.tags[f"run.{benchmark}"]
+        with tempfile.TemporaryDirectory() as scratch, _errors(f"The run of `{version}` cannot be read"):
+            facts = self._client.get_run(run_id).data.tags
+            path = Path(self._client.download_artifacts(run_id, "dvc.lock", scratch)) if facts.get("dvc.lock") else None
+            lock = path.read_bytes() if path else b""
+        return Provenance(facts.get("git.commit", ""), facts.get("git.dirty") != "false", facts.get("git.prefix", ""), lock)
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run by its id."""
+        with _errors(f"Run `{run_id}` cannot be read"):
+            return _run_record(self._client.get_run(run_id))
+
+    # ------------------------------------------------------------------------------------------ making
+
+    def ensure_experiment(self, name: str, title: str) -> str:
+        """Id of a benchmark's experiment."""
+        with _errors(f"The experiment `{name}` cannot be made"):
+            existing = self._client.get_experiment_by_name(name)
+            if existing is None:
+                location = f"{self._artifacts}/{name}" if self._artifacts else None
+                self._unless_exists(lambda: self._client.create_experiment(name, location, {"blankslide": "benchmark", "mlflow.note.content": title}))
+                existing = self._client.get_experiment_by_name(name)
+            if existing is None or existing.lifecycle_stage != "active":
+                raise StoreError(f"The experiment `{name}` was deleted in MLflow. Restore it, or delete it for good with `mlflow gc`.")
+            return str(existing.experiment_id)
+
+    def ensure_run(self, experiment: str, key: str, name: str, facts: Mapping[str, str]) -> RunRecord:
+        """The run of that key, the earliest if there should be two."""
+        with _errors(f"The run of `{name}` cannot be made"):
+            found = self._client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time ASC"])
+            return _run_record(found[0] if found else self._client.create_run(experiment, tags={**facts, KEY: key}, run_name=name))
+
+    def ensure_model(self, run: RunRecord, name: str, facts: Mapping[str, str], params: Mapping[str, str], kind: str) -> ModelRecord:
+        """The logged model of the identity in `facts`, the earliest if there should be two."""
+        with _errors(f"The logged model of `{name}` cannot be made"):
+            ours = [e.experiment_id for e in self._client.search_experiments(filter_string="tags.`blankslide` = 'benchmark'", max_results=_PAGE)]
+            wanted = f"tags.`{IDENTITY}` = '{facts[IDENTITY]}' AND name = '{name}'"
+            found = self._client.search_logged_models(ours, wanted, order_by=[{"field_name": "creation_timestamp", "ascending": True}])
+            if found:
+                return _model_record(found[0])
+            return _model_record(self._client.create_logged_model(run.experiment, name, run.run_id, dict(facts), dict(params), kind))
+
+    def model(self, model_id: str) -> ModelRecord:
+        """One logged model by its id."""
+        with _errors(f"The logged model `{model_id}` cannot be read"):
+            return _model_record(self._client.get_logged_model(model_id))
+
+    def upload(self, model: ModelRecord, bundle: Bundle, path: str) -> None:
+        """Put a bundle at `path` among a logged model's files, with MLflow's ONNX flavour if there is ONNX, and finalise it."""
+        with tempfile.TemporaryDirectory() as scratch, _errors(f"The files of `{bundle.name}` cannot be stored"):
+            content = Path(scratch) / "content"
+            if bundle.onnx is not None and not model.ready:
+                _write_flavour(bundle, model.model_id, content)
+            shutil.copytree(bundle.folder, content / path)
+            self._client.log_model_artifacts(model.model_id, str(content))
+            self._client.finalize_logged_model(model.model_id, "READY")
+
+    def ensure_version(self, name: str, summary: str, model: ModelRecord, facts: Mapping[str, str]) -> Version:
+        """The version of the identity in `facts`.
+
+        Without a common lock two hosts may each make one. Numbers follow the order of commits, so whoever then sees a
+        smaller number came second and withdraws its own.
+        """
+        import mlflow
+
+        existing = self.find(name, facts[IDENTITY])
+        if existing is not None:
+            return existing
+        with _errors(f"A version of `{name}` cannot be made"):
+            self._unless_exists(lambda: self._client.create_registered_model(name, {"role": facts["role"]}, summary))
+            # a direct store looks the logged model up in the process's default store, not in the client's
+            mlflow.set_tracking_uri(self.uri)
+            source = f"models:/{model.model_id}"
+            made = self._client.create_model_version(name, source, model.source_run, dict(facts), model_id=model.model_id)
+            first = self.find(name, facts[IDENTITY])
+            if first is not None and first.number < int(made.version):
+                self._client.delete_model_version(name, str(made.version))
+                self._client.delete_logged_model(model.model_id)
+        if first is None:
+            raise StoreError(f"Version {made.version} of `{name}` was made and is not there. Look who else writes to `{self.uri}`.")
+        return first
+
+    def log_scores(
+        self, run: RunRecord, model: ModelRecord, values: Mapping[str, float], params: Mapping[str, str], benchmark: str, data_hash: str
+    ) -> None:
+        """Log scores to a run and its logged model with the dataset attached; logging them again adds nothing."""
+        from mlflow.entities import Dataset, DatasetInput, LoggedModelInput, LoggedModelOutput, Metric, Param
+
+        dataset = Dataset(benchmark, data_hash[:32], "blankslide", canonical_json({"benchmark": benchmark}))
+        with _errors(f"The scores on `{benchmark}` cannot be logged"):
+            linked = [] if model.model_id in run.models or model.source_run == run.run_id else [LoggedModelInput(model.model_id)]
+            self._client.log_inputs(run.run_id, [DatasetInput(dataset, [])], linked)
+            if model.source_run == run.run_id and model.model_id not in run.models:
+                self._client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
+            metrics = [
+                Metric(key, value, run.started_ms, 0, model.model_id, dataset.name, dataset.digest, run.run_id) for key, value in values.items()
+            ]
+            for start in range(0, len(metrics), _PAGE):
+                self._client.log_batch(run.run_id, metrics[start : start + _PAGE])
+            self._client.log_batch(run.run_id, params=[Param(key, value) for key, value in params.items()])
+
+    def log_curves(self, run: RunRecord, curves: Mapping[str, Sequence[float]]) -> None:
+        """Log curves to a run, one value per step."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(key, v, run.started_ms, step, run_id=run.run_id) for key, values in curves.items() for step, v in enumerate(values)]
+        with _errors("The training curves cannot be logged"):
+            for start in range(0, len(metrics), _PAGE):
+                self._client.log_batch(run.run_id, metrics[start : start + _PAGE])
+
+    def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Put a file, or the files of a directory, among a run's artifacts."""
+        with _errors(f"`{path.name}` cannot be stored"):
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), folder or None)
+            else:
+                self._client.log_artifact(run_id, str(path), folder or None)
+
+    def log_model_file(self, model_id: str, path: Path, folder: str) -> None:
+        """Put a file among a logged model's artifacts."""
+        with _errors(f"`{path.name}` cannot be stored"):
+            self._client.log_model_artifact(model_id, str(path), folder)
+
+    # ------------------------------------------------------------------------------------------ marking
+
+    def tag_run(self, run: RunRecord, facts: Mapping[str, str]) -> None:
+        """Set those tags of a run that differ."""
+        with _errors(f"Run `{run.run_id}` cannot be tagged"):
+            for key, value in facts.items():
+                if run.tags.get(key) != value:
+                    self._client.set_tag(run.run_id, key, value)
+
+    def finish_run(self, run: RunRecord) -> None:
+        """Mark a run as finished."""
+        with _errors(f"Run `{run.run_id}` cannot be finished"):
+            self._client.set_terminated(run.run_id, "FINISHED")
+
+    def tag_version(self, version: Version, facts: Mapping[str, str]) -> None:
+        """Set those tags of a version that differ."""
+        with _errors(f"`{version}` cannot be tagged"):
+            for key, value in facts.items():
+                if version.tags.get(key) != value:
+                    self._client.set_model_version_tag(version.name, str(version.number), key, value)
+
+    def describe_version(self, version: Version, description: str, facts: Mapping[str, str]) -> None:
+        """Set a version's description, and tags of its logged model."""
+        with _errors(f"`{version}` cannot be described"):
+            self._client.update_model_version(version.name, str(version.number), description)
+            linked = canonical_json([{"name": version.name, "version": version.number}])
+            # MLflow's own pages follow this tag from the logged model to the version
+            self._client.set_logged_model_tags(version.model_id, {**facts, "mlflow.modelVersions": linked})
+
+    def tag_registered_model(self, name: str, facts: Mapping[str, str]) -> None:
+        """Set those tags of a registered model that differ."""
+        with _errors(f"`{name}` cannot be tagged"):
+            present = self._client.get_registered_model(name).tags
+            for key, value in facts.items():
+                if present.get(key) != value:
+                    self._client.set_registered_model_tag(name, key, value)
+
+    def move_alias(self, version: Version, alias: str) -> None:
+        """Point an alias to a version."""
+        with _errors(f"The alias `{alias}` cannot be moved to `{version}`"):
+            self._client.set_registered_model_alias(version.name, alias, str(version.number))
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _search(self, wanted: str, name: str) -> list[Version]:
+        with _errors(f"Versions of `{name}` cannot be searched"):
+            found = _all(self._client.search_model_versions, filter_string=wanted)
+            # a search leaves the aliases of its results empty
+            pointing = self._client.get_registered_model(name).aliases if found else {}
+        versions = [
+            Version(
+                v.name,
+                int(v.version),
+                v.source.removeprefix("models:/"),
+                dict(v.tags),
+                tuple(sorted(alias for alias, number in pointing.items() if int(number) == int(v.version))),
+            )
+            for v in found
+        ]
+        return sorted(versions, key=lambda v: v.number)
+
+    def _download(self, version: Version, path: str, scratch: Path) -> Path:
+        import mlflow
+
+        source = f"models:/{version.name}/{version.number}/{path}"
+        with _errors(f"The files of `{version}` cannot be downloaded"):
+            # without a destination MLflow may return the store's own directory
+            return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch), tracking_uri=self.uri, registry_uri=self.uri))
+
+    @staticmethod
+    def _unless_exists(make: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            make()
+        except MlflowException as error:
+            if error.error_code != _EXISTS:
+                raise
+
+
+def _write_flavour(bundle: Bundle, model_id: str, folder: Path) -> None:
+    """MLflow's ONNX flavour with signature and input example: `mlflow.onnx.load_model("models:/NAME@ALIAS")` needs nothing else."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    card = bundle.card
+    pixels = TensorSpec(np.dtype(np.float32), (-1, *card.image.shape), "pixels")
+    embedding = TensorSpec(np.dtype(np.float32), (-1, card.dim), "embedding")
+    golden = bundle.golden
+    example = golden.pixels[:1].astype(np.float32) if golden is not None and golden.pixels[0].size <= MAX_EXAMPLE else None
+    mlflow.onnx.save_model(
+        onnx.load_model_from_string(bundle.verified_bytes("encoder.onnx")),
+        str(folder),
+        mlflow_model=Model(model_id=model_id),
+        signature=ModelSignature(inputs=Schema([pixels]), outputs=Schema([embedding])),
+        input_example={"pixels": example} if example is not None else None,
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("mlflow", "onnx", "onnxruntime-gpu", "numpy")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        metadata={"identity": bundle.identity, "row": bundle.name},
+        save_as_external_data=False,
+    )
+
+
+def _run_record(run: Any) -> RunRecord:
+    outputs = run.outputs.model_outputs if run.outputs else []
+    models = [m.model_id for m in (*outputs, *(run.inputs.model_inputs if run.inputs else []))]
+    return RunRecord(run.info.run_id, str(run.info.experiment_id), int(run.info.start_time), dict(run.data.tags), tuple(models))
+
+
+def _model_record(model: Any) -> ModelRecord:
+    return ModelRecord(model.model_id, str(model.status) == "READY", model.source_run_id or "")
+
+
+def _all(search: Any, **arguments: Any) -> list[Any]:
+    """Every page of an MLflow search."""
+    found, token = [], None
+    while True:
+        page = search(max_results=_PAGE, page_token=token, **arguments)
+        found += list(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def _prepare() -> None:
+    """mlflow without its daily look-up at home, its progress bars and its notes on every schema."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow  # noqa: F401  (its import sets up the logger that is quieted here)
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """MLflow's errors in our words."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise StoreError(f"{what}: {str(error).splitlines()[0]}") from error
