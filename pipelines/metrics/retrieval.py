@@ -122,9 +122,7 @@ def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds
         )
     scored = ~np.isnan(ap)
     if not scored.any():
-        raise InputError(
-            "Expected a query with a positive and a negative in another unit, got none. Retrieval needs each label in at least two units."
-        )
+        raise InputError(_NO_QUERY)
     raw, normalised = deletions.without()
     return Retrieval(
         map=_statistic(ap, labels, index, n_classes, raw),

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.metrics.ranking import expected_ap, tie_aware_ap
+from registry.errors import InputError
+
+
+def test_golden_average_precision() -> None:
+    assert tie_aware_ap(np.array([3.0, 2.0, 1.0]), np.array([True, False, True])) == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
+    assert expected_ap(3, 32) == pytest.approx(0.1703336180, abs=5e-11)
+    assert expected_ap(1, 16) == pytest.approx(0.2023266189, abs=1e-10)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 32), (1, 16), (40, 5)])
+def test_all_tied_is_chance(m: int, n: int) -> None:
+    assert tie_aware_ap(np.zeros(m + n), np.arange(m + n) < m) == pytest.approx(expected_ap(m, n), abs=1e-15)
+
+
+def test_chance_is_the_mean_over_random_orders() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [tie_aware_ap(rng.random(35), np.arange(35) < 3) for _ in range(8_000)]
+    assert np.mean(drawn) == pytest.approx(expected_ap(3, 32), abs=0.003)
+
+
+def test_ties_count_as_the_mean_over_orders_within_them() -> None:
+    rng = np.random.default_rng(1)
+    similarity, relevant = rng.integers(0, 4, 20).astype(float), rng.random(20) < 0.3
+    broken = [tie_aware_ap(similarity + 0.5 * rng.random(20), relevant) for _ in range(8_000)]
+    assert tie_aware_ap(similarity, relevant) == pytest.approx(np.mean(broken), abs=4 * np.std(broken) / np.sqrt(8_000))
+
+
+def test_nothing_relevant_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one relevant candidate"):
+        tie_aware_ap(np.arange(3.0), np.zeros(3, dtype=bool))
