@@ -1,0 +1,258 @@
+"""A small workspace as the pipeline leaves it, for the tests of the report: real images and tables, every kind of verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image
+
+from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.embeddings import Manifest
+from pipelines.stages import Workspace
+from registry.cards import EncoderCard
+from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
+from registry.files import sha256_of_file, write_json
+from registry.images import ImageSpec
+
+HOSTILE = "<script>alert('cells')</script> & \"quotes\""
+PROTOCOL = "logistic/standardise/pca128/balanced/C=0.01,1,100/inner3-by-group/v1"
+#: benchmark -> task -> verdict
+STORY = {
+    "culture": {"count": "loses", "texture": "equivalent", "chirality": "beats", "position": "undecided"},
+    "tissue": {"arrangement": "not assessable"},
+    "everyday": {"class": "beats"},
+}
+
+
+def make_workspace(root: Path, title: str = "Simulated screen") -> Workspace:
+    """Three benchmarks: five-channel fluorescence, H&E-like RGB with few patients, natural images with images as units."""
+    workspace = Workspace(root)
+    root.mkdir(parents=True, exist_ok=True)
+    _culture(workspace.data("culture"), title)
+    _tissue(workspace.data("tissue"))
+    _everyday(workspace.data("everyday"))
+    for name, story in STORY.items():
+        _results(workspace, Benchmark.read(workspace.data(name)), story)
+    values = {"seed": 0, "threads": 1, "cells": {}, "compare": list(STORY), "benchmarks": {"culture": {"simulator": "culture", "seed": 1}}}
+    (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return workspace
+
+
+def scorecards(workspace: Workspace) -> list[Scorecard]:
+    """Every scorecard of the workspace, read without the code under test."""
+    import json
+
+    paths = sorted((workspace.root / "out" / "verdicts").glob("*/*.scorecard.json"))
+    return [Scorecard.from_dict(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+# ------------------------------------------------------------------------------------------------ benchmarks
+
+
+def _culture(folder: Path, title: str) -> None:
+    rng = np.random.default_rng(1)
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for i in range(24):
+        y, x = np.mgrid[:32, :32]
+        cells = sum(np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 18) for cy, cx in rng.uniform(6, 26, (5 + i % 2, 2)))
+        pixels = rng.poisson(np.stack([100 + 400 * cells * rng.uniform(0.3, 1) for _ in range(5)])).astype(np.uint16)
+        np.save(folder / "images" / f"{i:02d}.npy", pixels)
+        records.append(
+            {
+                "image_id": f"P{i // 2:02d}-{i % 2}",
+                "path": f"images/{i:02d}.npy",
+                "unit": f"P{i // 2:02d}",
+                "Metadata_Plate": f"P{i // 2:02d}",
+                "fold": -1 if i < 4 else 0,
+                "label_count": f"{5 + i % 2} cells",
+                "label_texture": ("fine", "coarse")[i // 2 % 2],
+                "label_chirality": ("clockwise", "counterclockwise")[i // 3 % 2],
+                "label_position": f"column {1 + i % 11}",
+                "sha256": sha256_of_file(folder / "images" / f"{i:02d}.npy"),
+            }
+        )
+    tasks = tuple(Task(name, f"What is the {name}?", expectation=f"`density` is at chance on {name}.") for name in STORY["culture"])
+    card = BenchmarkCard(
+        name="culture",
+        title=title,
+        modality="cells",
+        image=ImageSpec(("DNA", "ER", "RNA", "AGP", "Mito"), "uint16", 32, 32, ((100.0, 600.0),) * 5, 2.0),
+        unit="plate",
+        tasks=tasks,
+        licence="CC0-1.0",
+        notes=("Simulated: the truth is planted and known.",),
+        truth={"simulator": "culture", "seed": 1, "effects": {"count": "5 or 6 cells, exactly"}, "matched": {"chirality": ["density", "spectrum"]}},
+    )
+    write_benchmark(folder, card, pd.DataFrame(records))
+
+
+def _tissue(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for i in range(16):
+        pixels = np.clip(rng.normal((215, 150, 195), 12, (40, 48, 3)), 0, 255)
+        for cy, cx in rng.uniform(3, 37, (14, 2)):
+            y, x = np.mgrid[:40, :48]
+            pixels[(y - cy) ** 2 + (x - cx) ** 2 < 7] = (90, 60, 140)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{i:02d}.png")
+        records.append(
+            {
+                "image_id": f"t{i:02d}",
+                "path": f"images/{i:02d}.png",
+                "unit": f"patient {i // 4 + 1}",
+                "fold": i // 4 % 2,
+                "label_arrangement": ("random", "clustered")[i % 2] if i < 14 else None,
+                "sha256": sha256_of_file(folder / "images" / f"{i:02d}.png"),
+            }
+        )
+    card = BenchmarkCard(
+        name="tissue",
+        title="Tissue of four patients",
+        modality="tissue",
+        image=ImageSpec(("red", "green", "blue"), "uint8", 40, 48, ((0.0, 255.0),) * 3, 0.5),
+        unit="patient",
+        tasks=(Task("arrangement", "Are the dark nuclei clustered?"),),
+    )
+    write_benchmark(folder, card, pd.DataFrame(records))
+
+
+def _everyday(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for i in range(12):
+        pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i:02d}.png")
+        records.append(
+            {
+                "image_id": f"n{i:02d}",
+                "path": f"images/{i:02d}.png",
+                "unit": f"n{i:02d}",
+                "fold": i % 3,
+                "label_class": ("cat", "dog & <b>wolf</b>", "ship")[i % 3 if i < 6 else (i + 1) % 3],
+                "sha256": sha256_of_file(folder / "images" / f"{i:02d}.png"),
+            }
+        )
+    card = BenchmarkCard(
+        name="everyday",
+        title="Everyday photographs",
+        modality="natural",
+        image=ImageSpec(("red", "green", "blue"), "uint8", 32, 32, ((0.0, 255.0),) * 3, None, "linear"),
+        unit="image",
+        tasks=(Task("class", "What is in the picture?"),),
+        notes=("Images as units: optimistic.",),
+    )
+    write_benchmark(folder, card, pd.DataFrame(records))
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+
+def _results(workspace: Workspace, benchmark: Benchmark, story: dict[str, str]) -> None:
+    name = benchmark.card.name
+    empty = Scorecard("", "negative", name, benchmark.card.title, benchmark.data_hash(), benchmark.card.unit, list(benchmark.card.notes))
+    empty = replace(empty, modality=benchmark.card.modality, provenance={"versions": {"numpy": "2.4.6", "torch": "2.14.1"}, "card_hash": "c" * 64})
+    level = 1 / 2 if name != "everyday" else 1 / 3
+    tasks = list(story)
+    cards = [
+        replace(empty, row="simclr", role="encoder", scores=_scores(tasks, 0.8, level), tasks=[_evidence(t, w, name) for t, w in story.items()]),
+        replace(
+            empty,
+            row="untrained-cnn",
+            role="twin",
+            scores=_scores(tasks, 0.71, level, "fresh") + _scores(tasks, 0.73, level, "calibrated"),
+        ),
+        replace(empty, row="density", scores=_scores(tasks, 0.69, level), flags=["low_rank"]),
+        replace(empty, row="random", scores=_scores(tasks, 0.5, level)),
+        replace(empty, row="constant", scores=_scores(tasks, 0.5, level), flags=["collapsed", "low_rank"]),
+        replace(empty, row="composition", not_applicable="the benchmark has no `nuclei.parquet`"),
+        replace(empty, row="oracle", role="positive", scores=_scores(tasks, 0.97, level)),
+    ]
+    for card in cards:
+        write_json(workspace.verdicts(name) / f"{card.row}.scorecard.json", card.as_dict())
+        if card.row != "oracle":
+            _manifest(card, benchmark).write(workspace.embeddings(name) / "cell" / card.row)
+    verdicts = [asdict(t) | {"encoder": c.row} for c in cards for t in c.tasks]
+    write_json(workspace.verdicts(name) / "verdicts.json", {"benchmark": name, "verdicts": verdicts})
+
+
+def _manifest(card: Scorecard, benchmark: Benchmark) -> Manifest:
+    twins = ("untrained-cnn",) if card.role == "encoder" else ()
+    encoder = EncoderCard(card.row, card.role, f"what `{card.row}` is, in one sentence", twins=twins)
+    return Manifest(
+        row=card.row,
+        benchmark=card.benchmark,
+        card=encoder.as_dict(),
+        card_hash="c" * 64,
+        data_hash=card.data_hash,
+        image=benchmark.card.image.as_dict(),
+        dim=0 if card.not_applicable else 64,
+        not_applicable=card.not_applicable,
+    )
+
+
+def _scores(tasks: list[str], value: float, chance: float, variant: str = "") -> list[ScoreEntry]:
+    members, sd = (10, 0.021) if variant else (1, 0.0)
+    found = []
+    for number, task in enumerate(tasks):
+        known = number % 3 < 2  # one task in three without intervals
+        shifted = min(value + 0.011 * number, 0.999)
+        for metric, primary in (("logistic.balanced_accuracy", True), ("logistic.auroc", False), ("knn.balanced_accuracy", False)):
+            low, high = (max(shifted - 0.06, 0.0), min(shifted + 0.05, 1.0)) if known else (None, None)
+            entry = ScoreEntry(task, metric, variant, PROTOCOL, shifted, members, sd, low, high, 240, 12 + number, 10.4, chance, primary)
+            found.append(entry)
+    return found
+
+
+def _evidence(task: str, word: str, benchmark: str) -> TaskEvidence:
+    known = word != "not assessable"
+    centre, half = {"beats": (0.09, 0.04), "loses": (-0.21, 0.05), "equivalent": (0.003, 0.012), "undecided": (0.03, 0.07)}.get(word, (0.1, 0.0))
+    controls = [
+        ("untrained-cnn/fresh", "twin", 0.05),
+        ("untrained-cnn/calibrated", "twin", 0.03),
+        ("density", "negative", 0.0),
+        ("random", "negative", 0.2),
+        ("constant", "negative", 0.2),
+        ("layout", "aside", -0.02),
+        ("oracle", "aside", -0.25),
+    ]
+    return TaskEvidence(
+        task=task,
+        question=f"What is the {task}?",
+        metric="logistic.balanced_accuracy",
+        protocol_id=PROTOCOL,
+        value=0.8,
+        word=word,
+        twin_word="beats" if known else "not assessable",
+        p=0.0004 if known else None,
+        p_holm=0.021 if known else None,
+        gain=centre,
+        low=centre - half if known else None,
+        high=centre + half if known else None,
+        against="density",
+        n_units=12 if known else 4,
+        n_eff=10.4 if known else 3.9,
+        sentence=f"on `{task}`, simclr {word} `density` on {benchmark} (gain {centre:.3f}, 12 plates)",
+        detail="Undecided: a gain of 0.070 would have been detected." if word == "undecided" else "",
+        comparisons=[_comparison(control, role, centre + d, half + 0.02 * (role == "twin"), known) for control, role, d in controls],
+        share_of_gap={"value": 0.41, "low": 0.22, "high": 0.61, "note": ""} if word == "beats" else {},
+        beyond={"bits": 0.12, "low": 0.05, "high": 0.2, "word": "beats", "note": "against its twins and random features of the controls"}
+        if known
+        else {},
+        servable_control="density",
+        unservable=[{"name": "cell-graph", "value": 0.99, "reason": "needs `nuclei.parquet`"}] if word == "loses" else [],
+        confounded=word == "undecided",
+        per_unit={} if known else {f"patient {i}": 0.5 + 0.1 * i for i in range(1, 5)},
+    )
+
+
+def _comparison(control: str, role: str, gain: float, half: float, known: bool) -> Comparison:
+    bounds = (gain - half, gain + half, gain + 1.2 * half, 0.01) if known else (None, None, None, None)
+    return Comparison(control, role, gain, *bounds, control_value=0.8 - gain)

@@ -1,0 +1,355 @@
+"""The report as a document: complete, escaped, self-contained, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.figures import forest
+from pipelines.report import read_scorecards, write_report
+from pipelines.reporting import words
+from pipelines.reporting.contact import CLASSES, Renderer, contact, data_uri, scale_bar_um
+from pipelines.reporting.lanes import Axis
+from pipelines.stages import Workspace
+from registry.errors import BenchmarkError, ParamsError
+from registry.evidence import WORDS
+from registry.images import ImageSpec
+from tests.pipelines.report_workspace import HOSTILE, PROTOCOL, STORY, make_workspace, scorecards
+
+VOID = {"meta", "img", "input", "br", "hr", "link"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a browser would find: elements in order, visible text, and whether every tag is closed in turn."""
+
+    html: str
+    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.feed(self.html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = make_workspace(tmp_path_factory.mktemp("report"), HOSTILE)
+    write_report(made, made.params())
+    return made
+
+
+@pytest.fixture(scope="module")
+def html(workspace: Workspace) -> str:
+    return (workspace.root / "reports" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_same_inputs_elsewhere_give_the_same_bytes(workspace: Workspace, html: str, tmp_path: Path) -> None:
+    elsewhere = Workspace(tmp_path / "another" / "folder")
+    shutil.copytree(workspace.root, elsewhere.root, ignore=shutil.ignore_patterns("reports"))
+    write_report(elsewhere, elsewhere.params())
+    assert (elsewhere.root / "reports" / "index.html").read_text(encoding="utf-8") == html
+    assert str(workspace.root) not in html
+
+
+def test_the_document_is_well_formed_and_its_references_resolve(page: Page) -> None:
+    assert page.open == []
+    ids = page.attributes("id")
+    assert [i for i, n in Counter(ids).items() if n > 1] == []
+    inside = [href[1:] for href in page.attributes("href") if href.startswith("#")]
+    labels = [i for value in page.attributes("aria-labelledby") for i in value.split()]
+    assert len(inside) > 20
+    assert set(inside + labels) <= set(ids)
+    assert Counter(tag for tag, _ in page.elements)["h1"] == 1
+    assert {"header", "nav", "main"} <= {tag for tag, _ in page.elements}
+
+
+def test_nothing_is_loaded_from_anywhere(html: str, page: Page) -> None:
+    loads = [v for name in ("src", "srcset", "poster", "data", "action", "background") for v in page.attributes(name)]
+    assert loads
+    assert all(v.startswith("data:image/jpeg;base64,") for v in loads)
+    links = [(tag, a["href"]) for tag, a in page.elements if "href" in a]
+    assert {tag for tag, _ in links} == {"a", "use"}
+    assert {href for _, href in links if not href.startswith("#")} == {"simulators/culture.html"}
+    assert not re.search(r"@import|url\(|https?://", html)
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+
+
+def test_only_its_own_style_and_script_may_run(html: str, page: Page) -> None:
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    for tag in ("style", "script"):
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert len(found) == 1
+        assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(found[0].encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    assert page.attributes("style") == []
+    assert [name for _, a in page.elements for name in a if name.startswith("on")] == []
+
+
+def test_a_hostile_title_and_label_are_text(html: str, page: Page) -> None:
+    assert "<script>alert" not in html
+    assert HOSTILE in page.text
+    assert "dog & <b>wolf</b>" in page.text
+    assert any("dog & <b>wolf</b>" in label for label in page.attributes("aria-label"))
+
+
+def test_every_verdict_and_its_evidence_is_said(workspace: Workspace, page: Page) -> None:
+    found = [(card, task) for card in scorecards(workspace) for task in card.tasks]
+    assert {task.word for _, task in found} == set(WORDS)
+    for card, task in found:
+        assert words.as_sentence(task.sentence.replace("`", "")) in page.text
+        assert f"{card.benchmark}--{task.task}--{card.row}" in page.attributes("id")
+        for comparison in task.comparisons:
+            assert words.signed(comparison.gain) in page.text
+        for unit, value in task.per_unit.items():
+            assert f"{unit}{words.number(value)}".replace(" ", "") in page.text.replace(" ", "")
+    for text in ("0.41 [0.22, 0.61]", "+0.12 bits [0.05, 0.20]", "stronger but not servable: cell-graph 0.990 (needs nuclei.parquet)"):
+        assert text in page.text
+    assert page.text.count("beats this encoder: the place on the plate alone tells more") == 1
+
+
+def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, html: str, page: Page) -> None:
+    cards = scorecards(workspace)
+    assert html.count("<tr data-task=") == sum(len(card.scores) for card in cards)
+    headers = re.findall(r'<th scope="row">([^<]+)</th>', html)
+    expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
+    assert Counter(headers) == expected
+    assert page.text.count("Not applicable: the benchmark has no nuclei.parquet") == len(STORY)
+    assert html.count('class="flag"') == 3 * len(STORY)
+    assert html.count(f'<code title="{PROTOCOL}">{words.protocol(PROTOCOL)}</code>') == html.count("<tr data-task=")
+    assert page.text.count(PROTOCOL) == len(STORY)
+
+
+def test_notes_truth_and_provenance_are_there(workspace: Workspace, page: Page) -> None:
+    assert page.text.count("Images as units: optimistic.") >= 2
+    assert "5 or 6 cells, exactly" in page.text
+    for name in STORY:
+        assert Benchmark.read(workspace.data(name)).data_hash() in page.text
+    for text in ("dvc repro", "mlflow ui", "blankslide serve simclr", "numpy", "2.4.6", "max loss"):
+        assert text in page.text
+
+
+def test_the_counts_at_the_top_are_those_of_the_scorecards(page: Page) -> None:
+    assert "6 verdicts on 1 encoder and 3 benchmarks: 2 beats 1 loses 1 equivalent 1 undecided 1 not assessable" in page.text
+    assert "better than its own untrained twins on 4 of 4 tasks, better than every control on 1, beaten by a control on 1." in page.text
+    assert "on 0 of 1 task, better than every control on 0, not assessable on 1." in page.text
+
+
+def test_pictures_have_a_size_and_a_description(page: Page) -> None:
+    pictures = [a for tag, a in page.elements if tag == "img"]
+    assert len(pictures) > 60
+    assert all(a["width"].isdigit() and a["height"].isdigit() and "alt" in a for a in pictures)
+    described = [a["aria-label"] for _, a in page.elements if a.get("role") == "img"]
+    assert sum("example image" in label for label in described) == len(described) == 22
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_can_be_read_in_both_themes(html: str, theme: str) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
+    colours = {name: value for block in blocks[: 1 if theme == "light" else 2] for name, value in re.findall(r"--([\w-]+): (#\w{6});", block)}
+    for name in ("ink", "soft", "link", "beats", "loses", "equivalent", "undecided", "not-assessable", "twin", "negative"):
+        assert _contrast(colours[name], colours["paper"]) >= 4.5, name
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.1 contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        light = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(light <= 0.03928, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_without_benchmarks_or_scorecards_it_says_what_to_do(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"`compare` in params\.yaml names no benchmark"):
+        write_report(workspace, replace(workspace.params(), compare=[]))
+    bare = Workspace(tmp_path)
+    shutil.copytree(workspace.data("everyday"), bare.data("everyday"))
+    with pytest.raises(BenchmarkError, match=r"Run `blankslide diagnose everyday`\."):
+        write_report(bare, replace(workspace.params(), compare=["everyday"]))
+    assert not (tmp_path / "reports").exists()
+
+
+def test_starting_the_stage_imports_no_plotting() -> None:
+    code = (
+        "import sys, pipelines.report, pipelines.figures; print([m for m in ('matplotlib', 'jinja2', 'PIL', 'torch', 'sklearn') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def test_an_axis_places_values_and_round_ticks() -> None:
+    axis = Axis(-0.5, 0.5)
+    assert [axis.at(v) for v in (-0.5, 0.0, 0.25, 9.0)] == ["0.00%", "50.00%", "75.00%", "100.00%"]
+    assert axis.span(-0.1, 0.1) == ("40.00%", "20.00%")
+    assert [t.label for t in axis.ticks(signed=True)] == ["−0.4", "−0.2", "0", "+0.2", "+0.4"]
+    lane = axis.lane(0.1, 0.0, 0.4)
+    assert (lane.point, lane.start, lane.width, lane.peak) == ("60.00%", "50.00%", "40.00%", "25.0")
+    assert axis.lane(0.1).start == ""
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-0.03, 0.02), (0.5, 0.5), (-40.0, 17.0), (0.491, 0.523)])
+def test_an_axis_holds_its_values_and_a_few_ticks_within_it(ends: tuple[float, float]) -> None:
+    axis = Axis.around([*ends, None])
+    assert axis.low < ends[0] <= ends[1] < axis.high
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 7
+    values = [float(t.label.replace("−", "-")) for t in ticks]
+    assert all(axis.low <= v <= axis.high for v in values)
+    assert len(set(np.round(np.diff(values), 9))) == 1
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [words.number(v) for v in (None, 0.9126, -0.031, -0.0001)] == ["–", "0.913", "−0.031", "0.000"]
+    assert [words.signed(v) for v in (0.031, -0.031, 0.0001, 0.0)] == ["+0.031", "−0.031", "0.000", "0.000"]
+    assert (words.interval(-0.1, 0.2), words.interval(None, 0.2)) == ("[−0.100, 0.200]", "")
+    assert [words.probability(v) for v in (None, 0.0004, 0.0213)] == ["–", "< 0.001", "0.021"]
+    assert [words.count(n, noun) for n, noun in ((1, "plate"), (2, "plate"), (1200, "class"), (3, "body"), (2, "day"))] == [
+        "1 plate",
+        "2 plates",
+        "1,200 classes",
+        "3 bodies",
+        "2 days",
+    ]
+    assert words.coded("`<i>` & `b`") == "<code>&lt;i&gt;</code> &amp; <code>b</code>"
+    assert words.metric("knn.balanced_accuracy") == "balanced accuracy of a nearest-neighbour probe"
+    assert set(words.VERDICTS) == set(WORDS)
+    assert words.protocol("knn/k15/v1") != words.protocol("knn/k15/v2")
+
+
+def test_examples_come_from_different_units_and_test_images(workspace: Workspace) -> None:
+    benchmark = Benchmark.read(workspace.data("culture"))
+    found = contact(benchmark, tiles=20)
+    index = benchmark.index.set_index("image_id")
+    for sheet, task in zip(found.sheets, benchmark.card.tasks, strict=True):
+        assert [c.label for c in sheet.classes] == sorted(set(index[task.column]), key=lambda s: [int(p) if p.isdigit() else p for p in s.split()])
+        for shown in sheet.classes:
+            assert set(index.loc[list(shown.image_ids), task.column]) == {shown.label}
+            assert shown.count == (index[task.column] == shown.label).sum()
+    count = found.sheets[0].classes[0]
+    assert len(count.image_ids) == 8
+    assert index.loc[list(count.image_ids), "unit"].is_unique
+    assert (index.loc[list(count.image_ids), "fold"] == 0).all()
+    assert [c.name for c in found.channels] == ["DNA", "ER", "RNA", "AGP", "Mito"]
+    assert (found.bar, found.bar_percent) == ("20 µm", "31.25%")
+
+
+def test_more_classes_than_can_be_pictured_are_counted(workspace: Workspace) -> None:
+    benchmark = Benchmark.read(workspace.data("culture"))
+    many = replace(benchmark, index=benchmark.index.assign(label_count=[f"class {i + 1}" for i in range(24)]))
+    sheet = contact(many, tiles=4).sheets[0]
+    assert [len(c.uris) for c in sheet.classes] == [1] * CLASSES
+    assert (sheet.classes[9].label, sheet.left_out) == ("class 10", 0)
+
+
+def test_an_image_that_cannot_be_read_is_left_out(workspace: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(workspace.data("everyday"), tmp_path / "everyday")
+    benchmark = Benchmark.read(tmp_path / "everyday")
+    before = contact(benchmark, tiles=20).sheets[0].classes[0]
+    (tmp_path / "everyday" / benchmark.index.set_index("image_id")["path"][before.image_ids[0]]).write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert contact(benchmark, tiles=20).sheets[0].classes[0].image_ids == before.image_ids[1:]
+
+
+def test_rgb_is_shown_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 255, (3, 4, 4)), np.ones((8, 8))).astype(np.float32)
+    spec = ImageSpec(("red", "green", "blue"), "uint8", 32, 32, ((0.0, 255.0),) * 3)
+    rgb = Renderer.of(spec, [pixels])(pixels)
+    np.testing.assert_array_equal(rgb, np.moveaxis(pixels, 0, -1).astype(np.uint8))
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(data_uri(rgb).partition(",")[2]))), dtype=float)
+    assert np.abs(decoded - rgb).mean() < 8
+
+
+def test_a_composite_shows_each_channel_in_its_colour_and_all_images_at_one_stretch() -> None:
+    spec = ImageSpec(("one", "two"), "uint16", 10, 10, ((0.0, 1000.0),) * 2)
+    dim, bright = np.full((2, 10, 10), 100, np.float32), np.full((2, 10, 10), 100, np.float32)
+    dim[0, 2, 2], bright[0, 2, 2], bright[1, 7, 7] = 300, 900, 500
+    renderer = Renderer.of(spec, [dim, bright])
+    first, second = renderer(dim), renderer(bright)
+    assert first[0, 0].tolist() == [0, 0, 0]
+    assert 0 < first[2, 2].sum() < second[2, 2].sum()
+    hue = [c / np.linalg.norm(c) for c in (second[2, 2].astype(float), second[7, 7].astype(float))]
+    np.testing.assert_allclose(hue, renderer.colours / np.linalg.norm(renderer.colours, axis=1, keepdims=True), atol=0.02)
+
+
+def test_a_constant_channel_and_one_channel_do_not_break_the_picture() -> None:
+    spec = ImageSpec(("grey",), "float32", 6, 6, ((0.0, 1.0),))
+    rgb = Renderer.of(spec, [np.zeros((1, 6, 6), np.float32)])(np.zeros((1, 6, 6), np.float32))
+    assert rgb.tolist() == np.zeros((6, 6, 3), int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("pixel_size_um", "resize", "expected"), [(2.0, "refuse", 50.0), (0.108, "refuse", 2.0), (None, "refuse", 0), (2.0, "linear", 0)]
+)
+def test_the_scale_bar_is_round_and_only_where_lengths_are_known(pixel_size_um: float | None, resize: str, expected: float) -> None:
+    assert scale_bar_um(ImageSpec(("a",), "uint8", 64, 64, ((0.0, 255.0),), pixel_size_um, resize)) == expected
+
+
+def test_forest_plots_for_the_registry_are_pngs_with_stable_bytes(workspace: Workspace) -> None:
+    import matplotlib
+
+    found = {task.word: task for card in scorecards(workspace) for task in card.tasks}
+    for word in ("beats", "not assessable"):
+        drawn = forest(found[word])
+        with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+            assert forest(found[word]) == drawn
+        with Image.open(io.BytesIO(drawn)) as picture:
+            assert picture.format == "PNG"
+            assert np.asarray(picture.convert("L")).std() > 10
+            assert picture.info.get("Software") is None
+    assert forest(replace(found["beats"], question="costs $5 or $6?")) != forest(found["beats"])
+
+
+def test_scorecards_are_read_in_order(workspace: Workspace) -> None:
+    names = [card.row for card in read_scorecards(workspace, "culture")]
+    assert names == sorted(names)
+    assert len(names) == 7
