@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from registry.arrays import Embedding
 from registry.bundle import read_arrays
 from registry.errors import BenchmarkError, NotFoundError
-from registry.files import published, read_json, sha256_of_bytes, write_json
+from registry.files import published, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ def state_file(member: str, fold: int | None) -> str:
     return f"{Path(member_file(member, fold)).stem}.state.npz"
 
 
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of one member's embeddings.
+
+    Attributes:
+        image_ids: n ids in index order.
+        metadata: n rows of `Metadata_*` columns.
+        values: (n, d) float32, finite.
+    """
+
+    image_ids: list[str]
+    metadata: pd.DataFrame
+    values: Embedding
+
+
 def write_member(path: Path, image_ids: list[str], metadata: pd.DataFrame, values: Embedding) -> str:
     """Publish one member's embeddings; returns the sha256 of the values.
 
@@ -88,30 +105,59 @@ def write_member(path: Path, image_ids: list[str], metadata: pd.DataFrame, value
     Raises:
         BenchmarkError: values are not finite or do not match the ids.
     """
-    import pyarrow as pa
+    return write_parts(path, [Part(image_ids, metadata, values)])
+
+
+def write_parts(path: Path, parts: Iterable[Part]) -> str:
+    """As `write_member`, from parts that need never be in memory together; one row group each.
+
+    Raises:
+        BenchmarkError: values are not finite, do not match the ids or differ in d; or there are no parts.
+    """
     import pyarrow.parquet as pq
 
-    if values.ndim != 2 or len(values) != len(image_ids):
-        raise BenchmarkError(f"`{path.name}`: expected one vector for each of {len(image_ids)} images, got shape {values.shape}.")
-    if not np.isfinite(values).all():
-        bad = image_ids[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
-        raise BenchmarkError(f"`{path.name}`: the embedding of image `{bad}` is not finite.")
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    flat = pa.array(values.reshape(-1), type=pa.float32())
-    columns: dict[str, Any] = {"image_id": pa.array(image_ids, type=pa.string())}
-    for name in metadata.columns:
-        columns[name] = pa.Array.from_pandas(metadata[name])
-    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(pa.field("element", pa.float32(), False), values.shape[1]))
+    digest = hashlib.sha256()
     with published(path) as temporary:
-        pq.write_table(
-            pa.table(columns).combine_chunks(),
-            temporary,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=False,
-            column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"},
-        )
-    return sha256_of_bytes(values.tobytes())
+        writer = None
+        try:
+            for part in parts:
+                table = _table(path.name, part)
+                if writer is None:
+                    writer = pq.ParquetWriter(
+                        temporary,
+                        table.schema,
+                        compression="zstd",
+                        compression_level=1,
+                        use_dictionary=False,
+                        column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"},
+                    )
+                if table.schema != writer.schema:
+                    raise BenchmarkError(f"`{path.name}`: expected parts of one kind, got {table.schema} after {writer.schema}.")
+                writer.write_table(table)
+                digest.update(np.ascontiguousarray(part.values, dtype=np.float32).tobytes())
+            if writer is None:
+                raise BenchmarkError(f"`{path.name}`: there is nothing to write.")
+        finally:
+            if writer is not None:
+                writer.close()
+    return digest.hexdigest()
+
+
+def _table(name: str, part: Part) -> Any:
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(part.values, dtype=np.float32)
+    if values.ndim != 2 or len(values) != len(part.image_ids):
+        raise BenchmarkError(f"`{name}`: expected one vector for each of {len(part.image_ids)} images, got shape {values.shape}.")
+    if not np.isfinite(values).all():
+        bad = part.image_ids[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+        raise BenchmarkError(f"`{name}`: the embedding of image `{bad}` is not finite.")
+    columns: dict[str, Any] = {"image_id": pa.array(part.image_ids, type=pa.string())}
+    for column in part.metadata.columns:
+        columns[column] = pa.Array.from_pandas(part.metadata[column])
+    element = pa.field("element", pa.float32(), False)
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(element, values.shape[1]))
+    return pa.table(columns).combine_chunks()
 
 
 def read_member(path: Path) -> tuple[list[str], Embedding]:
@@ -152,10 +198,18 @@ class Row:
         """
         if member not in self.manifest.members:
             raise NotFoundError("member", f"{self.name}/{member}", self.manifest.members)
-        ids, values = read_member(self.folder / member_file(member, fold if self.manifest.folds else None))
+        ids, values = read_member(self.folder / self._file(member, fold))
         if ids != image_ids:
             raise BenchmarkError(f"`{self.folder}` holds other images than the index ({len(ids)} against {len(image_ids)}). Extract it again.")
         return values
+
+    def _file(self, member: str, fold: int) -> str:
+        """The file that serves this fold: its own for a member that was fitted to several folds, the one there is otherwise.
+
+        A row may hold both kinds: the fresh draws of a twin are the same whatever the fold, the calibrated ones are not.
+        """
+        own = member_file(member, fold)
+        return own if self.manifest.folds and (self.folder / own).is_file() else member_file(member, None)
 
     def state(self, member: str, fold: int) -> dict[str, NDArray[Any]]:
         """What one fitted member learned for `fold`, as `Representation.load_state` takes it."""

@@ -1,0 +1,130 @@
+"""Images of a benchmark as batches, decoded in threads ahead of whoever consumes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from pipelines.benchmarks.index import Benchmark
+from registry.arrays import PixelBatch
+from registry.errors import ImageError
+from registry.representation import Batch
+
+#: batches decoded ahead of the one in use; with the batch size it bounds the memory, whatever the number of images
+AHEAD = 2
+#: bad images a message names; all are counted
+NAMED = 5
+
+
+def metadata_columns(benchmark: Benchmark) -> list[str]:
+    """The index's `Metadata_*` columns, in order."""
+    return [column for column in benchmark.index.columns if column.startswith("Metadata_")]
+
+
+@dataclass
+class Unreadable:
+    """The images that could not be read, and how many may be.
+
+    Attributes:
+        tolerance: how many unreadable images do not fail the stage.
+        reasons: reason by image id.
+    """
+
+    tolerance: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the tolerance is exceeded."""
+        return len(self.reasons) > self.tolerance
+
+    def error(self, images: int) -> ImageError:
+        """What the stage fails with, once all images were looked at."""
+        named = [f"`{name}`: {self.reasons[name]}" for name in sorted(self.reasons)[:NAMED]]
+        more = f" and {len(self.reasons) - NAMED} more" if len(self.reasons) > NAMED else ""
+        return ImageError(
+            f"{len(self.reasons)} of {images} images cannot be used, {self.tolerance} are tolerated: {' '.join(named)}{more}"
+            " Repair or remove them, or raise the tolerance."
+        )
+
+
+class ImageLoader:
+    """Decodes images of one benchmark, several at a time, and keeps account of those that cannot be read.
+
+    Args:
+        benchmark: whose images.
+        decoders: threads.
+        unreadable: where bad images are noted; they are left out of their batch.
+    """
+
+    def __init__(self, benchmark: Benchmark, decoders: int, unreadable: Unreadable) -> None:
+        self.benchmark = benchmark
+        self.decoders = decoders
+        self.unreadable = unreadable
+        self._ids: list[str] = benchmark.index["image_id"].tolist()
+        self._metadata = benchmark.index[metadata_columns(benchmark)]
+
+    def batches(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """One batch for each chunk of index rows, in order; it lacks the images that cannot be read and may be empty."""
+        pending: deque[_Decoding] = deque()
+        pool = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
+        try:
+            for rows in chunks:
+                pending.append(self._start(pool, rows))
+                if len(pending) > AHEAD:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(self, pool: ThreadPoolExecutor, rows: Sequence[int]) -> _Decoding:
+        pixels = np.empty((len(rows), *self.benchmark.card.image.shape), np.float32)
+        return _Decoding(rows, pixels, [pool.submit(self._decode, row, pixels[place]) for place, row in enumerate(rows)])
+
+    def _decode(self, row: int, into: PixelBatch) -> str:
+        """Decode one image into its place; returns why it cannot be read, "" if it can."""
+        try:
+            into[:] = self.benchmark.pixels(row)
+        except ImageError as error:
+            # outputs hold no paths of this machine
+            return str(error).replace(f"{self.benchmark.folder}/", "")
+        return ""
+
+    def _finish(self, decoding: _Decoding) -> Batch:
+        reasons = [future.result() for future in decoding.futures]
+        self.unreadable.reasons.update({self._ids[row]: reason for row, reason in zip(decoding.rows, reasons, strict=True) if reason})
+        kept = [place for place, reason in enumerate(reasons) if not reason]
+        rows = [decoding.rows[place] for place in kept]
+        return Batch(
+            image_ids=tuple(self._ids[row] for row in rows),
+            pixels=decoding.pixels if len(kept) == len(reasons) else decoding.pixels[kept],
+            metadata=self._metadata.iloc[rows].reset_index(drop=True),
+            nuclei=self._nuclei(rows),
+        )
+
+    def _nuclei(self, rows: Sequence[int]) -> tuple[pd.DataFrame, ...] | None:
+        if not self.benchmark.card.structure:
+            return None
+        tables = self.benchmark.nuclei
+        nothing = next(iter(tables.values())).iloc[:0]
+        return tuple(tables.get(self._ids[row], nothing) for row in rows)
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """A batch whose images are being decoded."""
+
+    rows: Sequence[int]
+    pixels: PixelBatch
+    futures: list[Future[str]]
+
+
+def chunked(rows: Sequence[int], size: int) -> list[list[int]]:
+    """`rows` in pieces of `size`, the last one smaller."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
