@@ -133,6 +133,11 @@ class TorchServe:
         """The file that holds the tokens, readable by this user only."""
         return self.home / KEYS
 
+    @property
+    def process_group(self) -> int:
+        """Of the wrapper, Java and the workers."""
+        return self._process.pid
+
     def token(self, kind: str) -> str:
         """The "management", "inference" or "API" token."""
         return str(json.loads(self.keys.read_text())[kind]["key"])

@@ -219,6 +219,9 @@ def test_the_page_reads_an_image(url: str, tiny: TinyBundle, tmp_path: Path) -> 
         page.locator("#file").set_input_files(path)
         page.get_by_role("button", name="Read this image").click()
         page.get_by_text("untrained-tiny (twin, 0.600 on the benchmark)", exact=True).first.wait_for()
+        shares = page.evaluate("[...document.querySelectorAll('.bar.encoder > div')].map(e => e.clientWidth / e.parentElement.clientWidth)")
+        expected = [p for task in Scorer.open(tiny.folder).read(path.read_bytes()).tasks for p in task.encoder.probabilities.values()]
+        np.testing.assert_allclose(shares, expected, atol=0.02)
         assert faults == []
         page.locator("#model").select_option("tissue")
         page.get_by_role("button", name="Read this image").click()
