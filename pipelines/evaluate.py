@@ -6,6 +6,7 @@ the fold's test images are scored once.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -97,6 +98,7 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
         raise BenchmarkError(f"`{folder}` holds no rows. Run `blankslide extract` for that cell.")
     jobs = [(row, member) for row in rows if not row.manifest.not_applicable for member in row.manifest.members]
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
+    importlib.import_module("sklearn.linear_model")  # once, before the workers fork
     outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
     _publish(out, _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs)))
 
