@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
-from pipelines.diagnose import Board, questions, read_board, variant
+from pipelines.board import Board, questions, read_board, variant
 from pipelines.embeddings import Row
 from pipelines.params import CellParams, Params
 from pipelines.rows import cards_of, facts_of, weights_file
@@ -164,6 +164,9 @@ class Packer:
             stated, cell.benchmark, self.benchmark.card.image, row.manifest.dim, fitted_to, report.sha256, member, "", report.as_dict()
         )
         stored = self.golden_batch.pixels.astype(self.benchmark.card.image.dtype)
+        if not np.array_equal(stored, self.golden_batch.pixels):
+            # resampled images lie between the stored values: they are kept as the network saw them
+            stored = self.golden_batch.pixels
         return Part(bundle_card, path, mine, Golden(stored, embedding, probabilities(mine, embedding)), reference[kept])
 
     def _representation(self, row: Row, member: str, cell: CellParams, card: EncoderCard | None) -> Representation:

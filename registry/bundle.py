@@ -122,7 +122,7 @@ class Golden:
     """A few real images and what the source framework computes on them.
 
     Attributes:
-        pixels: (n, c, y, x) in the stored dtype.
+        pixels: (n, c, y, x) in the stored dtype; float32 where conforming resampled them.
         embedding: (n, d) float32.
         probabilities: per task, (n, k).
     """

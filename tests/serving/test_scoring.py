@@ -15,7 +15,7 @@ from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
 from serving.reference import Reference
 from serving.scoring import Scorer, embedding_tolerance
-from tests.serving.bundles import CELLS, TASKS, TinyBundle, npy, ome, png, tiff
+from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, tiff, tiny_images
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,13 @@ class TestReading:
         example = scorer.example()
         assert example is not None
         assert scorer.read(npy(example.pixels)) == scorer.read(ome(tiny.images[0]))
+
+    def test_an_example_of_resampled_images_is_in_the_stored_dtype(self, altered: Callable[..., TinyBundle], exported: dict[str, Exported]) -> None:
+        pixels = tiny_images(4, 5).astype(np.float32) + 0.25
+        golden = Golden(pixels, embed(exported["encoder"].network, pixels))
+        example = Scorer.open(altered(golden=golden).folder).example()
+        assert example is not None
+        np.testing.assert_array_equal(example.pixels, tiny_images(4, 5)[0])
 
 
 class TestDistance:
