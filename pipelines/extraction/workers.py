@@ -1,0 +1,63 @@
+"""Work shared by forked processes that inherit everything they need, so that only numbers travel."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from registry.errors import BlankslideError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: <linux/prctl.h>: the signal a process gets when its parent dies
+PR_SET_PDEATHSIG = 1
+#: what a worker process was forked with; empty in the parent
+_inherited: list[tuple[Callable[[Any], Any], Sequence[Any]]] = []
+
+
+def in_forks(function: Callable[[A], B], items: Sequence[A], workers: int) -> Iterator[B]:
+    """Yield `function(item)` for each item, in order, on `workers` forked processes (in this one if there is no gain).
+
+    Function and items are inherited, never pickled; results are pickled. Workers end with their parent, however it ends.
+
+    Raises:
+        BlankslideError: a worker was ended from outside.
+    """
+    if workers <= 1 or len(items) <= 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)),
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_inherit,
+        initargs=(os.getpid(), function, items),
+    )
+    try:
+        yield from pool.map(_do, range(len(items)))
+    except BrokenProcessPool as error:
+        raise BlankslideError(
+            "A worker process was ended from outside, most often because memory ran out. Finished shards are kept: run the same command again."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inherit(parent: int, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    _inherited[:] = [(function, items)]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _do(number: int) -> Any:
+    function, items = _inherited[0]
+    return function(items[number])
