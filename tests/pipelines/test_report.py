@@ -169,7 +169,7 @@ def test_notes_truth_and_provenance_are_there(workspace: Workspace, page: Page) 
     assert "5 or 6 cells, exactly" in page.text
     for name in STORY:
         assert Benchmark.read(workspace.data(name)).data_hash() in page.text
-    for text in ("dvc repro", "mlflow ui", "blankslide serve simclr", "numpy", "2.4.6", "max loss"):
+    for text in ("dvc repro", "mlflow ui", "blankslide serve simclr@culture", "numpy", "2.4.6", "max loss"):
         assert text in page.text
 
 
