@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -55,6 +55,11 @@ class Ports:
         """All chosen by the system."""
         return cls(0, 0, 0, 0, 0)
 
+    @classmethod
+    def beside(cls, port: int) -> Ports:
+        """Inference on `port`, management and metrics on the next two, the rest chosen by the system; all of them if `port` is 0."""
+        return cls(port, port + 1, port + 2, 0, 0) if port else cls.free()
+
     def chosen(self) -> Ports:
         """Every 0 replaced by a free port.
 
@@ -78,32 +83,41 @@ class Ports:
 
 
 class TorchServe:
-    """A running TorchServe with one model; use it in a `with` block.
+    """A running TorchServe; use it in a `with` block.
 
     Args:
-        archive: a `.mar` made by `serving.archive.make_archive`; its file name is the model's name.
+        archives: `.mar` files made by `serving.archive.make_archive`; a file's name is its model's.
         ports: free ones unless given.
         settings: provider and limits; handed to the workers.
         batch_size: most requests a worker reads at once.
-        start_s: how long the worker may take to become ready.
+        start_s: how long the workers may take to become ready.
 
     Raises:
-        ProviderError: no Java, or the server or its worker did not start; quotes the log.
+        BundleError: no archive, or two of one name.
+        ParamsError: a port is taken.
+        ProviderError: no Java, or the server or a worker did not start; quotes the log.
     """
 
     def __init__(
-        self, archive: Path, ports: Ports | None = None, settings: Settings | None = None, batch_size: int = 8, start_s: float = 120.0
+        self,
+        archives: Sequence[Path],
+        ports: Ports | None = None,
+        settings: Settings | None = None,
+        batch_size: int = 8,
+        start_s: float = 120.0,
     ) -> None:
-        self.archive = archive.resolve()
-        self.name = archive.stem
+        self.archives = {archive.stem: archive.resolve() for archive in archives}
+        if not archives or len(self.archives) < len(archives):
+            raise BundleError(f"Expected archives of different names, got {[archive.stem for archive in archives]}. Serve each name once.")
         self.settings = settings or Settings()
         self._ports = ports or Ports.free()
         self._batch_size = batch_size
         self._start_s = start_s
 
     def __enter__(self) -> Self:
-        if not self.archive.is_file():
-            raise BundleError(f"There is no archive `{self.archive}`. Make one with `blankslide archive NAME`.")
+        for archive in self.archives.values():
+            if not archive.is_file():
+                raise BundleError(f"There is no archive `{archive}`. Make one with `blankslide archive NAME`.")
         self._folder = tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True)
         self.home = Path(self._folder.name)
         try:
@@ -123,10 +137,9 @@ class TorchServe:
         """Where images are sent."""
         return f"http://{HOST}:{self.ports.inference}"
 
-    @property
-    def prediction_url(self) -> str:
-        """The model's own address."""
-        return f"{self.url}/predictions/{self.name}"
+    def prediction_url(self, name: str) -> str:
+        """Where images for one model are sent."""
+        return f"{self.url}/predictions/{name}"
 
     @property
     def keys(self) -> Path:
@@ -169,7 +182,8 @@ class TorchServe:
             raise ProviderError("TorchServe needs Java 17, which is not there. On Debian: `apt-get install openjdk-17-jre-headless`.")
         for name in ("tmp", "logs", "store"):
             (self.home / name).mkdir()
-        shutil.copyfile(self.archive, self.home / "store" / self.archive.name)
+        for archive in self.archives.values():
+            shutil.copyfile(archive, self.home / "store" / archive.name)
         (self.home / "config.properties").write_text(self._configuration())
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--ts-config", "config.properties", "--model-store", "store"]
@@ -186,15 +200,6 @@ class TorchServe:
         return kept | {"TMPDIR": temporary, "TEMP": temporary, "LOG_LOCATION": logs, "METRICS_LOCATION": logs} | given
 
     def _configuration(self) -> str:
-        model = {
-            "defaultVersion": True,
-            "marName": self.archive.name,
-            "minWorkers": 1,
-            "maxWorkers": 1,
-            "batchSize": self._batch_size,
-            "maxBatchDelay": 5,
-            "responseTimeout": 60,
-        }
         values = {
             "inference_address": f"http://{HOST}:{self.ports.inference}",
             "management_address": f"http://{HOST}:{self.ports.management}",
@@ -215,27 +220,38 @@ class TorchServe:
             "max_request_size": self.settings.max_body_bytes,
             "max_response_size": self.settings.max_body_bytes,
             "default_startup_timeout": round(self._start_s),
-            "load_models": self.archive.name,
-            "models": json.dumps({self.name: {_version(self.archive): model}}),
+            "load_models": ",".join(archive.name for archive in self.archives.values()),
+            "models": json.dumps({name: {_version(archive): self._model(archive)} for name, archive in self.archives.items()}),
         }
         return "".join(f"{name}={value}\n" for name, value in values.items())
 
+    def _model(self, archive: Path) -> dict[str, Any]:
+        return {
+            "defaultVersion": True,
+            "marName": archive.name,
+            "minWorkers": 1,
+            "maxWorkers": 1,
+            "batchSize": self._batch_size,
+            "maxBatchDelay": 5,
+            "responseTimeout": 60,
+        }
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._start_s
-        while (state := self._worker_state()) != "READY":
+        waiting = dict.fromkeys(self.archives, "")
+        while waiting := {name: state for name in waiting if (state := self._worker_state(name)) != "READY"}:
+            names = ", ".join(f"`{name}`" for name in waiting)
             if self._process.poll() is not None or self._worker_failed():
-                raise ProviderError(f"TorchServe could not start `{self.name}`. Its log says: {self._last_words()}")
+                raise ProviderError(f"TorchServe could not start {names}. Its log says: {self._last_words()}")
             if time.monotonic() > deadline:
-                raise ProviderError(
-                    f"The worker of `{self.name}` was not ready after {self._start_s:g} s (state {state}). Its log says: {self._last_words()}"
-                )
+                raise ProviderError(f"No worker of {names} was ready after {self._start_s:g} s. TorchServe's log says: {self._last_words()}")
             time.sleep(0.1)
 
-    def _worker_state(self) -> str:
+    def _worker_state(self, name: str) -> str:
         """The worker's own state by the management interface; "" while that does not answer."""
         try:
             headers = {"Authorization": f"Bearer {self.token('management')}"}
-            found: Any = httpx.get(f"http://{HOST}:{self.ports.management}/models/{self.name}", headers=headers, timeout=5).json()
+            found: Any = httpx.get(f"http://{HOST}:{self.ports.management}/models/{name}", headers=headers, timeout=5).json()
             return str(found[0]["workers"][0]["status"])
         except (httpx.HTTPError, FileNotFoundError, ValueError, LookupError):
             return ""
@@ -264,17 +280,17 @@ def _version(archive: Path) -> str:
         return str(json.loads(found.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
 
 
-def run(model: Path, ports: Ports | None = None, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
-    """Serve a bundle or an archive with TorchServe until SIGINT or SIGTERM.
+def run(models: Sequence[Path], port: int = 8080, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+    """Serve bundles or archives with TorchServe until SIGINT or SIGTERM.
 
     Args:
-        model: a bundle's directory or a `.mar`.
-        ports: TorchServe's usual ones unless given.
+        models: bundle directories or `.mar` files.
+        port: of the inference interface, management and metrics on the two after it; 0 chooses free ones.
         settings: from the environment unless given.
         say: prints a line for people.
 
     Raises:
-        BundleError: the bundle cannot be archived.
+        BundleError: a bundle cannot be archived, or two have one name.
         ProviderError: see `TorchServe`.
         ParamsError: a port is taken.
     """
@@ -286,9 +302,9 @@ def run(model: Path, ports: Ports | None = None, settings: Settings | None = Non
     before = signal.signal(signal.SIGTERM, end)
     try:
         with tempfile.TemporaryDirectory(prefix="store-") as store:
-            archive = make_archive(model, Path(store)) if model.is_dir() else model
-            say(f"Starting TorchServe with `{archive.stem}`; Java and one worker take some seconds.")
-            with TorchServe(archive, ports or Ports(), settings) as server:
+            archives = [make_archive(model, Path(store)) if model.is_dir() else model for model in models]
+            say(f"Starting TorchServe with {', '.join(f'`{archive.stem}`' for archive in archives)}; Java and the workers take some seconds.")
+            with TorchServe(archives, Ports.beside(port), settings) as server:
                 _introduce(server, say)
                 status = server.wait()
                 raise ProviderError(f"TorchServe ended by itself with status {status}.")
@@ -299,6 +315,9 @@ def run(model: Path, ports: Ports | None = None, settings: Settings | None = Non
 
 
 def _introduce(server: TorchServe, say: Callable[[str], None]) -> None:
-    say(f"Serving `{server.name}` on {server.prediction_url}; tokens in {server.keys} (readable by you only). Stop with Ctrl-C.")
+    say(f"Serving {len(server.archives)} model{'s' if len(server.archives) > 1 else ''} on {server.url}. Stop with Ctrl-C.")
+    say(f"Tokens are in {server.keys} (readable by you only) and last a day. With IMAGE.tif as the image:")
     token = f"$({sys.executable} -c \"import json; print(json.load(open('{server.keys}'))['inference']['key'])\")"
-    say(f'curl -H "Authorization: Bearer {token}" -H "Content-Type: application/octet-stream" --data-binary @IMAGE.tif {server.prediction_url}')
+    for name in server.archives:
+        url = server.prediction_url(name)
+        say(f'curl -H "Authorization: Bearer {token}" -H "Content-Type: application/octet-stream" --data-binary @IMAGE.tif {url}')

@@ -28,19 +28,24 @@ from serving.errors import ServiceError
 from serving.scoring import Scorer, embedding_tolerance
 from serving.server import running
 from serving.torchserve import Ports, TorchServe
-from tests.serving.bundles import TinyBundle, npy, ome, tiff
+from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def archive(tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_archive(tiny.folder, tmp_path_factory.mktemp("store"))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(scope="module")
-def server(archive: Path) -> Iterator[TorchServe]:
-    with TorchServe(archive) as running_server:
+def archive(tiny: TinyBundle, store: Path) -> Path:
+    return make_archive(tiny.folder, store)
+
+
+@pytest.fixture(scope="module")
+def server(archive: Path, tissue: TinyBundle, store: Path) -> Iterator[TorchServe]:
+    with TorchServe([archive, make_archive(tissue.folder, store)]) as running_server:
         yield running_server
 
 
@@ -116,20 +121,31 @@ class TestReadings:
             else:
                 np.testing.assert_allclose(answer, tiny.embedding[n % 8], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
+    def test_each_model_answers_for_itself(self, server: TorchServe, tissue: TinyBundle) -> None:
+        with server.client() as client:
+            reading = client.score("tissue", png(tissue.images[2]))
+            assert reading.model.name == "tissue"
+            np.testing.assert_allclose(reading.embedding, tissue.embedding[2], rtol=0, atol=embedding_tolerance(tissue.embedding))
+            with pytest.raises(ServiceError, match="Model not found: nope") as caught:
+                client.score("nope", b"x")
+        assert caught.value.status == 404
+
     def test_a_bad_image_is_a_clear_4xx(self, server: TorchServe, tiny: TinyBundle) -> None:
         headers = {"Authorization": f"Bearer {server.token('inference')}", "Content-Type": "application/octet-stream"}
-        answer = httpx.post(server.prediction_url, headers=headers, content=npy(tiny.images[0][:2]), timeout=20)
+        answer = httpx.post(server.prediction_url("tiny"), headers=headers, content=npy(tiny.images[0][:2]), timeout=20)
         assert answer.status_code == 422
         assert "expected 3 channels (dna, er, actin), got 2" in answer.json()["error"]
         assert answer.json()["expected"]["channels"] == ["dna", "er", "actin"]
 
     def test_a_form_works_too(self, server: TorchServe, tiny: TinyBundle) -> None:
         headers = {"Authorization": f"Bearer {server.token('inference')}"}
-        answer = httpx.post(server.prediction_url, headers=headers, files={"data": npy(tiny.images[0])}, timeout=20)
+        answer = httpx.post(server.prediction_url("tiny"), headers=headers, files={"data": npy(tiny.images[0])}, timeout=20)
         np.testing.assert_allclose(answer.json()["embedding"], tiny.embedding[0], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
     def test_json_is_no_image(self, server: TorchServe) -> None:
-        answer = httpx.post(server.prediction_url, headers={"Authorization": f"Bearer {server.token('inference')}"}, json={"pixels": [1]}, timeout=20)
+        answer = httpx.post(
+            server.prediction_url("tiny"), headers={"Authorization": f"Bearer {server.token('inference')}"}, json={"pixels": [1]}, timeout=20
+        )
         assert answer.status_code == 415
         assert "Expected the bytes of an image file" in answer.json()["error"]
 
@@ -162,15 +178,23 @@ class TestStarting:
             for name in source.namelist():
                 data = source.read(name)
                 target.writestr(name, with_altered_card(data) if name == BUNDLE else data)
-        server = TorchServe(altered)
+        server = TorchServe([altered])
         with pytest.raises(ProviderError, match=r"could not start `tiny`.*BundleError.*card\.json.*was altered"), server:
             pass
         assert group_members(server.process_group) == []
         assert not server.home.exists()
 
     def test_no_archive(self, tmp_path: Path) -> None:
-        with pytest.raises(BundleError, match="Make one with `blankslide archive NAME`"), TorchServe(tmp_path / "x.mar"):
+        with pytest.raises(BundleError, match="Make one with `blankslide archive NAME`"), TorchServe([tmp_path / "x.mar"]):
             pass
+
+    def test_two_archives_of_one_name(self, archive: Path) -> None:
+        with pytest.raises(BundleError, match="Serve each name once"):
+            TorchServe([archive, archive])
+
+    def test_ports(self) -> None:
+        assert Ports.beside(9000) == Ports(9000, 9001, 9002, 0, 0)
+        assert len({*vars(Ports.beside(0).chosen()).values()}) == 5
 
     def test_a_taken_port(self) -> None:
         with socket.socket() as listener:
@@ -180,12 +204,13 @@ class TestStarting:
                 Ports(0, listener.getsockname()[1], 0, 0, 0).chosen()
 
     def test_sigterm_to_the_command_ends_java_and_workers(self, tiny: TinyBundle) -> None:
-        code = f"from pathlib import Path; from serving.torchserve import Ports, run; run(Path({str(tiny.folder)!r}), Ports.free())"
+        code = f"from pathlib import Path; from serving.torchserve import run; run([Path({str(tiny.folder)!r})], 0)"
         command = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             assert command.stdout is not None
             assert "Starting TorchServe with `tiny`" in command.stdout.readline()
-            assert "Serving `tiny` on http://127.0.0.1:" in command.stdout.readline()
+            assert "Serving 1 model on http://127.0.0.1:" in command.stdout.readline()
+            assert "Tokens are in" in command.stdout.readline()
             java = [child for child in psutil.Process(command.pid).children(recursive=True) if child.name() == "java"]
             assert len(java) == 1
             group = os.getpgid(java[0].pid)
