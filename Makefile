@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export GIT_PYTHON_REFRESH := quiet
 
-SOURCES := $(shell git ls-files '*.py' '*.yaml' '*.toml' '*.lock' '*.html' '*.j2' 2>/dev/null)
+SOURCES := $(shell git ls-files '*.py' '*.yaml' '*.toml' '*.lock' '*.css' '*.js' '*.j2' 2>/dev/null)
 
 .PHONY: help env run test test-slow test-browser test-gpu check format clean
 

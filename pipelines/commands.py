@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.stages import Workspace, limit_threads
-from registry.errors import ParamsError
+from registry.errors import GateRefusedError, ParamsError
 
 DEFAULT_PORT = 8080
 
@@ -89,8 +89,8 @@ def registry_sync(options: argparse.Namespace) -> None:
     from registry.receipts import sync
     from registry.store import Store
 
-    report = sync(Store(tracking_uri(options)), options.workspace)
-    print(report.summary())
+    report = sync(Store(tracking_uri(options)), options.workspace, lambda line: print(f"[registry] {line}", flush=True))
+    print(f"[registry] {len(report.registered)} registered, {len(report.already)} were there")
 
 
 def registry_list(options: argparse.Namespace) -> None:
@@ -108,8 +108,11 @@ def promote(options: argparse.Namespace) -> None:
     from registry.promote import promote as promote_version
     from registry.store import Store
 
-    decision = promote_version(Store(tracking_uri(options)), options.name, Workspace(options.workspace).params().gate.max_loss)
-    print(decision.summary())
+    params = Workspace(options.workspace).params()
+    decision = promote_version(Store(tracking_uri(options)), options.name, params.gate.max_loss, params.diagnose.alpha)
+    print(f"`{options.name}`: {decision.word}")
+    for reason in decision.reasons:
+        print(f"  {reason}")
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -117,7 +120,12 @@ def reproduce(options: argparse.Namespace) -> None:
     from registry.reproduce import reproduce as reproduce_version
     from registry.store import Store
 
-    print(reproduce_version(Store(tracking_uri(options)), options.name, options.workspace).summary())
+    done = reproduce_version(Store(tracking_uri(options)), options.name, options.workspace, say=print)
+    print(f"`{options.name}`: {'the scorecard is byte-identical' if done.identical else 'the scorecard differs'}")
+    for line in done.differences:
+        print(f"  {line}")
+    if not done.identical:
+        raise GateRefusedError(f"`{options.name}` was not reproduced.")
 
 
 # ---------------------------------------------------------------------------------------------- serving

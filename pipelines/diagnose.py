@@ -2,76 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipelines.benchmarks.card import Task
-from pipelines.benchmarks.index import Benchmark
-from pipelines.embeddings import Row, read_rows
+from pipelines.beyond import beyond_controls_all
+from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.sentences import detail, sentence
 from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict, holm_table, judge
 from pipelines.params import Params
-from pipelines.scores import Scored, read_scores
+from pipelines.scores import Scored
 from pipelines.stages import Workspace
 from pipelines.tracking import versions
+from registry.errors import NotFoundError
 from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import write_json
-
-#: a pure confound: compared and shown, decides nothing
-CONFOUND = "layout"
-ORACLE = "oracle"
-_DRAW = re.compile(r"-\d+$")
-
-
-@dataclass(frozen=True)
-class Board:
-    """All scores of one benchmark.
-
-    Attributes:
-        benchmark: the benchmark.
-        rows: extracted rows by name.
-        roles: role of each row, `oracle` included.
-        scored: every statistic.
-    """
-
-    benchmark: Benchmark
-    rows: Mapping[str, Row]
-    roles: Mapping[str, str]
-    scored: Sequence[Scored]
-
-    def statistics(self, row: str, task: str, metric: str) -> dict[str, list[Statistic]]:
-        """Statistics of one row by variant ("main", "fresh", ...), members in order."""
-        found: dict[str, list[Statistic]] = {}
-        for s in self.scored:
-            if (s.row, s.task, s.metric) == (row, task, metric):
-                found.setdefault(variant(s.member), []).append(s.statistic)
-        return found
-
-    def names(self, role: str) -> list[str]:
-        """Rows of one role that have scores, in order."""
-        scored = {s.row for s in self.scored}
-        return [name for name, its in self.roles.items() if its == role and name in scored]
-
-
-def variant(member: str) -> str:
-    """The kind of draw a member is: "fresh-03" is "fresh"."""
-    return _DRAW.sub("", member)
-
-
-def read_board(workspace: Workspace, benchmark: str) -> Board:
-    """Read rows and scores of one benchmark."""
-    rows = read_rows(workspace.embeddings(benchmark))
-    scored = [s for folder in sorted(workspace.scores(benchmark).iterdir()) for s in read_scores(folder)]
-    scored += read_scores(workspace.oracle(benchmark))
-    roles = {name: str(row.manifest.card["role"]) for name, row in rows.items()}
-    return Board(Benchmark.read(workspace.data(benchmark)), rows, {**roles, ORACLE: "positive"}, scored)
 
 
 def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
@@ -105,11 +56,6 @@ def judge_all(board: Board, params: Params) -> list[Verdict]:
     return list(holm_table(verdicts)) if verdicts else []
 
 
-def questions(board: Board) -> list[Task]:
-    """The tasks a verdict is about: a nuisance is decoded and shown, and decides nothing."""
-    return [task for task in board.benchmark.card.tasks if not task.nuisance]
-
-
 def _has(board: Board, row: str, task: Task) -> bool:
     return bool(board.statistics(row, task.name, task.metric))
 
@@ -118,6 +64,9 @@ def _judge(board: Board, encoder: str, task: Task, params: Params) -> Verdict:
     def single(name: str) -> Statistic:
         return board.statistics(name, task.name, task.metric)["main"][0]
 
+    missing = [twin for twin in board.rows[encoder].manifest.card["twins"] if twin not in board.rows]
+    if missing:
+        raise NotFoundError(f"row of the twins of `{encoder}`", missing[0], board.rows)
     twins = {
         f"{twin}/{kind}": seeds
         for twin in board.rows[encoder].manifest.card["twins"]
@@ -202,18 +151,6 @@ def per_unit_scores(workspace: Workspace, board: Board, row: str, task: Task) ->
     units = board.benchmark.index.set_index("image_id")["unit"]
     right = (mine["label"] == mine["predicted"]).groupby(mine["image_id"].map(units)).mean()
     return {str(unit): float(value) for unit, value in right.items()} if len(right) <= 20 else {}
-
-
-def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
-    """Conditional usable information beyond the controls for every encoder x classification task."""
-    from pipelines.beyond import beyond_controls_of
-
-    return {
-        (name, task.name): beyond_controls_of(board, name, task, params)
-        for name in board.names("encoder")
-        for task in questions(board)
-        if _has(board, name, task) and task.metric != "retrieval.map"
-    }
 
 
 def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Params) -> Scorecard:

@@ -79,7 +79,7 @@ def package(workspace: Workspace, params: Params, benchmark: str) -> None:
                 golden=part.golden,
                 companions=companions(card, parts),
             )
-            write_plots(workspace.plots(benchmark) / name, card)
+            write_plots(workspace.plots(benchmark) / name, card, params.diagnose.margin)
     write_receipts(workspace.root, benchmark)
 
 
@@ -90,13 +90,13 @@ def companions(card: Scorecard, parts: Mapping[str, Part]) -> list[CompanionPart
     return [CompanionParts(parts[name].card, found, parts[name].heads) for name in names if (found := parts[name].onnx) is not None]
 
 
-def write_plots(folder: Path, card: Scorecard) -> None:
+def write_plots(folder: Path, card: Scorecard, margin: float) -> None:
     """A forest plot of every verdict, as the registry keeps them."""
     from pipelines.figures import forest
 
     for task in card.tasks:
         with published(folder / f"{task.task}.png") as path:
-            path.write_bytes(forest(task))
+            path.write_bytes(forest(task, margin=margin))
 
 
 @dataclass(frozen=True)

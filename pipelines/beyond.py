@@ -1,0 +1,81 @@
+"""What an encoder knows beyond all controls together, for every encoder x classification task of a benchmark."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipelines.benchmarks.card import Task
+from pipelines.board import CONFOUND, Board, questions, variant
+from pipelines.evaluate import RETRIEVAL, Question, fold_features
+from pipelines.metrics.baseline import InformationSettings
+from pipelines.metrics.information import Information, beyond_controls, judge_information
+from pipelines.metrics.jackknife import interval
+from pipelines.metrics.probes import FoldFeatures
+from pipelines.parallel import in_parallel
+from pipelines.params import Params
+
+#: noise says nothing, and a position is no content of an image
+LEFT_OUT = (CONFOUND, "random")
+
+
+def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
+    """Findings by (encoder, task), as a scorecard holds them."""
+    jobs = [(name, task) for name in board.names("encoder") for task in questions(board) if task.metric != RETRIEVAL]
+    jobs = [(name, task) for name, task in jobs if board.statistics(name, task.name, task.metric)]
+    found = in_parallel(partial(_finding, board, params), jobs, params.threads)
+    return {(name, task.name): each for (name, task), each in zip(jobs, found, strict=True)}
+
+
+def _finding(board: Board, params: Params, job: tuple[str, Task]) -> dict[str, Any]:
+    encoder, task = job
+    question = Question.of(board.benchmark, task)
+    settings = InformationSettings(inner_folds=params.evaluate.inner_folds, seed=params.seed)
+    found = beyond_controls(
+        controls_together(board),
+        fold_features(board.rows[encoder], "main", board.benchmark),
+        twin_features(board, encoder),
+        question.codes,
+        question.folds,
+        question.units,
+        len(question.classes),
+        settings,
+    )
+    print(f"[diagnose] {board.benchmark.card.name}: {encoder} on `{task.name}` adds {found.encoder.value:.3f} bits to its controls", flush=True)
+    return described(encoder, task, found, settings, board, params)
+
+
+def controls_together(board: Board) -> FoldFeatures:
+    """All negative controls side by side, for each fold."""
+    names = [name for name in board.names("negative") if name not in LEFT_OUT]
+    parts = [fold_features(board.rows[name], "main", board.benchmark) for name in names]
+    return {fold.number: np.concatenate([part[fold.number] for part in parts], axis=1) for fold in board.benchmark.folds}
+
+
+def twin_features(board: Board, encoder: str) -> dict[str, list[FoldFeatures]]:
+    """Each kind of draw of each of the encoder's twins."""
+    kinds: dict[str, list[FoldFeatures]] = {}
+    for twin in board.rows[encoder].manifest.card["twins"]:
+        row = board.rows[twin]
+        for member in row.manifest.members:
+            kinds.setdefault(f"{twin}/{variant(member)}", []).append(fold_features(row, member, board.benchmark))
+    return kinds
+
+
+def described(encoder: str, task: Task, found: Information, settings: InformationSettings, board: Board, params: Params) -> dict[str, Any]:
+    """Plain values: bits with interval and verdict, what the controls leave unknown, and the three comparisons."""
+    verdict = judge_information(encoder, task.name, found, unit=board.benchmark.card.unit, alpha=params.diagnose.alpha)
+    bounds = interval(found.encoder, params.diagnose.alpha)
+    against = [{"control": c.control, "bits": c.control_value, "gain": c.gain, "low": c.low, "high": c.high, "p": c.p} for c in verdict.comparisons]
+    note = f"{found.prior.value:.3f} bits to know, {found.baseline.value:.3f} left by the controls; p is not corrected for several tasks."
+    return {
+        "bits": found.encoder.value,
+        "low": bounds[0] if bounds else None,
+        "high": bounds[1] if bounds else None,
+        "word": verdict.word,
+        "note": " ".join([note, *found.notes]),
+        "against": against,
+        "protocol_id": settings.protocol_id,
+    }
