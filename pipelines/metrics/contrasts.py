@@ -20,7 +20,7 @@ from registry.errors import InputError
 
 MIN_SEEDS = 5
 #: normal quantiles of 80 % power: to show equivalence (two one-sided tests at a true 0), and to detect a difference
-POWER_EQUIVALENCE, POWER_DETECTION = 1.28, 0.84
+POWER_EQUIVALENCE, POWER_DETECTION = 1.2815515655446004, 0.8416212335729143
 _MOST_UNITS = 1_000_000
 
 
@@ -98,7 +98,7 @@ class Contrast:
     def n_eff_needed(self, margin: float) -> int | None:
         """The effective number of units at which `equivalent` would be reached with 80 % power at a true gain of 0.
 
-        Smallest n with (t + 1.28) sqrt(c^2 / n + s^2 / k) <= margin, where c^2 = V_J n_eff; None where the seeds alone forbid it.
+        Smallest n with (t + z.90) sqrt(c^2 / n + s^2 / k) <= margin, where c^2 = V_J n_eff; None where the seeds alone forbid it.
         """
         lo, hi = 2, _MOST_UNITS
         if self._half_width(hi) > margin:

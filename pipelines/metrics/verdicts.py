@@ -205,9 +205,8 @@ def judge(
             f"`{encoder}` on `{task}`: expected at least one control or set of twins, got none. A score without controls has no verdict."
         )
     if len(set(names)) < len(names):
-        raise InputError(
-            f"`{encoder}` on `{task}`: expected each control once, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
-        )
+        twice = ", ".join(f"`{name}`" for name in sorted({n for n in names if names.count(n) > 1}))
+        raise InputError(f"`{encoder}` on `{task}`: expected each control once, got {twice} more than once.")
     of_twins = [contrast(subject, seeds, name) for name, seeds in twins.items()]
     of_controls = [contrast(subject, row, name) for name, row in controls.items()]
     of_aside = [contrast(subject, row, name) for name, row in [*aside.items(), *positive.items()]]

@@ -1,0 +1,43 @@
+"""One number of every family on one small data set, to the last bit; run as a module it prints them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from pipelines.metrics.baseline import InformationSettings
+from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.information import beyond_controls, judge_information
+from pipelines.metrics.probes import ProbeSettings, out_of_fold
+from pipelines.metrics.retrieval import permutation_null, retrieve
+from pipelines.metrics.sentences import detail, sentence
+from pipelines.metrics.verdicts import judge
+
+
+def fingerprint() -> str:
+    """JSON of hashed statistics, a verdict and its words."""
+    rng = np.random.default_rng(0)
+    units = np.array([f"plate-{i % 24}" for i in range(240)])
+    labels = rng.integers(0, 3, 240)
+    folds = np.array([i % 24 % 2 - 1 for i in range(240)])
+    x = rng.normal(size=(240, 160)) + np.eye(3, 160)[labels]
+    rows = []
+    for kind in ("logistic", "knn"):
+        found = out_of_fold(x, labels, folds, units, 3, ProbeSettings(max_dim=32, grid=(0.01, 1.0)), kind)
+        tested = units[found.images]
+        rows += [balanced_accuracy(found.labels, found.predicted, tested, 3), macro_auroc(found.labels, found.probabilities, tested)]
+    retrieved = retrieve(x, labels, units, 3)
+    verdict = judge("e", "t", "m", rows[0], controls={"a": rows[2], "b": rows[0]}, unit="plate")
+    bits = beyond_controls(x[:, :4], x, {}, labels, folds, units, 3, InformationSettings(penalties=(100.0,), random_networks=2))
+    digest = hashlib.sha256()
+    for row in (*rows, retrieved.map, retrieved.normalised, bits.encoder):
+        digest.update(np.float64(row.value).tobytes() + row.without.tobytes() + row.share.tobytes())
+    null = permutation_null(x, labels, units, 3, n_permutations=9)
+    of_bits = judge_information("e", "t", bits).as_dict()
+    return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])
+
+
+if __name__ == "__main__":
+    print(fingerprint())

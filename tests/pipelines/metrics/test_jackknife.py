@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipelines.metrics.ceiling import share_of_gap
+from pipelines.metrics.classification import balanced_accuracy
+from pipelines.metrics.jackknife import difference, estimate, interval, mean_of, t_quantile, why_not_assessable
+from pipelines.metrics.statistic import Statistic, image_mean
+from registry.errors import InputError
+from tests.pipelines.metrics.data import mean_statistic, statistic
+
+
+def test_jackknife_of_a_mean_of_equal_units_is_the_t_interval() -> None:
+    x = np.random.default_rng(0).normal(1, 2, size=14)
+    found = estimate(mean_statistic(x))
+    assert found.variance == pytest.approx(x.var(ddof=1) / 14)
+    expected = stats.t.interval(0.95, 13, loc=x.mean(), scale=stats.sem(x))
+    assert (found.low(), found.high()) == pytest.approx(expected)
+    assert interval(mean_statistic(x)) == pytest.approx(expected)
+    assert found.p == pytest.approx(stats.ttest_1samp(x, 0, alternative="greater").pvalue)
+
+
+def test_degrees_of_freedom_are_real_valued_and_from_the_shares() -> None:
+    labels, units = np.array([0, 1] * 12), np.array(["a"] * 10 + list("bcdefghijklmno"))
+    found = estimate(balanced_accuracy(labels, np.roll(labels, 3) | (np.arange(24) < 9), units, 2))
+    assert found.n_eff == pytest.approx(1 / np.sum((np.array([10] + [1] * 14) / 24) ** 2), rel=0.05)
+    assert found.high() - found.value == pytest.approx(stats.t.ppf(0.975, found.n_eff - 1) * np.sqrt(found.variance))
+    assert t_quantile(0.025, 4.7) == pytest.approx(stats.t.ppf(0.975, 4.7))
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (statistic(0.5, np.linspace(0.4, 0.6, 9)), "9 units, at least 10 are needed"),
+        (statistic(0.5, np.linspace(0.4, 0.6, 12), class_in_units=2), "a class occurs in 2 units only, at least 3 are needed"),
+        (statistic(0.5, np.array([np.nan] + [0.5] * 11)), "does not exist when one of the units is left out"),
+        (statistic(0.5, np.linspace(0.4, 0.6, 10)), ""),
+    ],
+)
+def test_when_a_statistic_may_be_judged(found: Statistic, reason: str) -> None:
+    assert (why_not_assessable(found) == "") == (reason == "")
+    assert reason in why_not_assessable(found)
+    assert (interval(found) is None) == bool(reason)
+
+
+def test_units_of_very_unequal_size_are_not_assessable() -> None:
+    units = np.array(["big"] * 500 + [f"u{i}" for i in range(20)])
+    found = image_mean(np.random.default_rng(0).normal(size=520), units, np.arange(520) % 2, 2)
+    assert "21 units of very unequal size count as 1.1" in why_not_assessable(found)
+
+
+def test_rows_on_different_images_are_not_compared() -> None:
+    a = mean_statistic(np.arange(12.0))
+    with pytest.raises(InputError, match="only on the same images"):
+        difference(a, mean_statistic(np.arange(13.0)))
+    fewer = Statistic(a.value, a.units, a.without, a.share, a.n_images - 1, 10)
+    with pytest.raises(InputError, match="expected 120 images in 12 units with equal shares, got 119"):
+        difference(a, fewer)
+    with pytest.raises(InputError, match="at least one seed"):
+        mean_of([])
+
+
+def test_mean_of_seeds_is_taken_unit_by_unit() -> None:
+    a, b = mean_statistic(np.arange(12.0)), mean_statistic(np.arange(12.0) ** 2)
+    found = mean_of([a, b])
+    assert found.value == pytest.approx((a.value + b.value) / 2)
+    assert found.without == pytest.approx((a.without + b.without) / 2)
+
+
+def test_intervals_of_paired_balanced_accuracy_cover_the_truth() -> None:
+    """Units of log-normal size, unit effects and row x unit interactions, true difference 0: the 95 % interval covers 0.93 to 0.98."""
+    covered, n_units = 0, 20
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        size = np.ceil(12 * np.exp(rng.normal(size=n_units)) / np.exp(0.5)).astype(int) + 1
+        codes = np.repeat(np.arange(n_units), size)
+        names = np.array([f"u{c:02d}" for c in codes])
+        labels = rng.integers(0, 2, len(codes))
+        shared = 0.8 + 0.3 * rng.normal(size=n_units)[codes] + rng.normal(size=len(codes))
+        rows = []
+        for _ in range(2):
+            right = shared + 0.2 * rng.normal(size=n_units)[codes] + 0.5 * rng.normal(size=len(codes)) > 0
+            rows.append(balanced_accuracy(labels, np.where(right, labels, 1 - labels), names, 2))
+        found = estimate(difference(*rows))
+        covered += found.low() <= 0 <= found.high()
+    assert 0.92 <= covered / 300 <= 0.985
+
+
+def test_fieller_bounds_are_where_the_contrast_is_at_its_critical_value() -> None:
+    rng = np.random.default_rng(3)
+    shared = rng.normal(size=30)
+    b, e = mean_statistic(0.5 + 0.1 * shared), mean_statistic(0.65 + 0.1 * shared + 0.05 * rng.normal(size=30))
+    p = mean_statistic(0.9 + 0.1 * shared + 0.05 * rng.normal(size=30))
+    found = share_of_gap(e, b, p, "density", "oracle")
+    assert found.value == pytest.approx((e.value - b.value) / (p.value - b.value))
+    assert found.note == ""
+    for bound in (found.low, found.high):
+        assert bound is not None
+        a, g = difference(e, b), difference(p, b)
+        contrast = Statistic(a.value - bound * g.value, a.units, a.without - bound * g.without, a.share, a.n_images, 10)
+        at = estimate(contrast)
+        assert abs(at.value) == pytest.approx(t_quantile(0.025, at.n_eff - 1) * at.se, rel=1e-6)
+
+
+def test_share_of_the_gap_needs_a_ceiling_and_a_narrow_interval() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(3, 12))
+    low = share_of_gap(*(mean_statistic(0.5 + 0.2 * z) for z in noise), "density", "oracle")
+    assert (low.value, low.low, low.note) == (None, None, "ceiling not above floor: `oracle` is not clearly above `density`")
+    e, b, p = mean_statistic(0.6 + 0.25 * noise[0]), mean_statistic(0.5 + 0.02 * noise[1]), mean_statistic(0.75 + 0.25 * noise[2])
+    wide = share_of_gap(e, b, p, "density", "oracle")
+    assert wide.value is None
+    assert wide.low is not None
+    assert wide.note == "the interval is wider than the whole gap"
+    few = share_of_gap(*(mean_statistic(z[:5]) for z in noise), "density", "oracle")
+    assert few.note.startswith("not assessable: 5 units")
