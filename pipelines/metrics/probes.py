@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 
 from pipelines.metrics.classification import PROBABILITY_FLOOR
 from pipelines.metrics.folds import inner_folds
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import TIE, check_features
 from pipelines.metrics.logistic import Linear, path, uninformed
 from pipelines.metrics.projection import Projection, fit_projection
 from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
-#: squared distances closer than this share of the largest squared norm are ties
-_TIE = 1e-11
 _BLOCK = 256
 
 Groups = Sequence[str] | NDArray[np.str_]
@@ -310,7 +308,7 @@ def _votes(queries: Floats, train: Floats, norms: Floats, one_hot: Floats, k: in
     query_norms = np.sum(queries**2, axis=1, keepdims=True)
     squared = query_norms + norms - 2 * queries @ train.T
     # per query, so that the votes of an image do not depend on the others in its batch
-    tolerance = _TIE * np.maximum(query_norms, norms.max())
+    tolerance = TIE * np.maximum(query_norms, norms.max())
     kth = np.partition(squared, k - 1, axis=1)[:, k - 1 : k]
     inside, edge = squared < kth - tolerance, np.abs(squared - kth) <= tolerance
     share = (k - inside.sum(axis=1)) / edge.sum(axis=1)

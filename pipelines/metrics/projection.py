@@ -70,7 +70,6 @@ def fit_projection(features: Floats, max_dim: int) -> Projection:
     if len(kept) <= max_dim:
         return Projection(mean, scale, np.eye(d)[kept])
     z = (features[:, kept] - mean[kept]) / scale[kept]
-    components = np.zeros((0, d))
     leading = _leading_directions(z, max_dim)
     components = np.zeros((len(leading), d))
     components[:, kept] = leading

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import check_features, varying_columns
+from pipelines.metrics.geometry import TIE, check_features, varying_columns
 from pipelines.metrics.ranking import ap_sum, chance_ap, group_weights, sums_by_count, sums_by_unit
 from pipelines.metrics.statistic import Statistic, UnitIndex, check_labels, index_units, tally
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v1"
-#: squared distances closer than this share of the largest squared norm are ties: far above rounding, far below any real gap
-_TIE = 1e-11
 _BLOCK = 64
 _NO_QUERY = "Expected an image with a positive and a negative in another unit, got none. Retrieval needs labels in at least two units."
 
@@ -233,7 +231,7 @@ def _rankings(features: Floats, codes: Ints, folds: Ints | None) -> Iterator[_Ra
     x = features[:, varying_columns(features)]
     x = x - x.mean(axis=0) if x.size else x
     norms = np.sum(x**2, axis=1)
-    tolerance = _TIE * float(norms.max(initial=0.0))
+    tolerance = TIE * float(norms.max(initial=0.0))
     for start in range(0, n, _BLOCK):
         block = slice(start, min(start + _BLOCK, n))
         distances = norms[block, None] + norms[None, :] - 2 * x[block] @ x.T

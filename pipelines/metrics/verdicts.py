@@ -261,7 +261,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _corrected(verdict: Verdict, p: float, family: int) -> Verdict:
     found = verdict.overall
-    if found.word == "not assessable":
+    if found.p is None:
         return replace(verdict, p_adjusted=None, family=family)
     if found.word == "beats" and p > verdict.alpha:
         found = replace(found, word="equivalent" if found.negligible else "undecided")
@@ -271,11 +271,11 @@ def _corrected(verdict: Verdict, p: float, family: int) -> Verdict:
 def _find(contrasts: Sequence[Contrast], alpha: float, margin: float) -> Finding:
     """Points 5 and 6 of the definitions on one set of controls."""
     m = len(contrasts)
-    weakest = min(contrasts, key=lambda c: c.gain)
     judged = [c for c in contrasts if c.assessable]
     reason = next((c.reason for c in contrasts if not c.assessable), "")
-    # a loss to one control stands whatever can be said of the others
     loses = bool(judged) and min(c.high(alpha / m) for c in judged) < 0
+    # a loss to one control stands whatever can be said of the others
+    weakest = min(judged if loses else contrasts, key=lambda c: c.gain)
     if reason:
         word = "loses" if loses else "not assessable"
         return Finding(word, weakest.against, weakest.gain, None, None, None, m, False, None, None, reason)
