@@ -35,6 +35,8 @@ from serving.schema import (
     VerdictSaid,
 )
 
+#: golden answers may come from another processor, which rounds otherwise: they may differ by this many tolerances
+GOLDEN_SLACK = 5
 #: largest difference of a probability from the golden one; a head can amplify the embedding's tolerance
 PROBABILITY_TOLERANCE = 5e-3
 
@@ -252,7 +254,7 @@ class Scorer:
         if golden is None:
             return
         embedding = self._encoder.embedder.embed(golden.pixels.astype(np.float32))
-        _check(f"the embedding by `{self.name}`", embedding, golden.embedding, embedding_tolerance(golden.embedding))
+        _check(f"the embedding by `{self.name}`", embedding, golden.embedding, GOLDEN_SLACK * embedding_tolerance(golden.embedding))
         for task, expected in golden.probabilities.items():
             if task not in self._encoder.heads:
                 raise BundleError(f"`{self.name}` has golden probabilities of task `{task}` and no head for it. Write the bundle again.")
@@ -260,7 +262,7 @@ class Scorer:
 
 
 def embedding_tolerance(embedding: ArrayLike) -> float:
-    """Largest absolute difference allowed between offline and online: `MAX_RELATIVE` of the embeddings' root mean square."""
+    """Largest absolute difference allowed between offline and online on one machine: `MAX_RELATIVE` of the embeddings' root mean square."""
     values: Floats = np.asarray(embedding, np.float64)
     return MAX_RELATIVE * float(np.sqrt((values**2).mean()))
 

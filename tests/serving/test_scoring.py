@@ -14,7 +14,7 @@ from registry.bundle import Golden, read_bundle, write_bundle
 from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
 from serving.reference import Reference
-from serving.scoring import Scorer, embedding_tolerance
+from serving.scoring import GOLDEN_SLACK, Scorer, embedding_tolerance
 from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, tiff, tiny_images
 
 
@@ -163,7 +163,7 @@ class TestRefused:
         golden = read_bundle(tiny.folder).golden
         assert golden is not None
         shifted = golden.embedding.copy()
-        shifted[2, 1] += 3 * embedding_tolerance(golden.embedding)
+        shifted[2, 1] += 2 * GOLDEN_SLACK * embedding_tolerance(golden.embedding)
         bundle = altered(golden=Golden(golden.pixels, shifted, golden.probabilities))
         with pytest.raises(BundleError, match=r"expected the embedding by `tiny` to agree with its source within .* it is not served"):
             Scorer.open(bundle.folder)
