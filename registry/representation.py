@@ -49,6 +49,7 @@ class Facts:
         metadata: names of the `Metadata_*` columns there are.
         nuclei: whether there is a table of nuclei.
         nuclear_types: the types in it, sorted; () where they are not told apart.
+        cells_per_image: "one" for crops of single cells, "many" for fields, "unknown".
     """
 
     benchmark: str
@@ -57,6 +58,7 @@ class Facts:
     metadata: tuple[str, ...] = ()
     nuclei: bool = False
     nuclear_types: tuple[str, ...] = ()
+    cells_per_image: str = "unknown"
 
 
 class Representation(Protocol):
