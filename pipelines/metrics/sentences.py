@@ -72,7 +72,7 @@ def information_sentence(verdict: Verdict) -> str:
         "loses": "less than a row that knows nothing new",
         "equivalent": f"nothing new within {verdict.margin:g} bits",
         "undecided": f"which cannot be told from nothing new (a difference of {found.detectable or 0:.3f} bits could have been detected)",
-    }[found.word]
+    }["equivalent" if found.negligible and found.word == "loses" else found.word]
     return f"{head}, {tail} ({evidence})"
 
 

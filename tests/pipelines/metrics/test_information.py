@@ -156,6 +156,7 @@ def test_constant_controls_and_a_constant_encoder_are_fine() -> None:
     verdict = judge_information("simclr", "count", nothing)
     assert verdict.comparison("nothing").gain == 0.0
     assert verdict.word in ("equivalent", "undecided")
+    assert "simclr adds 0.000 bits per image to its controls" in information_sentence(verdict)
 
 
 def test_bad_input_is_refused_in_words() -> None:
