@@ -159,6 +159,17 @@ def read_scores(folder: Path) -> list[Scored]:
             int(record["n_images"]),
             int(record["class_in_units"]),
         )
-        names = ("row", "member", "task", "metric", "protocol_id")
-        found.append(Scored(*(str(record[n]) for n in names), float(record["chance"]), str(record["flags"]), statistic, str(record["note"])))
+        found.append(
+            Scored(
+                row=str(record["row"]),
+                member=str(record["member"]),
+                task=str(record["task"]),
+                metric=str(record["metric"]),
+                protocol_id=str(record["protocol_id"]),
+                chance=float(record["chance"]),
+                flags=str(record["flags"]),
+                statistic=statistic,
+                note=str(record["note"]),
+            )
+        )
     return found

@@ -77,8 +77,8 @@ class EncoderCard:
         unknown = sorted(set(value) - set(cls.__dataclass_fields__))
         if unknown:
             raise CardError(f"An encoder card has no field {', '.join(f'`{u}`' for u in unknown)}. Fields: {', '.join(cls.__dataclass_fields__)}.")
-        tuples = {key: tuple(value[key]) for key in ("mean", "std", "twins") if key in value}
-        return cls(**{**value, **tuples})
+        tuples: dict[str, Any] = {key: tuple(value[key]) for key in ("mean", "std", "twins") if key in value}
+        return cls(**(value | tuples))
 
 
 def version_identity(card: EncoderCard, image: ImageSpec, weights_sha256: str, fitted_to: dict[str, str]) -> str:
