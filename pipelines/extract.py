@@ -134,7 +134,7 @@ class _Extraction:
     def run(self) -> None:
         draws = self._draws()
         self.shards.open()
-        with _threads(self.settings.threads if self.networks else 1, self.networks):
+        with _threads(self.settings.threads if self.networks else 1):
             self._fit([draw for draw in draws if draw.representation.fitted])
             if draws:
                 self._embed(draws)
@@ -293,19 +293,18 @@ def _checked(draw: Draw, batch: Batch, values: Embedding) -> Embedding:
 
 
 @contextmanager
-def _threads(count: int, networks: bool) -> Iterator[None]:
-    """Numerical libraries on `count` threads; with one, forked processes may use them too."""
+def _threads(count: int) -> Iterator[None]:
+    """Numerical libraries on `count` threads; on one, processes may be forked although they were used."""
     from threadpoolctl import threadpool_limits
 
-    if not networks:
-        with threadpool_limits(count):
+    with threadpool_limits(count):
+        # torch keeps a count of its own; formulas import it only if one of them needs it
+        torch = sys.modules.get("torch")
+        before = torch.get_num_threads() if torch else 0
+        if torch:
+            torch.set_num_threads(count)
+        try:
             yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            if torch:
+                torch.set_num_threads(before)
