@@ -19,20 +19,21 @@ random positions, so each factor is balanced on every plate and independent of p
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
-from pipelines.benchmarks.simulate import Drawn, check_ranges, radial_frequency, random_field, stream, write_ome_tiff
-from registry.arrays import Floats
+from pipelines.benchmarks.culture_scene import CHANNELS, draw_scene, expected_photons, expose, plate_effects
+from pipelines.benchmarks.simulate import Drawn, check_ranges, stream, write_ome_tiff
 from registry.errors import ParamsError
 from registry.images import ImageSpec
 
-CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 ROWS, COLUMNS = 4, 4
 TEXTURE = ("fine", "coarse")
 CHIRALITY = ("clockwise", "counterclockwise")
@@ -143,234 +144,75 @@ TREATMENTS = tuple(Treatment(*levels) for levels in itertools.product((0, 1), re
 
 
 @dataclass(frozen=True)
-class PlateEffects:
-    """What all images of a plate share.
+class Site:
+    """One image and where it was taken, all counted from 0.
 
     Attributes:
-        gain: (c,) factor on all light of the cells.
-        background: (c,) photons.
-        blur_sigma_px: standard deviation of the point spread function.
-        vignette: loss of light in a corner, as a fraction.
+        plate: number of the plate.
+        row: row of the well.
+        column: column of the well.
+        site: number of the field in the well.
+        treatment: what the well was given.
+        pixels: (c, y, x) uint16 camera counts.
     """
 
-    gain: Floats
-    background: Floats
-    blur_sigma_px: float
-    vignette: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The cells of one site, before optics.
-
-    Attributes:
-        y: (n,) nucleus centres in pixels, downwards.
-        x: (n,) nucleus centres in pixels.
-        golgi: (n,) direction from the nucleus to the Golgi in radians, from +x towards +y.
-        counterclockwise: the mitochondrial cluster follows the Golgi counterclockwise as the image is seen (y down).
-        gain: (n, c) brightness of each cell.
-        texture: (y, x) Gaussian field that modulates the ER.
-        rna_level: brightness of the RNA channel.
-    """
-
-    y: Floats
-    x: Floats
-    golgi: Floats
-    counterclockwise: bool
-    gain: Floats
-    texture: Floats
-    rna_level: float
-
-    def mirrored(self) -> Scene:
-        """The same scene seen in a mirror (x reversed): a scene of the other chirality."""
-        size_px = self.texture.shape[1]
-        return Scene(self.y, size_px - 1 - self.x, np.pi - self.golgi, not self.counterclockwise, self.gain, self.texture[:, ::-1], self.rna_level)
+    plate: int
+    row: int
+    column: int
+    site: int
+    treatment: Treatment
+    pixels: NDArray[np.uint16]
 
 
 def draw_culture(name: str, folder: Path, parameters: CultureParameters, seed: int) -> Drawn:
     """Draw a screen: images into `folder/images/`, index and card as the result."""
     from tqdm import tqdm
 
-    number = parameters.train_plates + parameters.test_plates
-    records: list[dict[str, Any]] = []
-    for plate in tqdm(range(number), desc=f"simulate {name}", unit="plate", disable=None, leave=False):
-        records += _draw_plate(folder, parameters, seed, plate)
+    plates = tqdm(range(parameters.train_plates + parameters.test_plates), desc=f"simulate {name}", unit="plate", disable=None, leave=False)
+    records = [_record(folder, parameters, site) for plate in plates for site in draw_plate(parameters, seed, plate)]
     return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records(records))
 
 
-def plate_effects(parameters: CultureParameters, rng: np.random.Generator) -> PlateEffects:
-    """Draw what the images of one plate share."""
-    gain = np.exp(rng.normal(0, parameters.plate_gain_sd, len(CHANNELS)))
-    background = parameters.background_photons * np.exp(rng.normal(0, parameters.plate_background_sd, len(CHANNELS)))
-    return PlateEffects(gain, background, float(rng.uniform(*parameters.blur_sigma_px)), float(rng.uniform(*parameters.vignette)))
-
-
-def draw_scene(parameters: CultureParameters, treatment: Treatment, rng: np.random.Generator) -> Scene:
-    """Draw the cells of one site."""
-    n, size_px = parameters.cells[treatment.count], parameters.image_size_px
-    wavelength_px = parameters.texture_wavelength_px[treatment.texture]
-    y, x = _hard_core(rng, n, parameters)
-    return Scene(
-        y,
-        x,
-        rng.uniform(0, 2 * np.pi, n),
-        bool(treatment.chirality),
-        np.exp(rng.normal(0, parameters.cell_gain_sd, (n, len(CHANNELS)))),
-        random_field(rng, _ring(size_px, wavelength_px), size_px),
-        parameters.rna_level[treatment.rna],
-    )
-
-
-def _hard_core(rng: np.random.Generator, n: int, parameters: CultureParameters) -> tuple[Floats, Floats]:
-    """n points, none closer than `min_distance_px`, by rejection of whole proposals point by point."""
-    low, high = parameters.cell_radius_px, parameters.image_size_px - 1 - parameters.cell_radius_px
-    while True:
-        points: list[tuple[float, float]] = []
-        for _ in range(200 * n):
-            y, x = rng.uniform(low, high, 2).tolist()
-            if all((y - v) ** 2 + (x - u) ** 2 >= parameters.min_distance_px**2 for v, u in points):
-                points.append((y, x))
-                if len(points) == n:
-                    found = np.array(points)
-                    return found[:, 0], found[:, 1]
-
-
-def _ring(size_px: int, wavelength_px: float) -> Floats:
-    """Transfer function that passes one octave-wide ring of frequencies around 1 / wavelength."""
-    with np.errstate(divide="ignore"):
-        octaves = np.log2(radial_frequency(size_px) * wavelength_px)
-    ring: Floats = np.exp(-0.5 * (octaves / 0.25) ** 2)
-    return ring
-
-
-def expected_photons(scene: Scene, parameters: CultureParameters, plate: PlateEffects, background: float = 1.0) -> Floats:
-    """(c, y, x) expected photons of a scene on a plate; deterministic, and a mirrored scene gives the mirrored image.
-
-    Args:
-        scene: the cells.
-        parameters: the settings.
-        plate: the plate's optics.
-        background: factor on the plate's background (the column's).
-    """
-    from scipy.ndimage import gaussian_filter
-
-    clean = _structures(scene, parameters)
-    light = gaussian_filter(clean, (0, plate.blur_sigma_px, plate.blur_sigma_px), mode="nearest")
-    light[1] *= 1 + parameters.texture_contrast * _sinusoidal(scene.texture, light[1])
-    photons = parameters.photons * plate.gain[:, None, None] * light + background * plate.background[:, None, None]
-    axis = np.linspace(-1, 1, parameters.image_size_px) ** 2
-    shading = 1 - plate.vignette * (axis[:, None] + axis[None, :]) / 2
-    result: Floats = photons * shading
-    return result
-
-
-def _structures(scene: Scene, parameters: CultureParameters) -> Floats:
-    """(c, y, x) sharp structures in units of `photons`; light of neighbouring cells adds up."""
-    grid = np.arange(parameters.image_size_px)
-    dy, dx = grid[None, :] - scene.y[:, None], grid[None, :] - scene.x[:, None]
-    distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
-    nucleus = _soft_disc(distance, parameters.nucleus_radius_px, 0.5)
-    cytoplasm = _soft_disc(distance, parameters.cell_radius_px, 1.0) * (1 - 0.7 * nucleus)
-    # a quarter turn that looks counterclockwise where y points down lowers the angle
-    mitochondria = scene.golgi + (-np.pi / 2 if scene.counterclockwise else np.pi / 2)
-    spot = parameters.organelle_amplitude
-    return np.stack(
-        [
-            np.tensordot(scene.gain[:, 0], nucleus, 1),
-            np.tensordot(scene.gain[:, 1], cytoplasm, 1),
-            scene.rna_level * np.tensordot(scene.gain[:, 2], 0.6 * cytoplasm + 0.4 * nucleus, 1),
-            np.tensordot(scene.gain[:, 3], 0.4 * cytoplasm, 1) + spot * _spots(dy, dx, scene.golgi, scene.gain[:, 3], parameters),
-            np.tensordot(scene.gain[:, 4], 0.4 * cytoplasm, 1) + spot * _spots(dy, dx, mitochondria, scene.gain[:, 4], parameters),
-        ]
-    )
-
-
-def _soft_disc(distance: Floats, radius: float, softness: float) -> Floats:
-    disc: Floats = 1 / (1 + np.exp((distance - radius) / softness))
-    return disc
-
-
-def _spots(dy: Floats, dx: Floats, direction: Floats, gain: Floats, parameters: CultureParameters) -> Floats:
-    """(y, x) sum of one Gaussian spot per cell; separable, so an outer product per cell."""
-    r, two_variances = parameters.organelle_distance_px, 2 * parameters.organelle_sigma_px**2
-    rows = np.exp(-((dy - r * np.sin(direction)[:, None]) ** 2) / two_variances) * gain[:, None]
-    columns = np.exp(-((dx - r * np.cos(direction)[:, None]) ** 2) / two_variances)
-    spots: Floats = rows.T @ columns
-    return spots
-
-
-def _sinusoidal(field: Floats, weight: Floats) -> Floats:
-    """Rank-map a field to sin(pi (u - 1/2)), u its distribution function weighted by `weight`.
-
-    Weighted by the light it will modulate, the result has the arcsine distribution on [-1, 1] in every image, whatever
-    the wavelength: total light, its histogram and the absence of clipping do not depend on the class.
-    """
-    order = np.argsort(field, axis=None, kind="stable")
-    ordered = weight.ravel()[order]
-    cumulative = np.cumsum(ordered) - 0.5 * ordered
-    mapped = np.empty(field.size)
-    mapped[order] = np.sin(np.pi * (cumulative / ordered.sum() - 0.5))
-    return mapped.reshape(field.shape)
-
-
-def _draw_plate(folder: Path, parameters: CultureParameters, seed: int, plate: int) -> list[dict[str, Any]]:
+def draw_plate(parameters: CultureParameters, seed: int, plate: int) -> Iterator[Site]:
+    """Draw the sites of one plate, well by well."""
     rng = stream(seed, "culture", plate)
     effects = plate_effects(parameters, rng)
-    wells = rng.permutation(len(TREATMENTS))
-    records = []
-    for well, number in enumerate(wells.tolist()):
-        treatment = TREATMENTS[number]
+    for well, number in enumerate(rng.permutation(len(TREATMENTS)).tolist()):
+        treatment, (row, column) = TREATMENTS[number], divmod(well, COLUMNS)
         gain = np.exp(stream(seed, "culture", plate, well, "well").normal(0, parameters.well_gain_sd, len(CHANNELS)))
-        row, column = divmod(well, COLUMNS)
-        in_well = PlateEffects(effects.gain * gain, effects.background, effects.blur_sigma_px, effects.vignette)
-        background = 1 + parameters.column_slope * (0.5 - column / (COLUMNS - 1))
+        in_well = replace(
+            effects,
+            gain=effects.gain * gain,
+            background=effects.background * (1 + parameters.column_slope * (0.5 - column / (COLUMNS - 1))),
+        )
         for site in range(parameters.sites_per_well):
             site_rng = stream(seed, "culture", plate, well, site)
             scene = draw_scene(parameters, treatment, site_rng)
-            pixels = _expose(expected_photons(scene, parameters, in_well, background), parameters, site_rng)
-            records.append(_record(folder, parameters, plate, row, column, site, treatment, pixels))
-    return records
+            yield Site(plate, row, column, site, treatment, expose(expected_photons(scene, parameters, in_well), parameters, site_rng))
 
 
-def _expose(photons: Floats, parameters: CultureParameters, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Shot noise, offset and read noise, as uint16 camera counts."""
-    # rounded, so that the last bit of a processor's exp does not change a Poisson draw
-    shot = rng.poisson(np.round(photons, 3))
-    counts = shot + parameters.camera_offset_counts + rng.normal(0, parameters.read_noise_counts, photons.shape)
-    return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
-
-
-def _record(
-    folder: Path,
-    parameters: CultureParameters,
-    plate: int,
-    row: int,
-    column: int,
-    site: int,
-    treatment: Treatment,
-    pixels: np.ndarray[Any, np.dtype[np.uint16]],
-) -> dict[str, Any]:
+def _record(folder: Path, parameters: CultureParameters, site: Site) -> dict[str, Any]:
     """Write one image and return its row of the index."""
-    plate_name, well_name = f"P{plate + 1:03d}", f"{'ABCD'[row]}{column + 1:02d}"
-    path = f"images/{plate_name}/{well_name}-s{site + 1}.ome.tiff"
+    plate, well, treatment = f"P{site.plate + 1:03d}", f"{'ABCD'[site.row]}{site.column + 1:02d}", site.treatment
+    path = f"images/{plate}/{well}-s{site.site + 1}.ome.tiff"
     return {
-        "image_id": f"{plate_name}-{well_name}-s{site + 1}",
+        "image_id": f"{plate}-{well}-s{site.site + 1}",
         "path": path,
-        "Metadata_Plate": plate_name,
-        "Metadata_Well": well_name,
-        "Metadata_Row": row + 1,
-        "Metadata_Column": column + 1,
-        "Metadata_Site": site + 1,
+        "Metadata_Plate": plate,
+        "Metadata_Well": well,
+        "Metadata_Row": site.row + 1,
+        "Metadata_Column": site.column + 1,
+        "Metadata_Site": site.site + 1,
         "Metadata_Treatment": treatment.name,
         "Metadata_control": treatment.is_control,
-        "unit": plate_name,
-        "fold": -1 if plate < parameters.train_plates else 0,
+        "unit": plate,
+        "fold": -1 if site.plate < parameters.train_plates else 0,
         "label_count": f"{parameters.cells[treatment.count]} cells",
         "label_texture": TEXTURE[treatment.texture],
         "label_chirality": CHIRALITY[treatment.chirality],
-        "label_position": POSITION[column >= COLUMNS // 2],
+        "label_position": POSITION[site.column >= COLUMNS // 2],
         "label_replicate": treatment.name,
-        "sha256": write_ome_tiff(folder / path, pixels, CHANNELS, parameters.pixel_size_um),
+        "sha256": write_ome_tiff(folder / path, site.pixels, CHANNELS, parameters.pixel_size_um),
     }
 
 
@@ -397,6 +239,7 @@ def _card(name: str, parameters: CultureParameters, seed: int) -> BenchmarkCard:
             "position",
             "Did the well lie in the left or the right half of the plate?",
             expectation="A confound: `layout` is perfect, and what anything else reaches is the background that falls across the columns.",
+            nuisance=True,
         ),
         Task(
             "replicate",

@@ -88,7 +88,7 @@ def _refuse_foreign(out: Path) -> None:
         raise BenchmarkError(f"`{out}`: expected an empty folder or a simulated benchmark to replace, got something else. Choose another folder.")
 
 
-def parameters_of(simulator: str, values: dict[str, Any]) -> CultureParameters | TissueParameters:
+def parameters(simulator: str, values: dict[str, Any]) -> CultureParameters | TissueParameters:
     """Settings of a simulator from plain values, such as a section of `params.yaml`; what is left out keeps its default.
 
     Raises:

@@ -14,8 +14,8 @@ Light is blended linearly in the *sum* of soft discs, so that overlap, which dep
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
-from pipelines.benchmarks.simulate import Drawn, check_ranges, radial_frequency, random_field, stream, write_ome_tiff
-from registry.arrays import Floats, Ints, Mask
+from pipelines.benchmarks.simulate import Drawn, check_ranges, stream, write_ome_tiff
+from pipelines.benchmarks.tissue_scene import (
+    BLOCKS,
+    SIDE,
+    Nuclei,
+    draw_arrangement,
+    draw_composition,
+    draw_third_order,
+    patient_stain,
+    render,
+)
 from registry.errors import ParamsError
 from registry.images import ImageSpec
 
 CHANNELS = ("red", "green", "blue")
-#: the lattice of `third-order`: SIDE x SIDE sites in blocks of BLOCK x BLOCK
-SIDE, BLOCK = 32, 4
-BLOCKS = (SIDE // BLOCK) ** 2
 TYPES = ("tumour", "lymphocyte")
 CLASSES = {"arrangement": ("random", "clustered"), "third-order": ("random", "cell-process"), "composition": ("fewer-dark", "more-dark")}
-#: optical density of haematoxylin and eosin in red, green, blue (Ruifrok and Johnston 2001)
-HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 
 
 @dataclass(frozen=True)
@@ -106,123 +110,6 @@ class TissueParameters:
             raise ParamsError("Expected `dark_fraction`, `composition_fraction` and `stain` of at most 1.")
 
 
-@dataclass(frozen=True)
-class Nuclei:
-    """The nuclei of one patch, on a torus.
-
-    Attributes:
-        y: (n,) centres in pixels, downwards.
-        x: (n,) centres in pixels.
-        radius_px: (n,) radius at half height.
-        dark: (n,) True for the dark type.
-    """
-
-    y: Floats
-    x: Floats
-    radius_px: Floats
-    dark: Mask
-
-
-@dataclass(frozen=True)
-class PatientStain:
-    """What all patches of a patient share.
-
-    Attributes:
-        strength: factor on both optical densities.
-        haematoxylin: (3,) optical density of full stain.
-        eosin: (3,) optical density of the background at its median.
-        size: factor on nuclear radii.
-    """
-
-    strength: float
-    haematoxylin: Floats
-    eosin: Floats
-    size: float
-
-
-def draw_tissue(name: str, folder: Path, parameters: TissueParameters, seed: int) -> Drawn:
-    """Draw all patients: images into `folder/images/`; index, nuclei and card as the result."""
-    from tqdm import tqdm
-
-    records: list[dict[str, Any]] = []
-    tables: list[dict[str, NDArray[Any]]] = []
-    number = parameters.train_patients + parameters.test_patients
-    for patient in tqdm(range(number), desc=f"simulate {name}", unit="patient", disable=None, leave=False):
-        for record, table in _draw_patient(folder, parameters, seed, patient):
-            records.append(record)
-            tables.append(table)
-    nuclei = pd.DataFrame({column: np.concatenate([table[column] for table in tables]) for column in tables[0]})
-    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records(records), nuclei)
-
-
-def random_sites(rng: np.random.Generator, n: int) -> Ints:
-    """(n,) numbers of distinct random sites of the lattice; site = SIDE * row + column."""
-    return rng.choice(SIDE * SIDE, n, replace=False)
-
-
-def block_counts(sites: Ints) -> Ints:
-    """(64,) nuclei per block of BLOCK x BLOCK sites."""
-    row, column = np.divmod(sites, SIDE)
-    return np.bincount((row // BLOCK) * (SIDE // BLOCK) + column // BLOCK, minlength=BLOCKS)
-
-
-def cell_process_counts(n: int, ordered_pairs: int) -> Ints:
-    """(64,) block counts with `n` nuclei and `ordered_pairs` = sum N (N - 1), in the most skewed form there is room for.
-
-    One block of m, some pairs, singles, the rest empty: m the largest number with m (m - 1) <= `ordered_pairs` for which
-    the blocks suffice; the pairs make up the difference, the singles the number of nuclei.
-    """
-    m = int((1 + np.sqrt(1 + 4 * ordered_pairs)) / 2)
-    while True:
-        pairs = (ordered_pairs - m * (m - 1)) // 2
-        singles = n - m - 2 * pairs
-        if singles >= 0 and 1 + pairs + singles <= BLOCKS:
-            return np.repeat(np.array([m, 2, 1, 0], dtype=np.int64), [1, pairs, singles, BLOCKS - 1 - pairs - singles])
-        m -= 1
-
-
-def cell_process_sites(rng: np.random.Generator, n: int) -> Ints:
-    """(n,) sites whose block counts have the number of pairs of a draw of `random_sites`, rearranged by `cell_process_counts`."""
-    counts = block_counts(random_sites(rng, n))
-    rearranged = rng.permutation(cell_process_counts(n, int((counts * (counts - 1)).sum())))
-    sites = []
-    for block in np.flatnonzero(rearranged):
-        within = rng.choice(BLOCK * BLOCK, rearranged[block], replace=False)
-        block_row, block_column = divmod(int(block), SIDE // BLOCK)
-        sites.append((block_row * BLOCK + within // BLOCK) * SIDE + block_column * BLOCK + within % BLOCK)
-    return np.concatenate(sites)
-
-
-def draw_third_order(parameters: TissueParameters, rng: np.random.Generator, n: int, label: int) -> Nuclei:
-    """Nuclei on lattice sites: random (0) or the cell process (1); lattice offset random on the torus."""
-    sites = cell_process_sites(rng, n) if label else random_sites(rng, n)
-    spacing = parameters.image_size_px / SIDE
-    offset = rng.uniform(0, parameters.image_size_px, 2)
-    jitter = rng.normal(0, parameters.lattice_jitter_px, (n, 2))
-    y, x = (np.stack(np.divmod(sites, SIDE), axis=1) * spacing + offset + jitter).T % parameters.image_size_px
-    return Nuclei(y, x, np.full(n, parameters.lattice_radius_px) * _spread(parameters, rng, n), np.ones(n, dtype=bool))
-
-
-def draw_arrangement(parameters: TissueParameters, rng: np.random.Generator, n: int, label: int) -> Nuclei:
-    """Hard-core nuclei, an exact fraction of them dark: at random (0) or where a smooth random field is high (1)."""
-    y, x = _hard_core(rng, n, parameters)
-    rank = rng.standard_normal(n)
-    if label:
-        size_px, sigma_px = parameters.image_size_px, parameters.cluster_sigma_px
-        field = random_field(rng, _gaussian(size_px, sigma_px), size_px)
-        rank = field[y.astype(int) % size_px, x.astype(int) % size_px] + parameters.cluster_noise * rank
-    dark = np.zeros(n, dtype=bool)
-    dark[np.argsort(rank, kind="stable")[n - round(parameters.dark_fraction * n) :]] = True
-    return _typed(parameters, rng, y, x, dark)
-
-
-def draw_composition(parameters: TissueParameters, rng: np.random.Generator, n: int, label: int) -> Nuclei:
-    """Hard-core nuclei, types at random, the fraction of dark nuclei by class."""
-    y, x = _hard_core(rng, n, parameters)
-    fraction = np.clip(rng.normal(parameters.composition_fraction[label], parameters.composition_sd), 0, 1)
-    return _typed(parameters, rng, y, x, rng.random(n) < fraction)
-
-
 #: (parameters, stream, number of nuclei, class) -> the nuclei of one patch
 DRAW: dict[str, Callable[[TissueParameters, np.random.Generator, int, int], Nuclei]] = {
     "arrangement": draw_arrangement,
@@ -231,116 +118,74 @@ DRAW: dict[str, Callable[[TissueParameters, np.random.Generator, int, int], Nucl
 }
 
 
-def _typed(parameters: TissueParameters, rng: np.random.Generator, y: Floats, x: Floats, dark: Mask) -> Nuclei:
-    small, large = parameters.radius_px
-    return Nuclei(y, x, np.where(dark, small, large) * _spread(parameters, rng, len(y)), dark)
+@dataclass(frozen=True)
+class Patch:
+    """One image and what it shows.
+
+    Attributes:
+        patient: number of the patient, from 0.
+        task: the task it belongs to.
+        number: its number among the patient's patches of the task, from 0.
+        label: its class, 0 or 1 (`CLASSES`).
+        nuclei: its nuclei.
+        pixels: (3, y, x) uint8.
+    """
+
+    patient: int
+    task: str
+    number: int
+    label: int
+    nuclei: Nuclei
+    pixels: NDArray[np.uint8]
 
 
-def _spread(parameters: TissueParameters, rng: np.random.Generator, n: int) -> Floats:
-    return np.exp(rng.normal(0, parameters.radius_cv, n))
-
-
-def _hard_core(rng: np.random.Generator, n: int, parameters: TissueParameters) -> tuple[Floats, Floats]:
-    """n points on the torus, none closer than `min_distance_px`: random sequential addition."""
-    from scipy.spatial import cKDTree
-
-    accepted = np.empty((0, 2))
-    while True:
-        points = np.concatenate([accepted, rng.uniform(0, parameters.image_size_px, (4 * n, 2))])
-        near: list[list[int]] = [[] for _ in points]
-        for first, second in cKDTree(points, boxsize=np.full(2, parameters.image_size_px)).query_pairs(parameters.min_distance_px):
-            near[first].append(second)
-        free, order = [True] * len(points), []
-        for i in range(len(points)):
-            if free[i]:
-                order.append(i)
-                if len(order) == n:
-                    return points[order, 0], points[order, 1]
-                for j in near[i]:
-                    free[j] = False
-        accepted = points[order]
-
-
-def _gaussian(size_px: int, sigma_px: float) -> Floats:
-    """Transfer function of a Gaussian filter."""
-    transfer: Floats = np.exp(-2 * (np.pi * sigma_px * radial_frequency(size_px)) ** 2)
-    return transfer
-
-
-def coverage(nuclei: Nuclei, stain: Floats, size_px: int) -> Floats:
-    """(y, x) sum over nuclei of `stain` times a soft disc, on the torus; additive, also where discs overlap."""
-    reach = int(np.ceil(nuclei.radius_px.max() + 4))
-    steps = np.arange(-reach, reach + 1)
-    row: Ints = np.rint(nuclei.y).astype(np.int64)[:, None] + steps
-    column: Ints = np.rint(nuclei.x).astype(np.int64)[:, None] + steps
-    dy, dx = row - nuclei.y[:, None], column - nuclei.x[:, None]
-    distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
-    disc = stain[:, None, None] / (1 + np.exp((distance - nuclei.radius_px[:, None, None]) / 0.35))
-    flat = (row % size_px)[:, :, None] * size_px + (column % size_px)[:, None, :]
-    total: Floats = np.bincount(flat.ravel(), disc.ravel(), minlength=size_px * size_px).astype(np.float64)
-    return total.reshape(size_px, size_px)
-
-
-def render(nuclei: Nuclei, patient: PatientStain, parameters: TissueParameters, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(3, y, x) uint8: haematoxylin discs over an eosin background with two random fields."""
-    size_px = parameters.image_size_px
-    strength = patient.strength * np.exp(rng.normal(0, parameters.patch_stain_sd))
-    fibres, mottle = (random_field(rng, _gaussian(size_px, sigma_px), size_px) for sigma_px in (6.0, 1.5))
-    # dimmer than white, so that no noise is clipped there
-    background = 0.92 * np.exp(-strength * patient.eosin[:, None, None] * np.exp(0.25 * fibres)) * (1 + 0.015 * mottle)
-    nuclear = 0.92 * np.exp(-strength * patient.haematoxylin)
-    pale, dark = parameters.stain
-    light = background + coverage(nuclei, np.where(nuclei.dark, dark, pale), size_px) * (nuclear[:, None, None] - background)
-    noisy = light + rng.normal(0, parameters.noise, light.shape)
-    pixels: NDArray[np.uint8] = np.clip(np.rint(255 * noisy), 0, 255).astype(np.uint8)
-    return pixels
-
-
-def patient_stain(parameters: TissueParameters, rng: np.random.Generator) -> PatientStain:
-    """Draw what the patches of one patient share."""
-    haematoxylin, eosin = (np.abs(np.array(od) + rng.normal(0, parameters.patient_vector_sd, 3)) for od in (HAEMATOXYLIN, EOSIN))
-    return PatientStain(
-        float(np.exp(rng.normal(0, parameters.patient_stain_sd))),
-        1.2 * haematoxylin,
-        0.3 * eosin,
-        float(np.exp(rng.normal(0, parameters.patient_size_sd))),
-    )
-
-
-def _draw_patient(folder: Path, parameters: TissueParameters, seed: int, patient: int) -> list[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+def draw_patient(parameters: TissueParameters, seed: int, patient: int, tasks: tuple[str, ...] = tuple(CLASSES)) -> Iterator[Patch]:
+    """Draw the patches of one patient, task by task; classes alternate."""
     stain = patient_stain(parameters, stream(seed, "tissue", patient))
-    drawn = []
-    for task in CLASSES:
+    for task in tasks:
         low, high = parameters.lattice_nuclei if task == "third-order" else parameters.nuclei
-        for patch in range(parameters.patches_per_task):
-            pair, label = divmod(patch, 2)
+        for number in range(parameters.patches_per_task):
+            pair, label = divmod(number, 2)
             # both patches of a pair hold as many nuclei, so the count has one distribution in both classes
             n = int(stream(seed, "tissue", patient, task, pair, "count").integers(low, high + 1))
-            rng = stream(seed, "tissue", patient, task, patch)
-            nuclei = DRAW[task](parameters, rng, n, label)
-            nuclei = Nuclei(nuclei.y, nuclei.x, nuclei.radius_px * stain.size, nuclei.dark)
-            record = _record(folder, parameters, patient, task, patch, render(nuclei, stain, parameters, rng))
-            drawn.append((record, _table(record["image_id"], nuclei, parameters.pixel_size_um)))
-    return drawn
+            rng = stream(seed, "tissue", patient, task, number)
+            drawn = DRAW[task](parameters, rng, n, label)
+            nuclei = replace(drawn, radius_px=drawn.radius_px * stain.size)
+            yield Patch(patient, task, number, label, nuclei, render(nuclei, stain, parameters, rng))
 
 
-def _record(folder: Path, parameters: TissueParameters, patient: int, task: str, patch: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+def draw_tissue(name: str, folder: Path, parameters: TissueParameters, seed: int) -> Drawn:
+    """Draw all patients: images into `folder/images/`; index, nuclei and card as the result."""
+    from tqdm import tqdm
+
+    records, tables = [], []
+    number = parameters.train_patients + parameters.test_patients
+    for patient in tqdm(range(number), desc=f"simulate {name}", unit="patient", disable=None, leave=False):
+        for patch in draw_patient(parameters, seed, patient):
+            record = _record(folder, parameters, patch)
+            records.append(record)
+            tables.append(nuclei_columns(record["image_id"], patch.nuclei, parameters.pixel_size_um))
+    nuclei = pd.DataFrame({column: np.concatenate([table[column] for table in tables]) for column in tables[0]})
+    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records(records), nuclei)
+
+
+def _record(folder: Path, parameters: TissueParameters, patch: Patch) -> dict[str, Any]:
     """Write one image and return its row of the index."""
-    patient_name = f"T{patient + 1:03d}"
-    path = f"images/{patient_name}/{task}-{patch + 1:02d}.ome.tiff"
+    patient = f"T{patch.patient + 1:03d}"
+    path = f"images/{patient}/{patch.task}-{patch.number + 1:02d}.ome.tiff"
     return {
-        "image_id": f"{patient_name}-{task}-{patch + 1:02d}",
+        "image_id": f"{patient}-{patch.task}-{patch.number + 1:02d}",
         "path": path,
-        "Metadata_Patient": patient_name,
-        "Metadata_Set": task,
-        "unit": patient_name,
-        "fold": -1 if patient < parameters.train_patients else 0,
-        **{f"label_{t}": CLASSES[t][patch % 2] if t == task else None for t in CLASSES},
-        "sha256": write_ome_tiff(folder / path, pixels, CHANNELS, parameters.pixel_size_um),
+        "Metadata_Patient": patient,
+        "Metadata_Set": patch.task,
+        "unit": patient,
+        "fold": -1 if patch.patient < parameters.train_patients else 0,
+        **{f"label_{task}": CLASSES[task][patch.label] if task == patch.task else None for task in CLASSES},
+        "sha256": write_ome_tiff(folder / path, patch.pixels, CHANNELS, parameters.pixel_size_um),
     }
 
 
-def _table(image_id: str, nuclei: Nuclei, pixel_size_um: float) -> dict[str, NDArray[Any]]:
+def nuclei_columns(image_id: str, nuclei: Nuclei, pixel_size_um: float) -> dict[str, NDArray[Any]]:
     """Columns of the nuclei table for one image."""
     n = len(nuclei.y)
     return {
