@@ -11,6 +11,8 @@ export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export GIT_PYTHON_REFRESH := quiet
+# thirty stages import the same libraries: compiled once, they start in a second or two
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCES := $(shell git ls-files '*.py' '*.yaml' '*.toml' '*.lock' '*.css' '*.js' '*.j2' 2>/dev/null)
 
