@@ -1,8 +1,8 @@
 """What registering a bundle means, step by step.
 
 **Registering twice adds nothing, and a registration that was killed is completed by the next one.** Each step looks up what
-it would make, and what it logs is the same bytes under the same name and time. The tag `registered.<benchmark>` comes
-last: until it says this evidence, nothing is skipped.
+it would make, and what it logs is the same bytes under the same name and time. The tag `registered.<benchmark>` and the
+alias `<benchmark>` come last: until both are there nothing is skipped, and nobody is shown half a version.
 
 One host: a file lock lets one process write at a time. PostgreSQL: an advisory lock does so for all hosts. Several hosts on
 one MLflow server: there is never more than one version of an identity after the last of them is done
@@ -104,10 +104,19 @@ def _register(store: Store, bundle: Bundle, provenance: Provenance) -> None:
     summary = tags.summary_tags({**version.tags, **evidence})
     store.tag_version(version, {**evidence, **summary})
     store.describe_version(version, tags.description(bundle), {**fixed, **evidence, **summary})
-    store.move_alias(version, benchmark)
+    store.tag_registered_model(bundle.name, tags.model_tags(_current(store, version, benchmark)))
     store.finish_run(run)
     store.tag_version(version, {f"registered.{benchmark}": _content(bundle)})
-    store.tag_registered_model(bundle.name, tags.model_tags([v.tags for v in store.versions(bundle.name) if set(v.aliases) & set(v.benchmarks)]))
+    store.move_alias(version, benchmark)
+
+
+def _current(store: Store, version: Version, benchmark: str) -> list[dict[str, str]]:
+    """Tags of the versions that carry a benchmark's alias once `version` has taken that of `benchmark`."""
+    return [
+        v.tags
+        for v in store.versions(version.name)
+        if v.number == version.number or any(f"bundle.{alias}" in v.tags for alias in v.aliases if alias != benchmark)
+    ]
 
 
 def _run(store: Store, bundle: Bundle, provenance: Provenance) -> RunRecord:

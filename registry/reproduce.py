@@ -75,7 +75,7 @@ def reproduce(store: Store, reference: str, repository: Path, benchmark: str = "
         stage = producing_stage(provenance, folder)
         with _worktree(repository, provenance, Path(scratch) / "worktree") as workspace:
             say(f"running `{stage}` and all it depends on at commit {provenance.commit[:12]}")
-            _repro(workspace, stage, _top(repository))
+            _repro(workspace, stage, _top(repository), say)
             notes = _notes(workspace, provenance, repository)
             return _compare(str(version), registered, read_bundle(workspace / folder), provenance, notes)
 
@@ -150,15 +150,17 @@ def _worktree(repository: Path, provenance: Provenance, folder: Path) -> Iterato
         subprocess.run(["git", "-C", str(top), "worktree", "prune"], check=False, capture_output=True)
 
 
-def _repro(workspace: Path, stage: str, repository: Path) -> None:
+def _repro(workspace: Path, stage: str, repository: Path, say: Callable[[str], None]) -> None:
     """`dvc repro` of one stage and everything above it, by the worktree's own code."""
     top, dvc = _top(workspace), [sys.executable, "-m", "dvc"]
     _run([*dvc, "cache", "dir", "--local", str(repository / ".dvc" / "cache")], "dvc cannot use the repository's cache", workspace)
     tracked = _run(["git", "-C", str(workspace), "ls-files", "*.dvc"], "git cannot list the data that DVC tracks").split()
     if tracked:
         _run([*dvc, "checkout", *tracked], "the data is not in the repository's DVC cache; run `dvc pull` there", workspace)
-    # every stage must import the worktree's packages, not the ones installed here
-    _run([*dvc, "repro", "--force", "--no-run-cache", stage], f"`dvc repro {stage}` failed", workspace, {"PYTHONPATH": str(top)})
+    # stages call commands of this environment, and those must import the worktree's packages, not the ones installed here
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = {"PYTHONPATH": str(top), "PATH": search}
+    _run([*dvc, "repro", "--force", "--no-run-cache", stage], f"`dvc repro {stage}` failed", workspace, code, say)
 
 
 def _notes(workspace: Path, provenance: Provenance, repository: Path) -> tuple[str, ...]:
@@ -177,11 +179,20 @@ def _top(folder: Path) -> Path:
     return Path(_run(["git", "-C", str(folder), "rev-parse", "--show-toplevel"], f"`{folder}` is not in a git repository").strip())
 
 
-def _run(command: list[str], failure: str, cwd: Path | None = None, extra: dict[str, str] | None = None) -> str:
+def _run(
+    command: list[str], failure: str, cwd: Path | None = None, extra: dict[str, str] | None = None, say: Callable[[str], None] | None = None
+) -> str:
+    """Output of a command, each line told as it comes."""
     # what `mlflow run` sets is about this process, not about the stages below it
     environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_RUN_ID", "GIT_DIR", "GIT_WORK_TREE")}
-    done = subprocess.run(command, cwd=cwd, env={**environment, **(extra or {})}, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise StoreError(f"{failure} (exit code {done.returncode}):\n{tail}")
-    return done.stdout
+    lines = []
+    with subprocess.Popen(
+        command, cwd=cwd, env={**environment, **(extra or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            lines.append(line.rstrip("\n"))
+            if say and line.strip():
+                say(lines[-1])
+    if process.returncode != 0:
+        raise StoreError(f"{failure} (exit code {process.returncode}):\n" + "\n".join(lines[-15:]))
+    return "\n".join(lines)

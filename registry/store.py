@@ -494,12 +494,13 @@ def _all(search: Any, **arguments: Any) -> list[Any]:
 
 
 def _prepare() -> None:
-    """mlflow without its daily look-up at home, its progress bars and its notes on every schema."""
+    """mlflow without its look-ups at home, its progress bars, and its notes on schemas and on environments without pip."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # noqa: F401  (its import sets up the logger that is quieted here)
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
 
 
 @contextmanager
