@@ -75,7 +75,7 @@ def reproduce(store: Store, reference: str, repository: Path, benchmark: str = "
         stage = producing_stage(provenance, folder)
         with _worktree(repository, provenance, Path(scratch) / "worktree") as workspace:
             say(f"running `{stage}` and all it depends on at commit {provenance.commit[:12]}")
-            _repro(workspace, stage, _top(repository), say)
+            _repro(workspace, stage, _top(repository) / provenance.prefix, say)
             notes = _notes(workspace, provenance, repository)
             return _compare(str(version), registered, read_bundle(workspace / folder), provenance, notes)
 
@@ -153,7 +153,9 @@ def _worktree(repository: Path, provenance: Provenance, folder: Path) -> Iterato
 def _repro(workspace: Path, stage: str, repository: Path, say: Callable[[str], None]) -> None:
     """`dvc repro` of one stage and everything above it, by the worktree's own code."""
     top, dvc = _top(workspace), [sys.executable, "-m", "dvc"]
-    _run([*dvc, "cache", "dir", "--local", str(repository / ".dvc" / "cache")], "dvc cannot use the repository's cache", workspace)
+    # the repository's own settings say where its cache lies
+    cache = _run([*dvc, "cache", "dir"], f"`{repository}` is not a DVC repository", repository).splitlines()[-1]
+    _run([*dvc, "cache", "dir", "--local", cache], "dvc cannot use the repository's cache", workspace)
     tracked = _run(["git", "-C", str(workspace), "ls-files", "*.dvc"], "git cannot list the data that DVC tracks").split()
     if tracked:
         _run([*dvc, "checkout", *tracked], "the data is not in the repository's DVC cache; run `dvc pull` there", workspace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def store(sqlite_uri: str) -> Store:
 
 
 @pytest.fixture(scope="session")
-def postgresql_uri() -> Iterator[str]:
-    """A PostgreSQL server on a unix socket, with an empty database."""
+def postgresql() -> Iterator[str]:
+    """URI of a PostgreSQL server on a unix socket."""
     import pgserver
 
     # the server's own user must be able to walk to it, and a socket's path is at most 107 bytes
@@ -43,7 +44,20 @@ def postgresql_uri() -> Iterator[str]:
     folder.chmod(0o755)
     server = pgserver.get_server(folder, cleanup_mode="delete")
     try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        yield server.get_uri()
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_uri(postgresql: str) -> str:
+    """An empty database of the server."""
+    import psycopg
+    import sqlalchemy
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+    uri = sqlalchemy.make_url(postgresql).set(drivername="postgresql+psycopg", database=name)
+    return uri.render_as_string(hide_password=False)

@@ -129,6 +129,7 @@ def test_what_differs_is_said_exactly(project: Project, monkeypatch: pytest.Monk
     assert found.notes == ("Stages whose outputs are not those of the registered `dvc.lock`: `package@tiny`.",)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_told_in_its_own_words(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNCONTROLLED", "not a number")
     with pytest.raises(StoreError, match=r"`dvc repro package@tiny` failed(?s:.*)could not convert string to float"):

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 # loaded here so that the fork server pays for it and no process does
-import mlflow.onnx  # noqa: F401
+import mlflow.onnx
 import mlflow.store.model_registry.sqlalchemy_store  # noqa: F401
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-import onnx  # noqa: F401
+import onnx
 import psycopg  # noqa: F401
 import sqlalchemy.orm
 
 from registry.bundle import read_bundle
 from registry.registration import register
 from registry.store import Store
+from tests.registry.scorecards import tiny_onnx
 
 sqlalchemy.orm.configure_mappers()
+with tempfile.TemporaryDirectory() as scratch:
+    # mlflow reads the metadata of all installed packages when it first saves a model
+    saved = onnx.load(tiny_onnx(Path(scratch) / "tiny.onnx"))
+    mlflow.onnx.save_model(saved, f"{scratch}/model", pip_requirements=["onnx"])
 
 WRITES = ("create_", "log_", "set_", "update_", "finalize_", "delete_")
 
