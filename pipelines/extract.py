@@ -9,6 +9,7 @@ more than a few batches of images or one shard of vectors.
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -46,8 +47,8 @@ class ExtractSettings:
 
     Attributes:
         batch: images of one forward pass.
-        shard: images of one resumable shard.
-        threads: threads that compute, and threads that decode.
+        shard: images of one resumable shard at most; less where there are few images, so that all cores have work.
+        threads: on a CPU, processes that compute, one core each; on a CUDA device, threads that decode.
         tolerance: unreadable images that do not fail the stage; they are left out of every file of the cell.
     """
 
@@ -119,8 +120,9 @@ class _Extraction:
         self.benchmark, self.rows, self.out, self.settings = benchmark, rows, out, settings
         self.images = len(benchmark.index)
         self.name = f"[extract] {benchmark.card.name}/{out.name}"
-        #: networks take the threads in turn; formulas use one core each
-        self.networks = any(row.card.architecture != "formula" for row in rows if row.members)
+        # side by side on a CPU, which is faster than one process on all cores and the same whatever their number;
+        # a CUDA context does not survive a fork
+        self.workers = 1 if any(row.device != "cpu" for row in rows) else settings.threads
         self.unreadable = Unreadable(settings.tolerance)
         self.loader = ImageLoader(benchmark, settings.threads, self.unreadable)
         identity = {
@@ -129,12 +131,17 @@ class _Extraction:
             "settings": asdict(settings),
             "code": code_digest(),
         }
-        self.shards = Shards(out.with_name(f".{out.name}.work"), self.images, settings.shard, sha256_of_json(identity))
+        self.shards = Shards(out.with_name(f".{out.name}.work"), self.images, self._shard_size(), sha256_of_json(identity))
+
+    def _shard_size(self) -> int:
+        """Whole batches, at least four shards for each worker where there are so many batches."""
+        batches = math.ceil(self.images / (4 * self.workers * self.settings.batch))
+        return min(self.settings.shard, batches * self.settings.batch)
 
     def run(self) -> None:
         draws = self._draws()
         self.shards.open()
-        with _threads(self.settings.threads if self.networks else 1):
+        with _one_thread():
             self._fit([draw for draw in draws if draw.representation.fitted])
             if draws:
                 self._embed(draws)
@@ -156,22 +163,32 @@ class _Extraction:
 
     def _fit(self, draws: list[Draw]) -> None:
         for fold in self.benchmark.folds:
-            samples: dict[int | None, TrainingImages] = {}
-            for draw in draws:
-                if draw.fold not in (None, fold.number):
-                    continue
-                stored = self.shards.folder / f"{draw.key.replace('/', '.')}.state.npz"
-                if stored.is_file():
-                    draw.representation.load_state(read_arrays(stored))
-                    continue
-                size = sample_size(draw.representation)
-                if size not in samples:
-                    print(f"{self.name}: fitting `{draw.row}` to the training images of fold {fold.number}", file=sys.stderr, flush=True)
-                    samples[size] = TrainingImages(self.loader, fold, size, self.settings.batch)
-                draw.representation.fit(samples[size])
-                self._check_readable()
-                if not self.unreadable.reasons:
-                    write_arrays(stored, draw.representation.state())
+            here = [draw for draw in draws if draw.fold in (None, fold.number)]
+            missing = [draw for draw in here if not self._state(draw).is_file()]
+            if missing:
+                print(f"{self.name}: fitting {len(missing)} members to the training images of fold {fold.number}", file=sys.stderr, flush=True)
+            sizes = {sample_size(draw.representation) for draw in missing}
+            images = {size: TrainingImages(self.loader, fold, size, self.settings.batch) for size in sizes}
+            for training in images.values():
+                training.keep()
+            for reasons in in_forks(partial(self._fit_alone, images), missing, self.workers):
+                self.unreadable.reasons.update(reasons)
+            self._check_readable()
+            for draw in here:
+                draw.representation.load_state(read_arrays(self._state(draw)))
+            if self.unreadable.reasons:
+                # not for a later run, in which they may be repaired
+                for draw in here:
+                    self._state(draw).unlink()
+
+    def _fit_alone(self, images: dict[int | None, TrainingImages], draw: Draw) -> dict[str, str]:
+        """Fit one member and publish its state; returns the images that could not be read."""
+        draw.representation.fit(images[sample_size(draw.representation)])
+        write_arrays(self._state(draw), draw.representation.state())
+        return self.unreadable.reasons
+
+    def _state(self, draw: Draw) -> Path:
+        return self.shards.folder / f"{draw.key.replace('/', '.')}.state.npz"
 
     def _check_readable(self) -> None:
         """Fail if too many images were unreadable, once every image was looked at so that all can be counted."""
@@ -185,34 +202,28 @@ class _Extraction:
         missing = self.shards.missing()
         progress = Progress(self.name, self.images, "images")
         progress.skip(self.images - sum(len(shard.rows) for shard in missing))
-        if self.networks:
+        if self.workers == 1:
             self._embed_in_order(missing, draws, progress)
             return
-        for shard, reasons in zip(missing, in_forks(partial(self._embed_alone, draws), missing, self.settings.threads), strict=True):
+        for reasons in in_forks(partial(self._embed_alone, draws, progress), missing, self.workers):
             self.unreadable.reasons.update(reasons)
             self._check_readable()
-            progress.advance(len(shard.rows))
 
     def _embed_in_order(self, missing: list[Shard], draws: list[Draw], progress: Progress) -> None:
-        """All shards in this process: while networks compute, the images of the next batches are decoded."""
+        """All shards in this process: while representations compute, the images of the next batches are decoded."""
         chunks = {shard.number: chunked(shard.rows, self.settings.batch) for shard in missing}
         stream = self.loader.batches(chunk for shard in missing for chunk in chunks[shard.number])
         for shard in missing:
-            self._embed_shard(shard, draws, self._watched(islice(stream, len(chunks[shard.number])), progress))
-
-    def _watched(self, batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
-        for batch in batches:
+            self._embed_shard(shard, draws, islice(stream, len(chunks[shard.number])), progress)
             self._check_readable()
-            yield batch
-            progress.advance(len(batch.image_ids))
 
-    def _embed_alone(self, draws: list[Draw], shard: Shard) -> dict[str, str]:
-        """One shard in a process of its own; returns its unreadable images for the parent to judge."""
+    def _embed_alone(self, draws: list[Draw], progress: Progress, shard: Shard) -> dict[str, str]:
+        """One shard in a process of its own; returns the images that could not be read."""
         loader = ImageLoader(self.benchmark, 1, Unreadable(self.images))
-        self._embed_shard(shard, draws, loader.batches(chunked(shard.rows, self.settings.batch)))
+        self._embed_shard(shard, draws, loader.batches(chunked(shard.rows, self.settings.batch)), progress)
         return loader.unreadable.reasons
 
-    def _embed_shard(self, shard: Shard, draws: list[Draw], batches: Iterable[Batch]) -> None:
+    def _embed_shard(self, shard: Shard, draws: list[Draw], batches: Iterable[Batch], progress: Progress) -> None:
         """Embed and publish one shard; every batch serves all draws while it is in memory."""
         vectors: dict[str, list[Embedding]] = {draw.key: [] for draw in draws}
         ids: list[str] = []
@@ -222,6 +233,7 @@ class _Extraction:
             ids += batch.image_ids
             for draw in draws:
                 vectors[draw.key].append(_checked(draw, batch, draw.representation.embed(batch)))
+            progress.advance(len(batch.image_ids))
         positions = dict(zip(self.benchmark.index["image_id"].iloc[list(shard.rows)], shard.rows, strict=True))
         rows = np.array([positions[name] for name in ids], dtype=np.int64)
         self.shards.write(shard, rows, {key: np.concatenate(parts) for key, parts in vectors.items() if parts})
@@ -293,16 +305,16 @@ def _checked(draw: Draw, batch: Batch, values: Embedding) -> Embedding:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Numerical libraries on `count` threads; on one, processes may be forked although they were used."""
+def _one_thread() -> Iterator[None]:
+    """Numerical libraries on one thread: their pools do not survive a fork, and cores are shared out by process."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(count):
+    with threadpool_limits(1):
         # torch keeps a count of its own; formulas import it only if one of them needs it
         torch = sys.modules.get("torch")
         before = torch.get_num_threads() if torch else 0
         if torch:
-            torch.set_num_threads(count)
+            torch.set_num_threads(1)
         try:
             yield
         finally:

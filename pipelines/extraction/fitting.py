@@ -50,16 +50,13 @@ class TrainingImages:
         self._keep = len(rows) * 4 * int(np.prod(loader.benchmark.card.image.shape)) <= KEPT_BYTES
         self._kept: list[Batch] = []
 
+    def keep(self) -> None:
+        """Decode the images now if they are few enough to be kept, so that processes forked from here share them."""
+        if self._keep and not self._kept:
+            self._kept = [batch for batch in self._decoded() if batch.image_ids]
+
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept:
-            yield from self._kept
-            return
-        seen: list[Batch] = []
-        for batch in self._loader.batches(chunked(self.rows, self._batch)):
-            if not batch.image_ids:
-                continue
-            if self._keep:
-                seen.append(batch)
-            yield batch
-        # only now: whoever stopped early has not seen them all
-        self._kept = seen
+        yield from self._kept or (batch for batch in self._decoded() if batch.image_ids)
+
+    def _decoded(self) -> Iterator[Batch]:
+        return self._loader.batches(chunked(self.rows, self._batch))
