@@ -22,7 +22,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
 from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_auroc
 from pipelines.metrics.geometry import describe
-from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
+from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, fit_probe, out_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.retrieval import PROTOCOL, permutation_null, retrieve
 from pipelines.metrics.statistic import Statistic
@@ -241,18 +241,24 @@ def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Pat
 
     It is a ceiling for what these representations hold, and sees the labels of training images only, like every probe.
     """
+    from threadpoolctl import threadpool_limits
+
     rows = [row for row in read_rows(folder).values() if not row.manifest.not_applicable]
     single = [row for row in rows if row.manifest.members == ["main"] and row.name != "random"]
-    together = _concatenated([fold_features(row, "main", benchmark) for row in single], params.evaluate.max_dim, benchmark)
+    with threadpool_limits(1):
+        together = _concatenated([fold_features(row, "main", benchmark) for row in single], params.evaluate.max_dim, benchmark)
     candidates = {"all rows together": together}
     candidates |= {row.name: fold_features(row, "main", benchmark) for row in single if row.manifest.card["role"] == "positive"}
-    outcomes = []
-    for task in benchmark.card.tasks:
-        question = Question.of(benchmark, task)
-        chosen = min(candidates, key=lambda name: inner_loss(question, candidates[name], params.evaluate))
-        print(f"[oracle] {benchmark.card.name}/{task.name}: {chosen}", flush=True)
-        outcomes.append(score(ORACLE, "main", question, candidates[chosen], benchmark, params))
-    _publish(out, outcomes)
+    importlib.import_module("sklearn.linear_model")  # once, before the workers fork
+    work = partial(_oracle_of, benchmark, params, candidates)
+    _publish(out, list(in_parallel(work, benchmark.card.tasks, params.threads)))
+
+
+def _oracle_of(benchmark: Benchmark, params: Params, candidates: Mapping[str, FoldFeatures], task: Task) -> Outcome:
+    question = Question.of(benchmark, task)
+    chosen = min(candidates, key=lambda name: inner_loss(question, candidates[name], params.evaluate))
+    print(f"[oracle] {benchmark.card.name}/{task.name}: {chosen}", flush=True)
+    return score(ORACLE, "main", question, candidates[chosen], benchmark, params)
 
 
 def _concatenated(parts: list[FoldFeatures], max_dim: int, benchmark: Benchmark) -> FoldFeatures:
@@ -270,14 +276,11 @@ def _concatenated(parts: list[FoldFeatures], max_dim: int, benchmark: Benchmark)
 
 
 def inner_loss(question: Question, features: FoldFeatures, params: EvaluateParams) -> float:
-    """Log-loss on group-held-out inner folds of the training images, summed over outer folds; no test image is looked at."""
-    from pipelines.metrics.folds import inner_folds
-
-    rule, n_classes, total = probe_settings(params), len(question.classes), 0.0
+    """Log-loss of the probe on group-held-out inner folds of the training images, summed over outer folds; no test image is
+    looked at. A representation with nothing to fit to is never chosen."""
+    total, n_classes = 0.0, len(question.classes)
     for number in sorted(features):
         train = (question.codes >= 0) & (question.folds != number)
-        labels, units = question.codes[train], question.units[train]
-        inner = inner_folds(labels, units, n_classes, params.inner_folds).fold
-        found = out_of_fold(features[number][train], labels, inner, units, n_classes, rule)
-        total += log_loss(found.labels, found.probabilities, units[found.images]).value
+        probe = fit_probe(features[number][train], question.codes[train], question.units[train], n_classes, probe_settings(params))
+        total += probe.inner_loss if np.isfinite(probe.inner_loss) else np.inf
     return total

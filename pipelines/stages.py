@@ -76,6 +76,8 @@ def limit_threads(threads: int) -> None:
     """Make numerical libraries use `threads` threads; must run before they are imported."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
+    # threads that wait sleep: on a shared machine spinning takes the cores from those that work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _simulate(workspace: Workspace, params: Params, benchmark: str) -> None:

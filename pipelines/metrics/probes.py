@@ -69,6 +69,8 @@ class LogisticProbe:
         projection: fitted on the same training images.
         linear: coefficients (k, p) and intercept (k,), which is -inf for a class that training did not have.
         c: the chosen inverse penalty; NaN where there was nothing to choose.
+        inner_loss: class-balanced log-loss of that penalty summed over the inner folds, to choose between representations
+            without looking at a test image; NaN where there was nothing to choose.
         notes: what was out of the ordinary.
     """
 
@@ -76,6 +78,7 @@ class LogisticProbe:
     linear: Linear
     c: float
     notes: tuple[str, ...] = ()
+    inner_loss: float = float("nan")
 
     def predict_proba(self, features: Floats) -> Floats:
         """(n, k) probabilities.
@@ -206,7 +209,7 @@ def fit_probe(features: Floats, labels: Ints, groups: Groups, n_classes: int, se
     # losses closer than this are equal up to the solver's tolerance
     chosen = int(np.flatnonzero(losses <= losses.min() + 1e-9)[0])
     linear = next(path(z, labels, n_classes, settings.grid[chosen : chosen + 1]))
-    return LogisticProbe(projection, linear, settings.grid[chosen], notes)
+    return LogisticProbe(projection, linear, settings.grid[chosen], notes, float(losses[chosen]))
 
 
 def fit_knn(features: Floats, labels: Ints, n_classes: int, settings: ProbeSettings) -> KnnProbe:
