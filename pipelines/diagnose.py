@@ -162,6 +162,7 @@ def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Par
         role=board.roles[row],
         benchmark=card.name,
         benchmark_title=card.title,
+        modality=card.modality,
         data_hash=board.benchmark.data_hash(),
         unit=card.unit,
         notes=list(card.notes),
