@@ -6,6 +6,7 @@ paths of the installed packages, so that a change of code computes again what it
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ def dvc(root: Path, *arguments: str) -> None:
     Raises:
         BenchmarkError: dvc says no; its own words are above.
     """
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=False)
+    # stages call `blankslide`: the one of this environment, whether or not the environment was activated
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, env={**os.environ, "PATH": path}, check=False)
     if done.returncode:
         raise BenchmarkError(f"`dvc {' '.join(arguments)}` ended with {done.returncode} in `{root}`; the reason is above.")
