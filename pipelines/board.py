@@ -57,7 +57,9 @@ def variant(member: str) -> str:
 def read_board(workspace: Workspace, benchmark: str) -> Board:
     """Read rows and scores of one benchmark."""
     rows = read_rows(workspace.embeddings(benchmark))
-    scored = [s for folder in sorted(workspace.scores(benchmark).iterdir()) for s in read_scores(folder)]
+    # dvc keeps a .gitignore beside its outputs
+    cells = sorted(path for path in workspace.scores(benchmark).iterdir() if path.is_dir())
+    scored = [s for folder in cells for s in read_scores(folder)]
     scored += read_scores(workspace.oracle(benchmark))
     roles = {name: str(row.manifest.card["role"]) for name, row in rows.items()}
     return Board(Benchmark.read(workspace.data(benchmark)), rows, {**roles, ORACLE: "positive"}, scored)
