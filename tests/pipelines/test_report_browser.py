@@ -107,7 +107,13 @@ def test_filters_narrow_the_table_and_say_how_far(page: Any) -> None:
 def test_a_cell_of_the_summary_leads_to_its_plot(page: Any) -> None:
     page.locator("#summary a.cell").first.click()
     assert page.url.endswith("#culture--count--simclr")
-    assert page.locator("#culture--count--simclr").evaluate("e => Math.abs(e.getBoundingClientRect().top) < innerHeight")
+    plot = page.locator("#culture--count--simclr")
+    in_sight = "e => Math.abs(e.getBoundingClientRect().top) < innerHeight"
+    for _ in range(50):  # the page scrolls smoothly
+        if plot.evaluate(in_sight):
+            break
+        page.wait_for_timeout(100)
+    assert plot.evaluate(in_sight)
 
 
 def test_forest_marks_lie_where_their_values_are(page: Any) -> None:
