@@ -34,11 +34,15 @@ from pipelines.progress import Progress
 from registry.arrays import Embedding
 from registry.bundle import read_arrays, write_arrays
 from registry.errors import BlankslideError, InputError, ParamsError
-from registry.files import sha256_of_json
+from registry.files import sha256_of_file, sha256_of_json
 from registry.representation import Batch
 
 if TYPE_CHECKING:
     from pipelines.stages import Workspace
+
+
+#: the disk is full, or this user's share of it
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def extract(benchmark: Benchmark, rows: list[RowPlan], out: Path, settings: Extr
     try:
         _Extraction(benchmark, rows, out, settings).run()
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_SPACE:
             raise
         raise BlankslideError(
             f"There is no space left on the disk of `{out.parent}`. Nothing is half-written and finished shards are kept:"
@@ -164,31 +168,27 @@ class _Extraction:
     def _fit(self, draws: list[Draw]) -> None:
         for fold in self.benchmark.folds:
             here = [draw for draw in draws if draw.fold in (None, fold.number)]
-            missing = [draw for draw in here if not self._state(draw).is_file()]
+            missing = [draw for draw in here if not self.shards.state(draw.key, whole=True).is_file()]
             if missing:
                 print(f"{self.name}: fitting {len(missing)} members to the training images of fold {fold.number}", file=sys.stderr, flush=True)
             sizes = {sample_size(draw.representation) for draw in missing}
             images = {size: TrainingImages(self.loader, fold, size, self.settings.batch) for size in sizes}
             for training in images.values():
                 training.keep()
+            # before a member is fitted to what is left, or fails because nothing is
+            self._check_readable()
             for reasons in in_forks(partial(self._fit_alone, images), missing, self.workers):
                 self.unreadable.reasons.update(reasons)
             self._check_readable()
             for draw in here:
-                draw.representation.load_state(read_arrays(self._state(draw)))
-            if self.unreadable.reasons:
-                # not for a later run, in which they may be repaired
-                for draw in here:
-                    self._state(draw).unlink()
+                draw.representation.load_state(read_arrays(self.shards.fitted(draw.key)))
+        self.shards.keep_if_fitted_so(sha256_of_json([sha256_of_file(self.shards.fitted(draw.key)) for draw in draws]))
 
     def _fit_alone(self, images: dict[int | None, TrainingImages], draw: Draw) -> dict[str, str]:
         """Fit one member and publish its state; returns the images that could not be read."""
         draw.representation.fit(images[sample_size(draw.representation)])
-        write_arrays(self._state(draw), draw.representation.state())
+        write_arrays(self.shards.state(draw.key, whole=not self.unreadable.reasons), draw.representation.state())
         return self.unreadable.reasons
-
-    def _state(self, draw: Draw) -> Path:
-        return self.shards.folder / f"{draw.key.replace('/', '.')}.state.npz"
 
     def _check_readable(self) -> None:
         """Fail if too many images were unreadable, once every image was looked at so that all can be counted."""

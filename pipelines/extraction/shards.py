@@ -17,8 +17,18 @@ from registry.bundle import write_arrays
 from registry.errors import BundleError
 from registry.files import read_json, sha256_of_bytes, sha256_of_file, write_json
 
-#: packages whose code decides what is computed
-COMPUTING = ("registry", "pipelines/extraction")
+#: code that decides what is computed, here and in training
+COMPUTING = (
+    "registry",
+    "pipelines/benchmarks/index.py",
+    "pipelines/extract.py",
+    "pipelines/extraction",
+    "pipelines/loading.py",
+    "pipelines/train.py",
+    "pipelines/training",
+)
+#: endings of what a draw learned from all its images, and of what it learned while some were unreadable
+WHOLE_STATE, PARTIAL_STATE = ".state.npz", ".partial-state.npz"
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Shards:
     def open(self) -> None:
         """Make the work folder, or keep the whole shards of the same run that was killed.
 
-        A shard that lacks unreadable images is made again: they may have been repaired.
+        What lacks unreadable images, a shard or a fitted state, is made again: they may have been repaired.
         """
         plan = self.folder / "plan.json"
         if not plan.is_file() or read_json(plan) != {"identity": self.identity}:
@@ -73,7 +83,7 @@ class Shards:
             write_json(plan, {"identity": self.identity})
             return
         # what a killed process was still writing has no name a reader would look for; it only takes up space
-        for leftover in self.folder.glob(".*.part"):
+        for leftover in (*self.folder.glob(".*.part"), *self.folder.glob(f"*{PARTIAL_STATE}")):
             leftover.unlink()
         for shard in self.all:
             if self.path(shard).is_file() and not self._complete(shard):
@@ -92,6 +102,26 @@ class Shards:
     def path(self, shard: Shard) -> Path:
         """The file of one shard."""
         return self.folder / f"shard-{shard.number:05d}.npz"
+
+    def state(self, key: str, whole: bool) -> Path:
+        """Where what one fitted draw learned is put; `whole` if no image was unreadable."""
+        return self.folder / (key.replace("/", ".") + (WHOLE_STATE if whole else PARTIAL_STATE))
+
+    def fitted(self, key: str) -> Path:
+        """The file of what one draw learned."""
+        return next(path for path in (self.state(key, True), self.state(key, False)) if path.is_file())
+
+    def keep_if_fitted_so(self, fitted: str) -> None:
+        """Remove the finished shards unless they were made with these very fitted states.
+
+        Args:
+            fitted: digest of all states; they differ from those of a killed run if an image was repaired since.
+        """
+        path = self.folder / "fitted.json"
+        if path.is_file() and read_json(path) != {"fitted": fitted}:
+            for shard in self.all:
+                self.path(shard).unlink(missing_ok=True)
+        write_json(path, {"fitted": fitted})
 
     def write(self, shard: Shard, rows: Ints, vectors: Mapping[str, Embedding]) -> None:
         """Publish one shard.
@@ -113,7 +143,8 @@ class Shards:
     def _array(self, shard: Shard, name: str) -> NDArray[np.generic]:
         path = self.path(shard)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a damaged file that it opened itself open
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 array: NDArray[np.generic] = archive[name]
         except (ValueError, KeyError, EOFError, BadZipFile) as error:
             raise BundleError(f"`{path}` is damaged ({type(error).__name__}). Remove `{self.folder}` and extract again.") from error
@@ -124,5 +155,6 @@ class Shards:
 def code_digest() -> str:
     """Changes whenever code that decides what is computed changes, so that no shard of older code is taken up."""
     root = Path(__file__).resolve().parents[2]
-    files = sorted(path for package in COMPUTING for path in (root / package).rglob("*.py"))
+    named = [root / name for name in COMPUTING]
+    files = sorted(path for place in named for path in ([place] if place.suffix else place.rglob("*.py")))
     return sha256_of_bytes("".join(f"{path.relative_to(root)}{sha256_of_file(path)}" for path in files).encode())
