@@ -20,22 +20,29 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
+from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_auroc
 from pipelines.metrics.geometry import describe
-from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, fit_probe, out_of_fold
+from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.retrieval import PROTOCOL, permutation_null, retrieve
 from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
 from pipelines.scores import Predictions, Scored, write_scores
-from registry.arrays import Floats, Ints
+from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
+from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
+from registry.files import write_json
 from registry.heads import Head
 
 RETRIEVAL = "retrieval.map"
 ORACLE = "oracle"
+#: the row that is noise by construction; the positive control never needs to look at it
+NOISE = "random"
+#: candidate of the positive control
+TOGETHER = "all rows together"
 #: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
 NEVER = -1e9
 #: one row's vectors by the fold they were fitted for
@@ -76,6 +83,10 @@ class Question:
         keys = [f"{unit}/{well}/{code}" for unit, well, code in zip(units, wells, codes, strict=True)]
         profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
         return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)
+
+    def train(self, number: int) -> Mask:
+        """(n,) the training images of a fold that take part."""
+        return np.asarray((self.codes >= 0) & (self.folds != number))
 
 
 @dataclass(frozen=True)
@@ -236,51 +247,83 @@ def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark,
 
 
 def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
-    """Score the positive control: per task and fold the better, on inner folds of the training images, of the supervised
-    network (where one was trained) and a linear probe on all rows together.
+    """Score the positive control and publish its card: for each task and fold the best of every row alone (one draw of each
+    kind of twin) and of all rows together.
 
-    It is a ceiling for what these representations hold, and sees the labels of training images only, like every probe.
+    It is a ceiling for what these representations hold. The choice is made on inner folds of the fold's training images, like
+    the choice of a penalty, so no test image is looked at; see `pipelines.metrics.choice.choose` for rows that were trained on
+    the labels. Those do not enter "all rows together", where columns that know the training labels by heart mislead the probe.
+
+    Raises:
+        BenchmarkError: the benchmark was not extracted.
     """
     from threadpoolctl import threadpool_limits
 
-    rows = [row for row in read_rows(folder).values() if not row.manifest.not_applicable]
-    single = [row for row in rows if row.manifest.members == ["main"] and row.name != "random"]
-    with threadpool_limits(1):
-        together = _concatenated([fold_features(row, "main", benchmark) for row in single], params.evaluate.max_dim, benchmark)
-    candidates = {"all rows together": together}
-    candidates |= {row.name: fold_features(row, "main", benchmark) for row in single if row.manifest.card["role"] == "positive"}
+    rows = [row for row in read_rows(folder).values() if not row.manifest.not_applicable and row.name != NOISE]
+    if not rows:
+        raise BenchmarkError(f"`{folder}` holds no rows. Run `blankslide extract` for its cells.")
+    candidates = {name: fold_features(row, member, benchmark) for row in rows for name, member in _draws(row)}
+    saw_labels = [row.name for row in rows if row.manifest.card["training"].get("learned")]
+    whole = [candidates[row.name] for row in rows if row.name in candidates and row.name not in saw_labels]
+    if len(whole) > 1:
+        with threadpool_limits(1):
+            candidates[TOGETHER] = {
+                f.number: side_by_side([part[f.number] for part in whole], f.train, params.evaluate.max_dim) for f in benchmark.folds
+            }
     importlib.import_module("sklearn.linear_model")  # once, before the workers fork
-    work = partial(_oracle_of, benchmark, params, candidates)
-    _publish(out, list(in_parallel(work, benchmark.card.tasks, params.threads)))
+    questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
+    losses = dict(zip(candidates, in_parallel(partial(_inner_losses, questions, params), list(candidates.values()), params.threads), strict=True))
+    chosen = {q.task.name: _choose(q, losses, saw_labels, params) for q in questions}
+    jobs = [(q, {fold: candidates[name][fold] for fold, name in chosen[q.task.name].items()}) for q in questions]
+    _publish(out, list(in_parallel(partial(_score_oracle, benchmark, params), jobs, params.threads)))
+    write_json(out / "card.json", oracle_card(benchmark, chosen).as_dict())
 
 
-def _oracle_of(benchmark: Benchmark, params: Params, candidates: Mapping[str, FoldFeatures], task: Task) -> Outcome:
-    question = Question.of(benchmark, task)
-    chosen = min(candidates, key=lambda name: inner_loss(question, candidates[name], params.evaluate))
-    print(f"[oracle] {benchmark.card.name}/{task.name}: {chosen}", flush=True)
-    return score(ORACLE, "main", question, candidates[chosen], benchmark, params)
+def _draws(row: Row) -> list[tuple[str, str]]:
+    """Candidate name and member: the row itself, or the first draw of each kind of a twin, fixed beforehand."""
+    if row.manifest.members == ["main"]:
+        return [(row.name, "main")]
+    return [(f"{row.name}/{member}", member) for member in row.manifest.members if member.endswith("-00")]
 
 
-def _concatenated(parts: list[FoldFeatures], max_dim: int, benchmark: Benchmark) -> FoldFeatures:
-    """All rows side by side, each projected on its own leading components so that wide rows do not drown narrow ones."""
-    joined = {}
-    for fold in benchmark.folds:
-        blocks = []
-        for part in parts:
-            projection = fit_projection(part[fold.number][fold.train], max_dim)
-            block = projection.transform(part[fold.number])
-            if block.shape[1]:
-                blocks.append(block / np.sqrt(np.mean(block[fold.train] ** 2) * block.shape[1]))
-        joined[fold.number] = np.concatenate(blocks, axis=1)
-    return joined
+def _inner_losses(questions: list[Question], params: Params, features: FoldFeatures) -> dict[tuple[str, int], float]:
+    rule = probe_settings(params.evaluate)
+    found = {}
+    for q in questions:
+        for number, vectors in features.items():
+            train = q.train(number)
+            found[q.task.name, number] = inner_loss(vectors[train], q.codes[train], q.units[train], len(q.classes), rule)
+    return found
 
 
-def inner_loss(question: Question, features: FoldFeatures, params: EvaluateParams) -> float:
-    """Log-loss of the probe on group-held-out inner folds of the training images, summed over outer folds; no test image is
-    looked at. A representation with nothing to fit to is never chosen."""
-    total, n_classes = 0.0, len(question.classes)
-    for number in sorted(features):
-        train = (question.codes >= 0) & (question.folds != number)
-        probe = fit_probe(features[number][train], question.codes[train], question.units[train], n_classes, probe_settings(params))
-        total += probe.inner_loss if np.isfinite(probe.inner_loss) else np.inf
-    return total
+def _choose(question: Question, losses: Mapping[str, Mapping[tuple[str, int], float]], saw_labels: list[str], params: Params) -> dict[int, str]:
+    """The chosen candidate of each fold."""
+    chosen = {}
+    for number in sorted(set(question.folds[question.folds >= 0].tolist())):
+        train, task = question.train(number), question.task.name
+        chance = chance_loss(question.codes[train], question.units[train], len(question.classes), probe_settings(params.evaluate))
+        chosen[number] = choose({name: found[task, number] for name, found in losses.items()}, saw_labels, chance)
+        print(f"[oracle] {task}, fold {number}: {chosen[number]}", flush=True)
+    return chosen
+
+
+def _score_oracle(benchmark: Benchmark, params: Params, job: tuple[Question, FoldFeatures]) -> Outcome:
+    question, features = job
+    return score(ORACLE, "main", question, features, benchmark, params)
+
+
+def oracle_card(benchmark: Benchmark, chosen: Mapping[str, Mapping[int, str]]) -> EncoderCard:
+    """The positive control's card: fitted to one benchmark and split, and what it chose is part of what it is."""
+    facts = {
+        "benchmark": benchmark.card.name,
+        "data": benchmark.data_hash(),
+        "chosen": {t: {str(f): n for f, n in c.items()} for t, c in chosen.items()},
+    }
+    return EncoderCard(
+        ORACLE,
+        "positive",
+        "the best of every row alone and of all rows together, chosen for each task on the training images",
+        weights="trained here",
+        pooling="none",
+        training=facts,
+    )

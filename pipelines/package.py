@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
-from pipelines.board import Board, questions, read_board, variant
+from pipelines.board import ORACLE, Board, questions, read_board, variant
 from pipelines.embeddings import Row
 from pipelines.params import CellParams, Params
 from pipelines.rows import cards_of, facts_of, weights_file
@@ -22,7 +22,7 @@ from registry.cards import EncoderCard
 from registry.errors import ParityError
 from registry.evidence import Scorecard
 from registry.export import export_onnx
-from registry.files import published, read_json
+from registry.files import published, read_json, sha256_of_file
 from registry.images import conform
 from registry.representation import Batch, Representation
 
@@ -30,6 +30,8 @@ from registry.representation import Batch, Representation
 GOLDEN_IMAGES = 8
 #: training embeddings a server keeps to say how far a new image is from known data
 REFERENCE_IMAGES = 512
+#: why a service has no oracle
+ORACLE_UNSERVABLE = "it is the best row of each task, chosen with the labels of the training images; serve that row itself"
 #: largest difference between the embedding computed again for the bundle and the one that was scored, relative to its scale
 SAME = 1e-3
 
@@ -43,18 +45,18 @@ class Part:
         onnx: its exported file, None if it cannot be served.
         heads: "<task>/<array>" of the served member.
         golden: images with known answers; None if it cannot be served.
-        reference: (n, d) training embeddings of fold 0.
+        reference: (n, d) training embeddings of fold 0; None if it has no embedding of its own.
     """
 
     card: BundleCard
     onnx: Path | None
     heads: Arrays
     golden: Golden | None
-    reference: NDArray[np.float32]
+    reference: NDArray[np.float32] | None
 
 
 def package(workspace: Workspace, params: Params, benchmark: str) -> None:
-    """Write a bundle for every row that applies, plots of every verdict, and the benchmark's receipts.
+    """Write a bundle for every row that applies and for the oracle, plots of every verdict, and the benchmark's receipts.
 
     Raises:
         ParityError: an exported network, or a row computed again, is not what was scored.
@@ -67,6 +69,7 @@ def package(workspace: Workspace, params: Params, benchmark: str) -> None:
         parts: dict[str, Part] = {}
         for cell in params.cells_of(benchmark):
             parts |= packer.parts_of(cell)
+        parts[ORACLE] = oracle_part(workspace, board.benchmark)
         for name, part in parts.items():
             card = Scorecard.from_dict(read_json(workspace.verdicts(benchmark) / f"{name}.scorecard.json"))
             write_bundle(
@@ -81,6 +84,25 @@ def package(workspace: Workspace, params: Params, benchmark: str) -> None:
             )
             write_plots(workspace.plots(benchmark) / name, card, params.diagnose.margin)
     write_receipts(workspace.root, benchmark)
+
+
+def oracle_part(workspace: Workspace, benchmark: Benchmark) -> Part:
+    """The positive control as it was chosen: its probes are what it has learned, and it has no embedding of its own.
+
+    Raises:
+        BundleError: its heads are damaged.
+    """
+    folder = workspace.oracle(benchmark.card.name)
+    card = EncoderCard.from_dict(read_json(folder / "card.json"))
+    heads = _heads_of(read_arrays(folder / "heads.npz"), f"{ORACLE}/main")
+    fitted_to = {"benchmark": benchmark.card.name, "data": benchmark.data_hash(), "fold": "0"}
+    state = sha256_of_file(folder / "heads.npz")
+    return Part(BundleCard(card, benchmark.card.name, benchmark.card.image, 0, fitted_to, state, "main", ORACLE_UNSERVABLE), None, heads, None, None)
+
+
+def _heads_of(heads: Arrays, member: str) -> Arrays:
+    """ "<task>/<array>" of one "<row>/<member>"."""
+    return {name.removeprefix(f"{member}/"): array for name, array in heads.items() if name.startswith(f"{member}/")}
 
 
 def companions(card: Scorecard, parts: Mapping[str, Part]) -> list[CompanionParts]:
@@ -143,7 +165,7 @@ class Packer:
     def _part(self, row: Row, cell: CellParams, card: EncoderCard | None, heads: Arrays) -> Part:
         member = self.served_member(row)
         print(f"[package] {cell.benchmark}/{row.name}: {member}", flush=True)
-        mine = {name.removeprefix(f"{row.name}/{member}/"): array for name, array in heads.items() if name.startswith(f"{row.name}/{member}/")}
+        mine = _heads_of(heads, f"{row.name}/{member}")
         offline = row.embedding(member, 0, self.ids)
         reference = offline[self.benchmark.folds[0].train]
         kept = np.unique(np.linspace(0, len(reference) - 1, REFERENCE_IMAGES).astype(int))

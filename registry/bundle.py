@@ -59,7 +59,7 @@ class BundleCard:
         image: what `encoder.onnx` takes, after `registry.images.conform`.
         fitted_to: what it was fitted to ({"benchmark", "data", "fold"}); {} if nothing was fitted here.
         weights_sha256: of `encoder.onnx`, or of the state of a row that has none; "" if there is neither.
-        dim: embedding dimension d.
+        dim: embedding dimension d; 0 for a row that has no embedding of its own.
         member: the draw this is ("main", "fresh-00").
         unservable: why there is no `encoder.onnx`; "" if there is one.
         parity: `registry.export.ExportReport.as_dict()`; {} if there is no `encoder.onnx`.

@@ -26,6 +26,11 @@ probes          everything fitted sees training images only
     fit_knn(features, labels, n_classes, settings) -> KnnProbe             .predict_proba(features)
     out_of_fold(features, labels, folds, groups, n_classes, settings, kind="logistic") -> OutOfFold
 
+choice          which representation holds most, by inner folds of the training images
+    inner_loss(features, labels, groups, n_classes, settings) -> float; chance_loss(labels, groups, n_classes, settings) -> float
+    choose(losses, saw_labels, chance) -> str
+    side_by_side(parts, train, max_dim) -> (n, <= max_dim) array
+
 jackknife       delete one unit at a time
     estimate(statistic) -> Estimate                                        .low(alpha) .high(alpha) .p .se
     interval(statistic) -> (low, high) | None; why_not_assessable(statistic) -> str

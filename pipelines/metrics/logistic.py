@@ -10,7 +10,7 @@ import numpy as np
 from registry.arrays import Floats, Ints
 
 #: gradient tolerance on the mean loss: tight, so that another BLAS gives the same predictions
-_TOLERANCE = 1e-7
+TOLERANCE = 1e-7
 _MAX_ITERATIONS = 10_000
 
 
@@ -42,7 +42,7 @@ def uninformed(labels: Ints, p: int, n_classes: int) -> Linear:
     return Linear(np.zeros((n_classes, p)), np.where(np.bincount(labels, minlength=n_classes) > 0, 0.0, -np.inf))
 
 
-def path(z: Floats, labels: Ints, n_classes: int, grid: Sequence[float]) -> Iterator[Linear]:
+def path(z: Floats, labels: Ints, n_classes: int, grid: Sequence[float], tolerance: float = TOLERANCE) -> Iterator[Linear]:
     """Fits for each inverse penalty of an ascending grid, each started from the one before.
 
     Args:
@@ -50,6 +50,7 @@ def path(z: Floats, labels: Ints, n_classes: int, grid: Sequence[float]) -> Iter
         labels: (n,) class codes.
         n_classes: size of the vocabulary.
         grid: scikit-learn's C: sum over images of (balanced weight x loss) + |w|^2 / (2 C).
+        tolerance: largest gradient of the mean loss at which a fit ends.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -57,7 +58,7 @@ def path(z: Floats, labels: Ints, n_classes: int, grid: Sequence[float]) -> Iter
     if len(present) < 2 or z.shape[1] == 0:
         yield from (uninformed(labels, z.shape[1], n_classes) for _ in grid)
         return
-    model = LogisticRegression(class_weight="balanced", tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True)
+    model = LogisticRegression(class_weight="balanced", tol=tolerance, max_iter=_MAX_ITERATIONS, warm_start=True)
     for c in grid:
         model.set_params(C=c).fit(z, labels)
         rows = np.vstack([np.zeros_like(model.coef_), model.coef_]) if len(present) == 2 else model.coef_

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.classification import PROBABILITY_FLOOR
-from pipelines.metrics.folds import inner_folds
+from pipelines.metrics.folds import InnerFolds, inner_folds
 from pipelines.metrics.geometry import TIE, check_features
-from pipelines.metrics.logistic import Linear, path, uninformed
+from pipelines.metrics.logistic import TOLERANCE, Linear, path, uninformed
 from pipelines.metrics.projection import Projection, fit_projection
 from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints, Mask
@@ -69,8 +69,6 @@ class LogisticProbe:
         projection: fitted on the same training images.
         linear: coefficients (k, p) and intercept (k,), which is -inf for a class that training did not have.
         c: the chosen inverse penalty; NaN where there was nothing to choose.
-        inner_loss: class-balanced log-loss of that penalty summed over the inner folds, to choose between representations
-            without looking at a test image; NaN where there was nothing to choose.
         notes: what was out of the ordinary.
     """
 
@@ -78,7 +76,6 @@ class LogisticProbe:
     linear: Linear
     c: float
     notes: tuple[str, ...] = ()
-    inner_loss: float = float("nan")
 
     def predict_proba(self, features: Floats) -> Floats:
         """(n, k) probabilities.
@@ -201,15 +198,11 @@ def fit_probe(features: Floats, labels: Ints, groups: Groups, n_classes: int, se
     inner = inner_folds(labels, groups, n_classes, settings.inner_folds)
     if inner.kind == "images":
         notes += ("C was chosen on inner folds of images: there is only one training group.",)
-    losses = np.zeros(len(settings.grid))
-    for f in range(inner.n_folds):
-        held = inner.fold == f
-        if held.any() and not held.all():
-            losses += _path_losses(z, labels, held, n_classes, settings.grid)
+    losses = penalty_losses(z, labels, inner, n_classes, settings.grid)
     # losses closer than this are equal up to the solver's tolerance
     chosen = int(np.flatnonzero(losses <= losses.min() + 1e-9)[0])
     linear = next(path(z, labels, n_classes, settings.grid[chosen : chosen + 1]))
-    return LogisticProbe(projection, linear, settings.grid[chosen], notes, float(losses[chosen]))
+    return LogisticProbe(projection, linear, settings.grid[chosen], notes)
 
 
 def fit_knn(features: Floats, labels: Ints, n_classes: int, settings: ProbeSettings) -> KnnProbe:
@@ -294,13 +287,32 @@ def _absent_note(labels: Ints, n_classes: int) -> tuple[str, ...]:
     return (f"classes {absent} have no training image and get probability 0.",) if absent else ()
 
 
-def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float]) -> Floats:
+def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, grid: Sequence[float], tolerance: float = TOLERANCE) -> Floats:
+    """(len(grid),) class-balanced log-loss in nats of held-out training images for each C, summed over the inner folds.
+
+    Args:
+        z: (n, p) projected training features.
+        labels: (n,) class codes.
+        inner: the division of the n images.
+        n_classes: size of the vocabulary.
+        grid: inverse penalties, ascending.
+        tolerance: of the solver.
+    """
+    losses = np.zeros(len(grid))
+    for f in range(inner.n_folds):
+        held = inner.fold == f
+        if held.any() and not held.all():
+            losses += _path_losses(z, labels, held, n_classes, grid, tolerance)
+    return losses
+
+
+def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float], tolerance: float) -> Floats:
     """Class-balanced log-loss of the held-out images for each C."""
     truth = labels[held]
     occurs = np.bincount(truth, minlength=n_classes)
     weight = 1.0 / (occurs[truth] * np.count_nonzero(occurs))
     losses = []
-    for linear in path(z[~held], labels[~held], n_classes, grid):
+    for linear in path(z[~held], labels[~held], n_classes, grid, tolerance):
         p = linear.predict_proba(z[held])[np.arange(len(truth)), truth]
         losses.append(-np.sum(weight * np.log(np.maximum(p, PROBABILITY_FLOOR))))
     return np.asarray(losses)

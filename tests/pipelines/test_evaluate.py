@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from pipelines.benchmarks.index import Benchmark
+from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.params import CellParams, EvaluateParams, Params
 from pipelines.scores import Scored, read_scores
 from registry.bundle import read_arrays
+from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
+from registry.files import read_json
 from registry.heads import heads_of
 from tests.pipelines.noise import noise_benchmark, write_row
 
@@ -92,6 +94,80 @@ def test_the_oracle_finds_what_two_rows_hold_together(tmp_path: Path, benchmark_
     assert together[0] > 0.95
 
 
+def oracle(tmp_path: Path, benchmark: Benchmark) -> tuple[dict[str, float], dict[str, str]]:
+    """Scores of the oracle on the planted task, and what it chose in each fold."""
+    evaluate_oracle(benchmark, tmp_path / "out", PARAMS, tmp_path / "oracle")
+    card = EncoderCard.from_dict(read_json(tmp_path / "oracle" / "card.json"))
+    assert (card.name, card.role) == ("oracle", "positive")
+    return {s.metric: s.statistic.value for s in read_scores(tmp_path / "oracle")}, card.training["chosen"]["planted"]
+
+
+def test_the_oracle_is_no_worse_than_the_best_row_alone(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    """One column that solves the task beside rows so wide that a probe on all of them sees little of it."""
+    n, rng = len(benchmark_on_disk.index), np.random.default_rng(6)
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "count", {"main": (truth(benchmark_on_disk) + 0.1 * rng.normal(size=n))[:, None]})
+    for i in range(3):
+        write_row(tmp_path / "out" / "cell", benchmark_on_disk, f"wide-{i}", {"main": rng.normal(size=(n, 60))})
+    evaluate_cell(benchmark_on_disk, tmp_path / "out" / "cell", PARAMS, tmp_path / "scores")
+    alone = {s.metric: s.statistic.value for s in read_scores(tmp_path / "scores") if s.row == "count"}
+    found, chosen = oracle(tmp_path, benchmark_on_disk)
+    assert found == alone
+    assert set(chosen.values()) == {"count"}
+
+
+def test_a_draw_of_a_twin_is_a_candidate_like_any_row(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    n, rng = len(benchmark_on_disk.index), np.random.default_rng(7)
+    draws = {f"fresh-{i:02d}": rng.normal(size=(n, 4)) + truth(benchmark_on_disk)[:, None] for i in range(2)}
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "untrained", draws)
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "noise", {"main": rng.normal(size=(n, 4))})
+    assert set(oracle(tmp_path, benchmark_on_disk)[1].values()) == {"untrained/fresh-00"}
+
+
+def memorised(benchmark: Benchmark, generalises: float) -> np.ndarray:
+    """A network that knows its training labels by heart, and of the images of fold 0 as much as `generalises`."""
+    rng = np.random.default_rng(8)
+    known = np.where(benchmark.folds[0].train, 1.0, generalises)
+    return (2 * truth(benchmark) - 1)[:, None] * known[:, None] + 0.05 * rng.normal(size=(len(benchmark.index), 1))
+
+
+@pytest.fixture(scope="module")
+def one_split(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """As a network is trained on: fold 0 is tested, all other units only ever train."""
+    made = noise_benchmark(tmp_path_factory.mktemp("split"))
+    index = made.index.assign(fold=np.where(made.index["fold"] == 0, 0, -1))
+    return write_benchmark(tmp_path_factory.mktemp("split") / "again", made.card, index)
+
+
+def test_labels_known_by_heart_do_not_win_over_a_row_that_knows(tmp_path: Path, one_split: Benchmark) -> None:
+    trained = EncoderCard("supervised", "positive", "trained on the labels", training={"learned": ["label_planted"]})
+    write_row(tmp_path / "out" / "cell", one_split, "supervised", {"main": memorised(one_split, 0.0)}, trained)
+    honest = truth(one_split)[:, None] + 0.3 * np.random.default_rng(9).normal(size=(len(one_split.index), 1))
+    write_row(tmp_path / "out" / "cell", one_split, "honest", {"main": honest})
+    found, chosen = oracle(tmp_path, one_split)
+    assert chosen == {"0": "honest"}
+    assert found["logistic.balanced_accuracy"] > 0.9
+
+
+def test_a_trained_network_is_the_oracle_where_nothing_else_knows(tmp_path: Path, one_split: Benchmark) -> None:
+    trained = EncoderCard("supervised", "positive", "trained on the labels", training={"learned": ["label_planted"]})
+    write_row(tmp_path / "out" / "cell", one_split, "supervised", {"main": memorised(one_split, 0.8)}, trained)
+    write_row(tmp_path / "out" / "cell", one_split, "noise", {"main": np.random.default_rng(10).normal(size=(len(one_split.index), 6))})
+    found, chosen = oracle(tmp_path, one_split)
+    assert chosen == {"0": "supervised"}
+    assert found["logistic.balanced_accuracy"] > 0.95
+
+
+def test_the_choice_for_a_fold_does_not_look_at_its_test_images(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    """A row that knows the labels of fold 0 only is good for choosing in folds 1 and 2, and must say nothing about fold 0."""
+    first = (benchmark_on_disk.index["fold"] == 0).to_numpy()
+    rng = np.random.default_rng(11)
+    knows_fold_0 = rng.normal(size=len(first)) + np.where(first, 20 * (2 * truth(benchmark_on_disk) - 1), 0.0)
+    weak = 0.6 * truth(benchmark_on_disk) + rng.normal(size=len(first))
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "knows-fold-0", {"main": knows_fold_0[:, None]})
+    write_row(tmp_path / "out" / "cell", benchmark_on_disk, "weak", {"main": weak[:, None]})
+    assert oracle(tmp_path, benchmark_on_disk)[1]["0"] == "weak"
+
+
 def test_a_row_that_knows_the_test_labels_of_another_fold_gains_nothing(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
     """Vectors that hold the labels of training images only: a probe that saw test images would score above chance."""
     index, rng = benchmark_on_disk.index, np.random.default_rng(2)
@@ -146,8 +222,11 @@ def test_two_workers_give_the_bytes_of_one(tmp_path: Path, benchmark_on_disk: Be
         )
     for workers in (1, 2):
         evaluate_cell(benchmark_on_disk, tmp_path / "cell", replace(PARAMS, threads=workers), tmp_path / str(workers))
+        evaluate_oracle(benchmark_on_disk, tmp_path, replace(PARAMS, threads=workers), tmp_path / f"oracle-{workers}")
     for name in ("scores.parquet", "jackknife.parquet", "predictions.parquet", "heads.npz"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    for name in ("scores.parquet", "predictions.parquet", "heads.npz", "card.json"):
+        assert (tmp_path / "oracle-1" / name).read_bytes() == (tmp_path / "oracle-2" / name).read_bytes(), name
 
 
 def test_a_cell_that_was_not_extracted_is_refused(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:

@@ -1,0 +1,104 @@
+"""From images to the registry through the real files of every stage: what gets a bundle, and what the oracle's bundle is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.diagnose import diagnose
+from pipelines.embeddings import Row
+from pipelines.evaluate import evaluate_cell, evaluate_oracle
+from pipelines.extract import extract_cell
+from pipelines.package import oracle_part, package
+from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, ExtractParams, Params
+from pipelines.stages import Workspace
+from registry.bundle import Bundle, read_bundle
+from registry.evidence import Scorecard
+from registry.files import read_json
+from registry.heads import heads_of
+from registry.receipts import read_receipts, sync
+from registry.store import Store
+from tests.pipelines.folder import write_images
+
+CELL = CellParams("tiny", "controls", ["intensity", "layout", "random", "composition"], "registry/controls")
+PARAMS = Params(
+    seed=0,
+    threads=1,
+    cells={"tiny--controls": CELL},
+    compare=["tiny"],
+    extract=ExtractParams(device="cpu"),
+    evaluate=EvaluateParams(max_dim=16, neighbours=5, permutations=20),
+    diagnose=DiagnoseParams(beyond=False),
+)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = Workspace(tmp_path_factory.mktemp("packaged"))
+    benchmark = write_images(made.data("tiny"), plates=24, wells=4)
+    extract_cell(benchmark, CELL, PARAMS, made)
+    evaluate_cell(benchmark, made.embeddings("tiny") / "controls", PARAMS, made.scores("tiny") / "controls")
+    evaluate_oracle(benchmark, made.embeddings("tiny"), PARAMS, made.oracle("tiny"))
+    diagnose(made, PARAMS, "tiny")
+    package(made, PARAMS, "tiny")
+    return made
+
+
+@pytest.fixture(scope="module")
+def oracle(workspace: Workspace) -> Bundle:
+    return read_bundle(workspace.bundles("tiny") / "oracle")
+
+
+def test_every_row_that_applies_has_a_bundle_and_one_that_does_not_has_a_scorecard(workspace: Workspace) -> None:
+    receipts = {r.row: r.role for r in read_receipts(workspace.receipts("tiny"))}
+    assert receipts == {"intensity": "negative", "layout": "negative", "oracle": "positive", "random": "negative"}
+    card = Scorecard.from_dict(read_json(workspace.verdicts("tiny") / "composition.scorecard.json"))
+    assert card.not_applicable
+    assert card.scores == []
+
+
+def test_the_oracle_says_what_it_is_and_why_it_is_not_served(oracle: Bundle) -> None:
+    assert oracle.onnx is None
+    assert "chosen with the labels" in oracle.card.unservable
+    assert oracle.card.card.training["chosen"]["bright"] == {"0": "intensity"}
+    assert {e.task for e in oracle.scorecard.scores} == {"bright", "half"}
+
+
+def test_the_oracles_probes_give_its_offline_predictions(workspace: Workspace, oracle: Bundle) -> None:
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    row = Row.read(workspace.embeddings("tiny") / "controls" / oracle.card.card.training["chosen"]["bright"]["0"])
+    vectors = row.embedding("main", 0, benchmark.index["image_id"].tolist())
+    table = pd.read_parquet(workspace.oracle("tiny") / "predictions.parquet")
+    mine = table[(table["task"] == "bright") & (table["probe"] == "logistic")].set_index("image_id")
+    tested = benchmark.index["image_id"].isin(mine.index).to_numpy()
+    expected = np.stack(mine.loc[benchmark.index["image_id"][tested]]["probabilities"].tolist())
+    np.testing.assert_allclose(heads_of(oracle.heads)["bright"].predict_proba(vectors[tested]), expected, atol=1e-6)
+
+
+def test_another_split_makes_another_oracle(workspace: Workspace, oracle: Bundle, tmp_path: Path) -> None:
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    assert oracle_part(workspace, benchmark).card.identity == oracle.identity
+    units = sorted(benchmark.index["unit"].unique())
+    moved = benchmark.index.assign(fold=np.where(benchmark.index["unit"].isin(units[::2]), 0, -1))
+    again = write_benchmark(tmp_path / "data" / "tiny", benchmark.card, moved)
+    evaluate_oracle(again, workspace.embeddings("tiny"), PARAMS, Workspace(tmp_path).oracle("tiny"))
+    assert oracle_part(Workspace(tmp_path), again).card.identity != oracle.identity
+    renamed = replace(benchmark, card=replace(benchmark.card, name="other"))
+    evaluate_oracle(renamed, workspace.embeddings("tiny"), PARAMS, Workspace(tmp_path).oracle("other"))
+    assert oracle_part(Workspace(tmp_path), renamed).card.identity != oracle.identity
+
+
+def test_the_oracle_is_registered_as_a_positive_control(workspace: Workspace, oracle: Bundle, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert sync(store, workspace.root).registered == ("intensity/1", "layout/1", "oracle/1", "random/1")
+    version = store.version("oracle@tiny")
+    assert (version.tags["role"], version.tags["servable"]) == ("positive", "false")
+    assert store.fetch_bundle("oracle@tiny", tmp_path / "fetched").digest == oracle.digest
+    run = store._client.get_run(version.tags["run.tiny"])
+    entry = next(e for e in oracle.scorecard.scores if (e.task, e.metric) == ("bright", "logistic.balanced_accuracy"))
+    assert run.data.metrics["bright/logistic.balanced_accuracy"] == entry.value
