@@ -70,6 +70,8 @@ class TissueParameters:
         patient_vector_sd: standard deviation of each element of a patient's stain vectors.
         patient_size_sd: standard deviation of a patient's log nuclear radius.
         patch_stain_sd: standard deviation of a patch's log stain strength.
+        section_sd: standard deviation of the log light that a section of uneven thickness lets through.
+        section_wavelength_px: its shortest waves.
         noise: standard deviation of the camera noise; white is 1.
     """
 
@@ -95,11 +97,16 @@ class TissueParameters:
     patient_vector_sd: float = 0.05
     patient_size_sd: float = 0.06
     patch_stain_sd: float = 0.10
+    section_sd: float = 0.08
+    section_wavelength_px: float = 11.0
     noise: float = 0.02
 
     def __post_init__(self) -> None:
         smallest = {"train_patients": 1, "test_patients": 1, "patches_per_task": 2, "image_size_px": SIDE, "nuclei": 2, "pixel_size_um": 1e-3}
-        check_ranges(self, smallest | dict.fromkeys(("radius_px", "lattice_radius_px", "cluster_sigma_px"), 0.1) | {"lattice_nuclei": 8})
+        check_ranges(
+            self,
+            smallest | dict.fromkeys(("radius_px", "lattice_radius_px", "cluster_sigma_px", "section_wavelength_px"), 0.1) | {"lattice_nuclei": 8},
+        )
         if self.patches_per_task % 2:
             raise ParamsError(f"`patches_per_task`: expected an even number (half of each class), got {self.patches_per_task}.")
         if max(self.lattice_nuclei) > BLOCKS + 8:

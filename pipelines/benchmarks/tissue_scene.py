@@ -19,6 +19,8 @@ SIDE, BLOCK = 32, 4
 BLOCKS = (SIDE // BLOCK) ** 2
 #: optical density of haematoxylin and eosin in red, green, blue (Ruifrok and Johnston 2001)
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
+#: of an empty slide, as a fraction of white; dimmer than white, so that next to nothing is clipped there
+ILLUMINATION = 0.72
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,12 @@ def _gaussian(size_px: int, sigma_px: float) -> Floats:
     return transfer
 
 
+def _long_waves(size_px: int, wavelength_px: float) -> Floats:
+    """Transfer function that passes waves longer than `wavelength_px`, all alike."""
+    transfer: Floats = 1 / (1 + (radial_frequency(size_px) * wavelength_px) ** 8)
+    return transfer
+
+
 def coverage(nuclei: Nuclei, stain: Floats, size_px: int) -> Floats:
     """(y, x) sum over nuclei of `stain` times a soft disc, on the torus; additive, also where discs overlap."""
     reach = int(np.ceil(nuclei.radius_px.max() + 4))
@@ -174,16 +182,22 @@ def coverage(nuclei: Nuclei, stain: Floats, size_px: int) -> Floats:
 
 
 def render(nuclei: Nuclei, patient: PatientStain, parameters: TissueParameters, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(3, y, x) uint8: haematoxylin discs over an eosin background with two random fields."""
+    """(3, y, x) uint8: haematoxylin discs over eosin of uneven strength in a section of uneven thickness.
+
+    The unevenness of the section has more power at long waves than the nuclei have. Without it the spectrum of a single image
+    tells one block of many nuclei (power with little scatter) from many blocks of few, though both have the same power on average.
+    """
     size_px = parameters.image_size_px
     strength = patient.strength * np.exp(rng.normal(0, parameters.patch_stain_sd))
-    fibres, mottle = (random_field(rng, _gaussian(size_px, sigma_px), size_px) for sigma_px in (6.0, 1.5))
-    # dimmer than white, so that no noise is clipped there
-    background = 0.92 * np.exp(-strength * patient.eosin[:, None, None] * np.exp(0.25 * fibres)) * (1 + 0.015 * mottle)
-    nuclear = 0.92 * np.exp(-strength * patient.haematoxylin)
+    fibres = random_field(rng, _gaussian(size_px, 6.0), size_px)
+    uneven = np.stack([random_field(rng, _long_waves(size_px, parameters.section_wavelength_px), size_px) for _ in range(4)])
+    # half of the variance is thickness, common to the channels, half is tint, each channel's own
+    light = ILLUMINATION * np.exp(-parameters.section_sd * (uneven[0] + uneven[1:]) / np.sqrt(2))
+    background = light * np.exp(-strength * patient.eosin[:, None, None] * np.exp(0.25 * fibres))
+    nuclear = ILLUMINATION * np.exp(-strength * patient.haematoxylin)
     pale, dark = parameters.stain
-    light = background + coverage(nuclei, np.where(nuclei.dark, dark, pale), size_px) * (nuclear[:, None, None] - background)
-    noisy = light + rng.normal(0, parameters.noise, light.shape)
+    ink = coverage(nuclei, np.where(nuclei.dark, dark, pale), size_px)
+    noisy = background + ink * (nuclear[:, None, None] - background) + rng.normal(0, parameters.noise, background.shape)
     pixels: NDArray[np.uint8] = np.clip(np.rint(255 * noisy), 0, 255).astype(np.uint8)
     return pixels
 
