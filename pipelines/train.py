@@ -43,8 +43,6 @@ from registry.files import published, sha256_of_file, sha256_of_json, write_json
 MAX_PARAMETERS = 1_000_000
 #: training images are held in memory, as stored
 MAX_BYTES = 4_000_000_000
-#: share of the steps in which the learning rate rises
-WARM_UP = 0.25
 
 
 def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dict[str, Any], out: Path, seed: int, threads: int) -> EncoderCard:
@@ -104,7 +102,9 @@ class _Training:
         self.labels: Tensor | None = None
         self.classes: dict[str, int] = {}
         if method != "simclr":
-            self.labels, self.classes = _labels(benchmark, settings, self.rows)
+            labels, self.classes = _labels(benchmark, settings, self.rows)
+            taking_part = (labels != UNLABELLED).any(dim=1)
+            self.rows, self.labels = self.rows[taking_part.numpy()], labels[taking_part]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + 1)
             self.head: nn.Module = Heads(self.network.dim, self.classes) if self.classes else Projection(self.network.dim)
@@ -167,7 +167,7 @@ class _Training:
     def _learning_rate(self, step: int) -> float:
         """Up from a 25th of the peak in a straight line, down to nearly 0 along half a cosine (Smith and Topin 2017, arXiv 1708.07120)."""
         total = self.steps_per_epoch * self.settings.epochs
-        peak, warm = self.settings.learning_rate, WARM_UP * total
+        peak, warm = self.settings.learning_rate, self.settings.warm_up * total
         if step < warm:
             return peak * (0.04 + 0.96 * step / warm)
         return peak * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm))))

@@ -45,7 +45,7 @@ class Checkpoints:
 
         tensors = {f"modules.{name}": value.contiguous() for name, value in modules.state_dict().items()}
         for number, values in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
+            tensors |= {f"optimiser.{number}.{name}": value.contiguous() for name, value in values.items()}
         facts = {"identity": self.identity, "history": [[r.epoch, r.loss, r.learning_rate] for r in history]}
         path = self._path(history[-1].epoch)
         with published(path) as temporary:

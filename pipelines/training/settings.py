@@ -21,6 +21,7 @@ class TrainSettings:
         batch: images of one step.
         learning_rate: at its peak, of AdamW.
         weight_decay: of AdamW, decoupled.
+        warm_up: share of the steps in which the learning rate rises.
         labels: `weak` and `supervised`: index columns that are learned; () for all tasks of the benchmark.
         temperature: `simclr`: of the softmax over views.
         group: `simclr`: index columns; images that agree in them share a group. () mixes all images.
@@ -32,6 +33,7 @@ class TrainSettings:
     batch: int
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
+    warm_up: float = 0.25
     labels: tuple[str, ...] = ()
     temperature: float = 0.2
     group: tuple[str, ...] = ()
@@ -47,6 +49,8 @@ class TrainSettings:
             )
         if min(self.learning_rate, self.temperature) <= 0 or self.weight_decay < 0:
             raise ParamsError("Expected a positive `learning_rate` and `temperature` and a `weight_decay` of at least 0.")
+        if not 0 <= self.warm_up < 1:
+            raise ParamsError(f"Expected a `warm_up` of at least 0 and below 1, got {self.warm_up}.")
 
 
 def settings_for(method: str, modality: str, stated: dict[str, Any]) -> TrainSettings:

@@ -44,7 +44,9 @@ class EncoderNetwork(nn.Module):
         self.input_shape = image.shape
         self.each = card.channel_strategy == "each"
         self.backbone_channels = backbone_channels(card, image)
-        self.backbone = architecture.build(self.backbone_channels) if backbone is None else backbone
+        backbone = architecture.build(self.backbone_channels) if backbone is None else backbone
+        # channels last in memory: convolutions are up to twice as fast on a CPU, and the numbers are those of the layout
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         low = torch.tensor([pair[0] for pair in image.intensity], dtype=torch.float32).view(-1, 1, 1)
         high = torch.tensor([pair[1] for pair in image.intensity], dtype=torch.float32).view(-1, 1, 1)
         self._constant("offset", low)
@@ -103,6 +105,7 @@ class EncoderNetwork(nn.Module):
 
     def vectors(self, inputs: Tensor) -> Tensor:
         """What `preprocess` gives to (n, d)."""
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.tokens:
             vectors = self._features(inputs)[:, self.prefix_tokens :].mean(dim=1)
         else:
