@@ -14,6 +14,7 @@ from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.information import Information, beyond_controls, judge_information
 from pipelines.metrics.jackknife import interval
 from pipelines.metrics.probes import FoldFeatures
+from pipelines.metrics.sentences import information_sentence
 from pipelines.parallel import in_parallel
 from pipelines.params import Params
 
@@ -70,11 +71,14 @@ def described(encoder: str, task: Task, found: Information, settings: Informatio
     bounds = interval(found.encoder, params.diagnose.alpha)
     against = [{"control": c.control, "bits": c.control_value, "gain": c.gain, "low": c.low, "high": c.high, "p": c.p} for c in verdict.comparisons]
     note = f"{found.prior.value:.3f} bits to know, {found.baseline.value:.3f} left by the controls; p is not corrected for several tasks."
+    if found.baseline.value < verdict.margin:
+        note += f" The controls leave less than the margin of {verdict.margin:g} bits: no encoder could add what matters."
     return {
         "bits": found.encoder.value,
         "low": bounds[0] if bounds else None,
         "high": bounds[1] if bounds else None,
         "word": verdict.word,
+        "sentence": information_sentence(verdict),
         "note": " ".join([note, *found.notes]),
         "against": against,
         "protocol_id": settings.protocol_id,

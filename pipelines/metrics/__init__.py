@@ -37,11 +37,12 @@ jackknife       delete one unit at a time
     difference(subject, control) -> Statistic; mean_of(seeds) -> Statistic
 
 verdicts        one encoder against its controls
-    judge(encoder, task, metric, subject, *, twins, controls, aside, positive, unit, alpha, margin) -> Verdict
+    judge(encoder, task, metric, subject, *, twins, controls, aside, positive, unit, alpha, margin, margin_first) -> Verdict
     holm_table(verdicts) -> tuple of Verdict; holm(p_values) -> list
+    findings.find(contrasts, alpha, margin, margin_first) -> Finding       .word .interval: the one that decided
     contrasts.contrast(subject, control_or_seeds, against) -> Contrast
     ceiling.share_of_gap(subject, floor, ceiling, floor_name, ceiling_name) -> ShareOfGap
-    sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str
+    sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str; sentences.sensitivity_sentence(main, again, dim) -> str
 
 information     what an encoder knows beyond its controls, in bits
     beyond_controls(controls, encoder, twins, labels, folds, units, n_classes, settings) -> Information

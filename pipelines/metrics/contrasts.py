@@ -119,6 +119,8 @@ class Contrast:
         return max(by_units, t_quantile(alpha, self.n_seeds - 1) * self._sd_of_one_more_seed)
 
     def _reach_of_mean(self, alpha: float) -> float:
+        if not self.n_seeds:
+            return self._reach(alpha)
         spread, df = self._variance_of_mean(self.estimate.variance, self.estimate.n_eff)
         return t_quantile(alpha, df) * float(np.sqrt(spread)) if spread > 0 else 0.0
 

@@ -130,6 +130,10 @@ def judge_information(
 ) -> Verdict:
     """The verdict on bits: against 0, against every set of twins and against random-feature networks of the controls.
 
+    A gain that is certainly inside the margin is `equivalent`, however certainly it is above 0: where the controls leave next to
+    nothing to know, probabilities a hair nearer to 1 on every plate are significant at 0.0000006 bits, and a re-encoding of the
+    controls has a bias of up to 0.004 (docs/decisions/0007-small-bits.md).
+
     Args:
         encoder: its name.
         task: its name.
@@ -144,7 +148,7 @@ def judge_information(
     controls: dict[str, Row] = {"nothing": zero}
     if found.random_features:
         controls[_NETWORKS] = found.random_features
-    return judge(encoder, task, METRIC, found.encoder, twins=found.twins, controls=controls, unit=unit, alpha=alpha, margin=margin)
+    return judge(encoder, task, METRIC, found.encoder, twins=found.twins, controls=controls, unit=unit, alpha=alpha, margin=margin, margin_first=True)
 
 
 _NETWORKS = "random features of the controls"

@@ -1,11 +1,15 @@
 """A verdict in words, for people who do not read tables.
 
-on `arrangement`, simclr-small is equivalent to its untrained twins (gain 0.004 [-0.012, 0.019], 120 patients); `cell-graph` beats it by 0.210
+on `arrangement`, simclr-small is equivalent to its untrained twins (gain 0.004 [-0.012, 0.019] over their mean, 120 patients);
+`cell-graph` beats it by 0.210
+
+The interval printed is the one that decided the word: `equivalent` to twins is about their mean, the other words about one more draw.
 """
 
 from __future__ import annotations
 
-from pipelines.metrics.verdicts import Comparison, Finding, Verdict
+from pipelines.metrics.findings import Comparison, Finding
+from pipelines.metrics.verdicts import Verdict
 
 _TWINS = {
     "fresh": "its untrained twins",
@@ -38,7 +42,9 @@ def detail(verdict: Verdict) -> str:
     parts = []
     if found.p is not None:
         adjusted = "" if verdict.p_adjusted is None else f", {verdict.p_adjusted:.3g} after Holm over {verdict.family} cells"
-        parts.append(f"Over all {found.m} controls: {found.word}, smallest gain {_gain(found)} against `{found.against}`, p {found.p:.3g}{adjusted}.")
+        draw = f" (over the mean of its twins, which decides `equivalent`; as one more draw {_bounds(found.low, found.high)})"
+        gain = f"{_gain(found)}{draw if found.by_mean else ''} against `{found.against}`"
+        parts.append(f"Over all {found.m} controls: {found.word}, smallest gain {gain}, p {found.p:.3g}{adjusted}.")
     elif found.reason:
         parts.append(f"Not assessable against every control: {_of_units(found.reason, verdict.unit)}.")
     if found.word == "undecided":
@@ -56,6 +62,15 @@ def detail(verdict: Verdict) -> str:
     return " ".join([*parts, *verdict.notes])
 
 
+def sensitivity_sentence(main: Verdict, again: Verdict, dim: int, *, refitted: bool) -> str:
+    """What becomes of a verdict when every row has at most `dim` principal components."""
+    found = again.overall
+    if not refitted:
+        return f"No row compared here has more than {dim} components, so the verdict is the same at that size."
+    head = "The verdict is the same" if found.word == main.word else f"The verdict is `{found.word}`"
+    return f"{head} with at most {dim} principal components of every row (smallest gain {_gain(found)} against `{found.against}`)."
+
+
 def information_sentence(verdict: Verdict) -> str:
     """One sentence on bits beyond the controls, from `information.judge_information`.
 
@@ -67,12 +82,13 @@ def information_sentence(verdict: Verdict) -> str:
         return f"on `{verdict.task}`, what {verdict.encoder} adds to its controls ({_number(bits)} bits per image) is not assessable: {reason}"
     head = f"on `{verdict.task}`, {verdict.encoder} adds {_number(bits)} bits per image to its controls"
     evidence = f"smallest gain {_gain(found)} over `{found.against}`{_count(verdict)}"
+    over_twins = any(c.role == "twins" and c.control == found.against for c in verdict.comparisons)
     tail = {
         "beats": "more than nothing, than its twins and than random features of the controls",
-        "loses": "less than a row that knows nothing new",
-        "equivalent": f"nothing new within {verdict.margin:g} bits",
+        "loses": "fewer than its untrained twins" if over_twins else "less than a row that knows nothing new",
+        "equivalent": f"{'no more than its untrained twins' if over_twins else 'nothing new'} within {verdict.margin:g} bits",
         "undecided": f"which cannot be told from nothing new (a difference of {found.detectable or 0:.3f} bits could have been detected)",
-    }["equivalent" if found.negligible and found.word == "loses" else found.word]
+    }[found.word]
     return f"{head}, {tail} ({evidence})"
 
 
@@ -82,12 +98,12 @@ def _against_controls(found: Finding, verdict: Verdict, subject: str, *, first: 
         ahead = sorted((c for c in verdict.comparisons if c.role == "control" and (c.high_corrected or 0) < 0), key=lambda c: c.gain)
         if ahead and not first:
             lead = -ahead[0].gain
-            return f"`{ahead[0].control}` beats it by {lead:.{2 if lead >= 0.095 else 3}f}{_others(ahead)}"
-        return f"{subject} loses to `{found.against}` (gain {_gain(found)}{_count(verdict) if first else ''})"
+            return f"`{ahead[0].control}` beats it by {lead:.{2 if lead >= 0.095 else 3}f}{_small(found, verdict)}{_others(ahead)}"
+        return f"{subject} loses to `{found.against}` (gain {_gain(found)}{_small(found, verdict)}{_count(verdict) if first else ''})"
     named = f"`{found.against}`"
     if found.word == "beats":
         whole = f"beats all {found.m} other controls, the closest {named}" if found.m > 1 else f"beats {named}"
-        return f"{subject} {whole} (gain {_gain(found)}{_count(verdict) if first else ''})"
+        return f"{subject} {whole} (gain {_gain(found)}{_small(found, verdict)}{_count(verdict) if first else ''})"
     return f"{subject} {_relation(found, verdict, named, count=first)}"
 
 
@@ -95,11 +111,17 @@ def _relation(found: Finding, verdict: Verdict, other: str, *, count: bool = Tru
     """ "is equivalent to its untrained twins (gain ..., 120 patients)"."""
     if found.word == "not assessable":
         return f"is not assessable against {other}: {_of_units(found.reason, verdict.unit)}"
-    evidence = f"(gain {_gain(found)}{_count(verdict) if count else ''})"
+    mean = " over their mean" if found.by_mean else ""
+    evidence = f"(gain {_gain(found)}{mean}{_small(found, verdict)}{_count(verdict) if count else ''})"
     if found.word == "undecided":
         return f"cannot be told apart from {other} {evidence[:-1]}; {_short_power(found, verdict)})"
     verb = {"beats": "beats", "loses": "loses to", "equivalent": "is equivalent to"}[found.word]
     return f"{verb} {other} {evidence}"
+
+
+def _small(found: Finding, verdict: Verdict) -> str:
+    """A difference may be sure and still too small to matter."""
+    return f", smaller than the margin of {verdict.margin:g}" if found.negligible and found.word in ("beats", "loses") else ""
 
 
 def _short_power(found: Finding, verdict: Verdict) -> str:
@@ -120,11 +142,11 @@ def _others(ahead: list[Comparison]) -> str:
 
 
 def _gain(found: Finding) -> str:
-    return f"{_number(found.gain)} {_bounds(found)}".strip()
+    return f"{_number(found.gain)} {_bounds(*found.interval)}".strip()
 
 
-def _bounds(found: Finding) -> str:
-    return "" if found.low is None or found.high is None else f"[{_number(found.low)}, {_number(found.high)}]"
+def _bounds(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
 
 
 def _number(value: float) -> str:

@@ -6,8 +6,12 @@
 - `undecided`: none of these; it says which difference could have been detected and how many units `equivalent` would take.
 - `not assessable`: too few units, or no scatter to judge by.
 
+A small sure difference is both `beats` and `equivalent`: scores say `beats` and that it is smaller than the margin, bits beyond the
+controls say `equivalent` (`margin_first`, docs/decisions/0007-small-bits.md).
+
 The gain is the smallest gain, [smallest lower bound, smallest upper bound at alpha / m], and is biased down by the choice of the
-best control. The same is said of the twins alone and of the other controls alone, because a sentence needs both.
+best control. Against twins there are two intervals: `beats` and `loses` ask whether the encoder is one more draw of them,
+`equivalent` asks about their mean. The same is said of the twins alone and of the other controls alone, because a sentence needs both.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 
 from pipelines.metrics.ceiling import ShareOfGap, share_of_gap
 from pipelines.metrics.contrasts import Contrast, contrast
+from pipelines.metrics.findings import Comparison, Finding, find, line_of
 from pipelines.metrics.jackknife import ALPHA, mean_of
 from pipelines.metrics.statistic import Statistic
 from registry.errors import InputError
@@ -27,80 +32,6 @@ MARGIN = 0.02
 SEEDS_FOR_TABLES = 10
 
 Row = Statistic | Sequence[Statistic]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One line of the forest plot.
-
-    Attributes:
-        control: name of the control or of the set of twins.
-        role: "twins", "control" or "aside" (shown, never part of a verdict: a confound, a positive control).
-        word: the five words for this control alone.
-        control_value: its statistic, the mean over its seeds.
-        gain: encoder minus control.
-        low: lower bound at alpha; None if not assessable, like the next six.
-        high: upper bound at alpha.
-        high_corrected: upper bound at alpha / m of the whole verdict.
-        p: one-sided p of "the encoder is better".
-        p_units: its jackknife part.
-        p_seeds: its seed part; None for a single row.
-        detectable: gain detected with 80 % power.
-        se: jackknife standard error of the gain.
-        n_seeds: k, 0 for a single row.
-        sd_seeds: standard deviation over seeds.
-        n_eff_needed: effective units for `equivalent` with 80 % power at a true 0; None where out of reach or not assessable.
-        reason: why it is not assessable, or "".
-    """
-
-    control: str
-    role: str
-    word: str
-    control_value: float
-    gain: float
-    low: float | None
-    high: float | None
-    high_corrected: float | None
-    p: float | None
-    p_units: float | None
-    p_seeds: float | None
-    detectable: float | None
-    se: float
-    n_seeds: int
-    sd_seeds: float
-    n_eff_needed: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What holds against a set of controls.
-
-    Attributes:
-        word: one of the five.
-        against: the control that gives the smallest gain.
-        gain: that gain.
-        low: smallest lower bound at alpha; None if not assessable, like `high` and `p`.
-        high: smallest upper bound at alpha / m.
-        p: largest p over the set.
-        m: number of controls in the set.
-        negligible: the whole equivalence interval lies inside the margin, whatever the word.
-        detectable: the true gain that is detected with 80 % power against each control of the set.
-        n_eff_needed: effective units for `equivalent` to each; None where out of reach or not assessable.
-        reason: why it is not assessable, or "".
-    """
-
-    word: str
-    against: str
-    gain: float
-    low: float | None
-    high: float | None
-    p: float | None
-    m: int
-    negligible: bool
-    detectable: float | None
-    n_eff_needed: int | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -179,6 +110,7 @@ def judge(
     unit: str = "unit",
     alpha: float = ALPHA,
     margin: float = MARGIN,
+    margin_first: bool = False,
 ) -> Verdict:
     """Reach a verdict.
 
@@ -194,6 +126,7 @@ def judge(
         unit: what is left out, in words; "image" adds the note that such intervals are optimistic.
         alpha: one-sided level.
         margin: of equivalence, on the scale of the metric.
+        margin_first: a difference that is certainly inside the margin is `equivalent` even where it is certainly not 0.
 
     Raises:
         InputError: no control at all, a name twice, or rows scored on different images.
@@ -212,7 +145,7 @@ def judge(
     of_aside = [contrast(subject, row, name) for name, row in [*aside.items(), *positive.items()]]
     m = len(of_twins) + len(of_controls)
     roles = [("twins", of_twins), ("control", of_controls), ("aside", of_aside)]
-    overall = _find([*of_twins, *of_controls], alpha, margin)
+    overall = find([*of_twins, *of_controls], alpha, margin, margin_first)
     best = max(of_controls, key=lambda c: c.control_value).against if of_controls else ""
     return Verdict(
         encoder=encoder,
@@ -226,10 +159,10 @@ def judge(
         alpha=alpha,
         margin=margin,
         overall=overall,
-        twins=_find(of_twins, alpha, margin) if of_twins else None,
-        controls=_find(of_controls, alpha, margin) if of_controls else None,
+        twins=find(of_twins, alpha, margin, margin_first) if of_twins else None,
+        controls=find(of_controls, alpha, margin, margin_first) if of_controls else None,
         best_control=best,
-        comparisons=tuple(_line(c, role, alpha, margin, m) for role, found in roles for c in found),
+        comparisons=tuple(line_of(c, role, alpha, margin, margin_first, m) for role, found in roles for c in found),
         share_of_gap=_gap(subject, {**twins, **controls}, positive, alpha),
         p_adjusted=None,
         notes=tuple(_notes(unit, m, of_twins)),
@@ -266,53 +199,6 @@ def _corrected(verdict: Verdict, p: float, family: int) -> Verdict:
     if found.word == "beats" and p > verdict.alpha:
         found = replace(found, word="equivalent" if found.negligible else "undecided")
     return replace(verdict, overall=found, p_adjusted=p, family=family)
-
-
-def _find(contrasts: Sequence[Contrast], alpha: float, margin: float) -> Finding:
-    """Points 5 and 6 of the definitions on one set of controls."""
-    m = len(contrasts)
-    judged = [c for c in contrasts if c.assessable]
-    reason = next((c.reason for c in contrasts if not c.assessable), "")
-    loses = bool(judged) and min(c.high(alpha / m) for c in judged) < 0
-    # a loss to one control stands whatever can be said of the others
-    weakest = min(judged if loses else contrasts, key=lambda c: c.gain)
-    if reason:
-        word = "loses" if loses else "not assessable"
-        return Finding(word, weakest.against, weakest.gain, None, None, None, m, False, None, None, reason)
-    low, high = min(c.low(alpha) for c in contrasts), min(c.high(alpha / m) for c in contrasts)
-    inside = -margin <= min(c.low_of_mean(alpha) for c in contrasts) and min(c.high_of_mean(alpha / m) for c in contrasts) <= margin
-    p = max(c.p for c in contrasts)
-    word = "beats" if p <= alpha else "loses" if loses else "equivalent" if inside else "undecided"
-    return Finding(word, weakest.against, weakest.gain, low, high, p, m, inside, max(c.detectable for c in contrasts), _needed(contrasts, margin), "")
-
-
-def _needed(contrasts: Sequence[Contrast], margin: float) -> int | None:
-    needed = [c.n_eff_needed(margin) for c in contrasts]
-    return None if any(n is None for n in needed) else max(n for n in needed if n is not None)
-
-
-def _line(found: Contrast, role: str, alpha: float, margin: float, m: int) -> Comparison:
-    alone = _find([found], alpha, margin)
-    known = found.assessable
-    return Comparison(
-        control=found.against,
-        role=role,
-        word=alone.word,
-        control_value=found.control_value,
-        gain=found.gain,
-        low=found.low(alpha) if known else None,
-        high=found.high(alpha) if known else None,
-        high_corrected=found.high(alpha / max(m, 1)) if known else None,
-        p=found.p if known else None,
-        p_units=found.p_units if known else None,
-        p_seeds=found.p_seeds if known and found.n_seeds else None,
-        detectable=found.detectable if known else None,
-        se=found.estimate.se,
-        n_seeds=found.n_seeds,
-        sd_seeds=found.sd_seeds,
-        n_eff_needed=found.n_eff_needed(margin) if known else None,
-        reason=found.reason,
-    )
 
 
 def _gap(subject: Statistic, negative: Mapping[str, Row], positive: Mapping[str, Statistic], alpha: float) -> ShareOfGap | None:

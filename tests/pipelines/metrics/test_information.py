@@ -8,9 +8,10 @@ import pytest
 from pipelines.metrics.baseline import InformationSettings, enlarge
 from pipelines.metrics.information import Information, beyond_controls, judge_information
 from pipelines.metrics.sentences import information_sentence
+from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict
 from registry.errors import InputError
-from tests.pipelines.metrics.data import halves
+from tests.pipelines.metrics.data import halves, mean_statistic
 
 SETTINGS = InformationSettings(control_dims=16, product_dims=8, row_dims=24, random_networks=5)
 DIRECTIONS, WIDTH = 10, 48
@@ -100,6 +101,44 @@ def test_twins_that_hold_the_same_information_take_the_claim_away() -> None:
     assert verdict.word != "beats"
     assert verdict.twins is not None
     assert verdict.comparison("nothing").word == "beats"
+
+
+@pytest.mark.parametrize(
+    ("bits", "word", "says"),
+    [
+        (6e-7, "equivalent", "nothing new within 0.02 bits"),
+        (-6e-7, "equivalent", "nothing new within 0.02 bits"),
+        (0.1, "beats", "more than nothing, than its twins and than random features"),
+        (-0.1, "loses", "less than a row that knows nothing new"),
+    ],
+)
+def test_bits_inside_the_margin_are_nothing_new_however_sure(bits: float, word: str, says: str) -> None:
+    """On every plate the same sign: where the controls leave nothing to know, 0.0000006 bits have a p of 0.00005."""
+    rng = np.random.default_rng(20)
+
+    def row(scale: float) -> Statistic:
+        return mean_statistic(scale * (1 + 0.1 * rng.normal(size=20)))
+
+    left = mean_statistic(0.0008 + 1e-5 * rng.normal(size=20))
+    twins = {"fresh": tuple(row(0.001 * bits) for _ in range(10))}
+    found = Information(row(bits), twins, tuple(row(0.001 * bits) for _ in range(10)), left, row(1.0), 0.0, ())
+    verdict = judge_information("simclr", "texture", found, unit="plate")
+    assert verdict.overall.p is not None
+    assert (verdict.overall.p < 1e-6) == (bits > 0)
+    assert verdict.word == word
+    assert says in information_sentence(verdict)
+
+
+def test_no_more_than_its_twins_is_said_to_be_that() -> None:
+    """The controls leave a bit, encoder and untrained twins both find a fifth of it."""
+    rng = np.random.default_rng(21)
+    encoder, *seeds = [mean_statistic(0.2 + 0.01 * rng.normal(size=60)) for _ in range(11)]
+    found = Information(encoder, {"fresh": tuple(seeds)}, (), mean_statistic(np.ones(60)), mean_statistic(np.ones(60)), 0.0, ())
+    verdict = judge_information("simclr", "texture", found)
+    assert verdict.comparison("nothing").word == "beats"
+    assert verdict.word == "equivalent"
+    assert "adds 0.2" in information_sentence(verdict)
+    assert "no more than its untrained twins within 0.02 bits" in information_sentence(verdict)
 
 
 def test_several_classes_several_folds_and_features_per_fold() -> None:

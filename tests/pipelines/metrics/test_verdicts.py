@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from pipelines.metrics.sentences import detail, sentence
@@ -78,6 +79,53 @@ def test_a_small_sure_gain_beats_and_is_called_negligible() -> None:
     assert found.word == "beats"
     assert found.overall.negligible
     assert "smaller than the margin" in detail(found)
+    assert sentence(found).count("smaller than the margin of 0.02") == 2  # of its twins, and of the closest control
+    assert "smaller than the margin" not in sentence(_judge(0.8))
+
+
+@pytest.mark.parametrize(("gain", "plain", "first"), [(0.01, "beats", "equivalent"), (-0.01, "loses", "equivalent"), (0.1, "beats", "beats")])
+def test_the_margin_may_come_first(gain: float, plain: str, first: str) -> None:
+    """A sure difference inside the margin; one beyond it keeps its word either way."""
+    words = [
+        judge("e", "t", "m", _row(0.5 + gain, 1, own=0.005), controls={"c": _row(0.5, 2, own=0.005)}, margin_first=margin_first)
+        for margin_first in (False, True)
+    ]
+    assert [found.word for found in words] == [plain, first]
+    assert [found.comparison("c").word for found in words] == [plain, first]
+    assert words[0].overall.p == words[1].overall.p
+
+
+def test_equivalent_to_twins_prints_the_interval_over_their_mean() -> None:
+    """Draws scatter by more than the margin, their mean is known to a part of it: one more draw cannot be told, the mean can."""
+    encoder, seeds = _row(0.601, 1, own=0.01), _seeds(0.6, 100, own=0.01, sd=0.012)
+    found = judge("simclr", "arrangement", "m", encoder, twins={"untrained-cnn/fresh": seeds}, unit="patient")
+    gaps = encoder.without - np.mean([s.without for s in seeds], axis=0)
+    variance = (UNITS - 1) / UNITS * np.sum((gaps - gaps.mean()) ** 2)
+    spread = np.var([s.value for s in seeds], ddof=1) / 10
+    df = (variance + spread) ** 2 / (variance**2 / (UNITS - 1) + spread**2 / 9)
+    gain = encoder.value - np.mean([s.value for s in seeds])
+    reach = stats.t.ppf(0.975, df) * np.sqrt(variance + spread)
+    assert found.word == "equivalent"
+    assert found.overall.interval == pytest.approx((gain - reach, gain + reach))
+    assert found.overall.by_mean
+    assert found.overall.low is not None
+    assert found.overall.low < -0.02 < gain - reach
+    printed = f"[{gain - reach:.3f}, {gain + reach:.3f}]"
+    assert f"(gain {gain:.3f} {printed} over their mean, 60 patients)" in sentence(found)
+    draw = f"(over the mean of its twins, which decides `equivalent`; as one more draw [{found.overall.low:.3f}, "
+    assert f"smallest gain {gain:.3f} {printed} {draw}" in detail(found)
+    line = found.comparison("untrained-cnn/fresh")
+    assert (line.low_of_mean, line.high_of_mean) == pytest.approx((gain - reach, gain + reach))
+
+
+def test_the_other_words_print_the_interval_of_one_more_draw() -> None:
+    for found in (_judge(0.8), _judge(0.61, controls={"density": 0.6}, own=0.2)):
+        assert not found.overall.by_mean
+        assert found.overall.interval == (found.overall.low, found.overall.high)
+        assert "over their mean" not in sentence(found)
+    single = judge("e", "t", "m", _row(0.6, 1, own=0.005), controls={"c": _row(0.6, 2, own=0.005)})
+    assert single.word == "equivalent"
+    assert not single.overall.by_mean
 
 
 def test_every_set_of_twins_must_be_beaten() -> None:
