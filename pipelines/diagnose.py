@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,16 @@ from pipelines.benchmarks.card import Task
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
 from pipelines.metrics.jackknife import interval, mean_of
-from pipelines.metrics.sentences import detail, sentence
+from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
 from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict, holm_table, judge
 from pipelines.params import Params
 from pipelines.scores import Scored
+from pipelines.sensitivity import CommonDim, at_common_dim, common_tasks
 from pipelines.stages import Workspace
 from pipelines.tracking import versions
 from registry.errors import NotFoundError
-from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
+from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import write_json
 
 
@@ -33,12 +34,18 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
     """
     board = read_board(workspace, benchmark)
     verdicts = judge_all(board, params)
+    narrow = at_common_dim(board, params)
+    again = sensitivity(verdicts, narrow, params)
     beyond = beyond_controls_all(board, params) if params.diagnose.beyond else {}
     folder = workspace.verdicts(benchmark)
     evidence: dict[str, list[TaskEvidence]] = {}
     for v in verdicts:
-        evidence.setdefault(v.encoder, []).append(_evidence(v, board, beyond.get((v.encoder, v.task), {}), workspace))
-    cards = [_scorecard(name, board, evidence.get(name, []), params) for name in board.roles]
+        found, narrower = _evidence(v, board, beyond.get((v.encoder, v.task), {}), workspace), again.get((v.encoder, v.task))
+        if narrower is not None:
+            found = replace(found, at_common_dim=narrower, detail=f"{found.detail} {narrower.sentence}")
+        evidence.setdefault(v.encoder, []).append(found)
+    narrowed = {name: _primary_entries(name, narrow.board) for name in board.roles}
+    cards = [replace(_scorecard(name, board, evidence.get(name, []), params), at_common_dim=narrowed[name]) for name in board.roles]
     for card in cards:
         write_json(folder / f"{card.row}.scorecard.json", card.as_dict())
     write_json(
@@ -54,6 +61,23 @@ def judge_all(board: Board, params: Params) -> list[Verdict]:
     """A verdict for every encoder x task of the benchmark, Holm over the whole table."""
     verdicts = [_judge(board, name, task, params) for name in board.names("encoder") for task in questions(board) if _has(board, name, task)]
     return list(holm_table(verdicts)) if verdicts else []
+
+
+def sensitivity(verdicts: Sequence[Verdict], narrow: CommonDim, params: Params) -> dict[tuple[str, str], AtCommonDim]:
+    """What becomes of each verdict at the common dimension by (encoder, task), Holm over the same cells."""
+    tasks = {task.name for task in common_tasks(narrow.board)}
+    pairs = zip(verdicts, judge_all(narrow.board, params), strict=True)
+    return {(main.encoder, main.task): _at_common_dim(main, again, narrow) for main, again in pairs if main.task in tasks}
+
+
+def _at_common_dim(main: Verdict, again: Verdict, narrow: CommonDim) -> AtCommonDim:
+    found = again.overall
+    low, high = found.interval
+    # twins are compared as "<row>/<kind of draw>"
+    compared = {main.encoder, *(c.control.partition("/")[0] for c in main.comparisons)}
+    refitted = sorted(row for row in compared if (row, main.task) in narrow.refitted)
+    said = sensitivity_sentence(main, again, narrow.dim, refitted=bool(refitted))
+    return AtCommonDim(narrow.dim, found.word, again.value, found.gain, low, high, found.against, refitted, said)
 
 
 def _has(board: Board, row: str, task: Task) -> bool:
@@ -127,6 +151,8 @@ def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace:
                 c.high_corrected,
                 c.p,
                 c.control_value,
+                c.low_of_mean,
+                c.high_of_mean,
             )
             for c in verdict.comparisons
         ],
@@ -140,6 +166,9 @@ def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace:
         ],
         confounded=layout is not None and layout.word == "loses",
         per_unit=per_unit_scores(workspace, board, verdict.encoder, task) if verdict.word == "not assessable" else {},
+        low_of_mean=found.low_of_mean,
+        high_of_mean=found.high_of_mean,
+        negligible=found.negligible,
     )
 
 
@@ -178,6 +207,12 @@ def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Par
             "seed": params.seed,
         },
     )
+
+
+def _primary_entries(row: str, board: Board) -> list[ScoreEntry]:
+    """The primary scores of a row's probes on the tasks that are run again, as the board holds them."""
+    primary = {(task.name, task.metric) for task in common_tasks(board)} if row in board.rows else set()
+    return _entries([s for s in board.scored if s.row == row and (s.task, s.metric) in primary], board)
 
 
 def _entries(scored: Sequence[Scored], board: Board) -> list[ScoreEntry]:

@@ -58,6 +58,9 @@ class Comparison:
         high_corrected: upper bound at alpha / number of controls.
         p: one-sided p of "encoder is better".
         control_value: the control's score.
+        low_of_mean: lower bound at alpha of the gain over the mean of the twin's draws, by which `equivalent` is decided; `low` where
+            the control is a single row, None where the evidence does not say.
+        high_of_mean: its upper bound.
     """
 
     control: str
@@ -68,6 +71,40 @@ class Comparison:
     high_corrected: float | None
     p: float | None
     control_value: float
+    low_of_mean: float | None = None
+    high_of_mean: float | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether the control is several draws, and so has two intervals."""
+        return self.low_of_mean is not None and (self.low_of_mean, self.high_of_mean) != (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class AtCommonDim:
+    """The verdict on one task once more, every row projected to at most `dim` principal components: does it hang on their sizes?
+
+    Attributes:
+        dim: most components, fitted on outer-train images.
+        word: verdict over all negative controls and twins, one of WORDS, corrected over the same cells as the main one.
+        value: the encoder's score.
+        gain: smallest gain.
+        low: lower bound of the interval that decided the word; None if not assessable.
+        high: its upper bound.
+        against: the control that gives the smallest gain.
+        refitted: rows that had more components and were fitted again, of those compared; [] = nothing differs, by construction.
+        sentence: this in words.
+    """
+
+    dim: int
+    word: str
+    value: float
+    gain: float | None
+    low: float | None
+    high: float | None
+    against: str
+    refitted: list[str]
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -94,11 +131,15 @@ class TaskEvidence:
         detail: why, what difference could have been detected, how many units it would take.
         comparisons: one per control.
         share_of_gap: {"value", "low", "high", "note"}: Fieller, against `oracle`.
-        beyond: {"bits", "low", "high", "word", "note"}: conditional usable information beyond the controls.
+        beyond: {"bits", "low", "high", "word", "sentence", "note"}: conditional usable information beyond the controls.
         servable_control: best control a server can compute on a new image; "" if none.
         unservable: controls better than it that a server cannot compute: {"name", "value", "reason"}.
         confounded: `layout` beats the encoder.
         per_unit: score of each unit, where the units are too few for an interval.
+        low_of_mean: as `low`, over the means of the twins' draws: the interval by which `equivalent` is decided.
+        high_of_mean: as `high`, likewise.
+        negligible: that interval lies inside the margin, whatever the word.
+        at_common_dim: the sensitivity run; None for a metric without a probe.
     """
 
     task: str
@@ -125,6 +166,20 @@ class TaskEvidence:
     unservable: list[dict[str, Any]] = field(default_factory=list)
     confounded: bool = False
     per_unit: dict[str, float] = field(default_factory=dict)
+    low_of_mean: float | None = None
+    high_of_mean: float | None = None
+    negligible: bool = False
+    at_common_dim: AtCommonDim | None = None
+
+    @property
+    def by_mean(self) -> bool:
+        """Whether the interval that decided is the one over the means of the twins' draws and differs from the other."""
+        return self.word == "equivalent" and self.low_of_mean is not None and (self.low_of_mean, self.high_of_mean) != (self.low, self.high)
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The interval that decided the word: over the means of the twins' draws for `equivalent`, else [low, high]."""
+        return (self.low_of_mean, self.high_of_mean) if self.by_mean else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -145,6 +200,7 @@ class Scorecard:
         tasks: verdicts; [] for controls.
         provenance: package versions, parameters, card hash (no times, no paths, no run ids).
         modality: of the benchmark ("cells", "tissue", "natural"): what `beats_controls.<modality>` is tagged by.
+        at_common_dim: the primary scores of a probe once more, at most `diagnose.common_dim` principal components: a sensitivity run.
     """
 
     row: str
@@ -160,6 +216,7 @@ class Scorecard:
     tasks: list[TaskEvidence] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     modality: str = ""
+    at_common_dim: list[ScoreEntry] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -168,9 +225,15 @@ class Scorecard:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Scorecard:
         """The inverse of `as_dict`."""
-        tasks = [TaskEvidence(**{**task, "comparisons": [Comparison(**c) for c in task["comparisons"]]}) for task in value["tasks"]]
-        return cls(**{**value, "scores": [ScoreEntry(**s) for s in value["scores"]], "tasks": tasks})
+        entries = {name: [ScoreEntry(**s) for s in value.get(name, [])] for name in ("scores", "at_common_dim")}
+        return cls(**{**value, **entries, "tasks": [_task(task) for task in value["tasks"]]})
 
     def task(self, name: str) -> TaskEvidence | None:
         """The verdict on one task, None if there is none."""
         return next((task for task in self.tasks if task.task == name), None)
+
+
+def _task(value: dict[str, Any]) -> TaskEvidence:
+    again = value.get("at_common_dim")
+    comparisons = [Comparison(**c) for c in value["comparisons"]]
+    return TaskEvidence(**{**value, "comparisons": comparisons, "at_common_dim": AtCommonDim(**again) if again else None})

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.board import read_board
 from pipelines.diagnose import diagnose
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, Params
+from pipelines.scores import read_scores
+from pipelines.sensitivity import at_common_dim
 from pipelines.stages import Workspace
 from registry.cards import EncoderCard
 from registry.errors import NotFoundError
@@ -91,6 +94,7 @@ def test_what_is_beyond_the_controls_is_told_from_what_is_not(judged: Workspace)
     assert good["bits"] > 0.1
     assert drawn["word"] != "beats"
     assert abs(drawn["bits"]) < 0.03
+    assert good["sentence"].startswith("on `planted`, good adds 0.")
 
 
 def test_every_row_has_a_scorecard_and_the_oracle_is_aside(judged: Workspace) -> None:
@@ -106,6 +110,55 @@ def test_diagnosing_again_gives_the_same_bytes(judged: Workspace) -> None:
     before = {p.name: p.read_bytes() for p in judged.verdicts("noise").iterdir()}
     diagnose(judged, replace(PARAMS, threads=2), "noise")
     assert {p.name: p.read_bytes() for p in judged.verdicts("noise").iterdir()} == before
+
+
+def test_rows_that_are_small_enough_keep_their_scores_at_the_common_dimension(judged: Workspace) -> None:
+    card = card_of(judged, "good")
+    (task,) = card.tasks
+    assert task.at_common_dim is not None
+    assert (task.at_common_dim.word, task.at_common_dim.value, task.at_common_dim.refitted) == (task.word, task.value, [])
+    assert task.detail.endswith("No row compared here has more than 16 components, so the verdict is the same at that size.")
+    primary = [s for s in card.scores if s.primary]
+    assert [(s.metric, s.value, s.low) for s in card.at_common_dim] == [(s.metric, s.value, s.low) for s in primary]
+    assert card_of(judged, "untrained-net").at_common_dim[0].members == 10
+    assert card_of(judged, "oracle").at_common_dim == []
+
+
+def test_scores_at_a_common_dimension_are_those_of_an_evaluation_at_that_dimension(tmp_path: Path) -> None:
+    workspace, benchmark = run(tmp_path, units=12)
+    narrow = at_common_dim(read_board(workspace, "noise"), replace(PARAMS, diagnose=DiagnoseParams(common_dim=3)))
+    assert narrow.refitted == {(row, "planted") for row in ("good", "drawn", "untrained-net", "intensity", "random")}
+    small = replace(PARAMS, evaluate=replace(PARAMS.evaluate, max_dim=3))
+    for cell in ("good", "twins"):
+        evaluate_cell(benchmark, workspace.embeddings("noise") / cell, small, tmp_path / "small" / cell)
+        for wanted in read_scores(tmp_path / "small" / cell):
+            if wanted.metric == "logistic.balanced_accuracy":
+                (found,) = [s for s in narrow.board.scored if (s.row, s.member, s.metric) == (wanted.row, wanted.member, wanted.metric)]
+                assert (found.statistic.value, found.protocol_id) == (wanted.statistic.value, wanted.protocol_id)
+                assert (found.statistic.without == wanted.statistic.without).all()
+
+
+def test_a_verdict_that_hangs_on_a_small_component_is_said_to(tmp_path: Path) -> None:
+    """Twelve factors, each in three columns, and the label in a column of its own: the first twelve components leave it out."""
+    workspace, benchmark = run(tmp_path)
+    rng = np.random.default_rng(3)
+    label = (benchmark.index["label_planted"] == "class-1").to_numpy(float)
+    factors = np.repeat(rng.normal(size=(len(label), 12)), 3, axis=1) + 0.1 * rng.normal(size=(len(label), 36))
+    vectors = np.column_stack([factors, 2 * label + rng.normal(size=len(label))])
+    write_row(workspace.embeddings("noise") / "good", benchmark, "good", {"main": vectors}, encoder("good"))
+    params = replace(PARAMS, evaluate=replace(PARAMS.evaluate, max_dim=64), diagnose=DiagnoseParams(common_dim=12, beyond=False))
+    evaluate_cell(benchmark, workspace.embeddings("noise") / "good", params, workspace.scores("noise") / "good")
+    diagnose(workspace, params, "noise")
+    (task,) = card_of(workspace, "good").tasks
+    again = task.at_common_dim
+    assert again is not None
+    assert (task.word, again.dim, again.refitted) == ("beats", 12, ["good"])
+    assert again.word != "beats"
+    assert again.value < 0.6 < 0.7 < task.value
+    assert f"The verdict is `{again.word}` with at most 12 principal components of every row" in task.detail
+    (entry,) = card_of(workspace, "good").at_common_dim
+    assert entry.value == again.value
+    assert "pca12" in entry.protocol_id
 
 
 def test_too_few_units_show_values_and_no_interval(tmp_path: Path) -> None:
