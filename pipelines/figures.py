@@ -61,8 +61,8 @@ def _ordered(comparisons: Sequence[Comparison], kind: str) -> list[Comparison]:
 
 
 def _limits(evidence: TaskEvidence, margin: float) -> tuple[float, float]:
-    ends = [v for c in evidence.comparisons for v in (c.gain, c.low, c.high) if v is not None]
-    ends += [v for v in (evidence.gain, evidence.low, evidence.high) if v is not None]
+    ends = [v for c in evidence.comparisons for v in (c.gain, c.low, c.high, c.low_of_mean, c.high_of_mean) if v is not None]
+    ends += [v for v in (evidence.gain, *evidence.interval) if v is not None]
     low, high = min([*ends, -margin]), max([*ends, margin])
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
@@ -82,6 +82,9 @@ def _control(axes: Any, line: int, comparison: Comparison) -> None:
     _, colour, marker, filled = STYLES[comparison.role]
     if comparison.low is not None and comparison.high is not None:
         axes.plot([comparison.low, comparison.high], [line, line], color=colour, lw=1.2, solid_capstyle="butt")
+    if comparison.several:
+        # over the mean of several draws: what `equivalent` is decided by
+        axes.plot([comparison.low_of_mean, comparison.high_of_mean], [line, line], color=colour, lw=4, alpha=0.4, solid_capstyle="butt")
     axes.plot(comparison.gain, line, marker, color=colour, markerfacecolor=colour if filled else "white", ms=5)
     numbers = f"{words.signed(comparison.gain)} {words.interval(comparison.low, comparison.high) or 'no interval'}"
     _text(axes, line, f"{comparison.control}  {words.number(comparison.control_value)}", numbers)
@@ -91,11 +94,12 @@ def _verdict(axes: Any, line: int, evidence: TaskEvidence) -> None:
     if evidence.gain is None:
         _text(axes, line, evidence.word, "", weight="bold")
         return
-    if evidence.low is not None and evidence.high is not None:
-        outline = [(evidence.low, line), (evidence.gain, line - 0.3), (evidence.high, line), (evidence.gain, line + 0.3)]
+    low, high = evidence.interval
+    if low is not None and high is not None:
+        outline = [(low, line), (evidence.gain, line - 0.3), (high, line), (evidence.gain, line + 0.3)]
         axes.fill(*zip(*outline, strict=True), color=INK, lw=0)
-    numbers = f"{words.signed(evidence.gain)} {words.interval(evidence.low, evidence.high)}"
-    _text(axes, line, f"smallest gain: {evidence.against}", numbers, weight="bold")
+    numbers = f"{words.signed(evidence.gain)} {words.interval(low, high)}"
+    _text(axes, line, f"smallest gain: {evidence.against}{', twins by their mean' if evidence.by_mean else ''}", numbers, weight="bold")
 
 
 def _text(axes: Any, line: int, left: str, right: str, weight: str = "normal") -> None:

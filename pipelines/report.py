@@ -17,7 +17,7 @@ from pipelines.embeddings import read_rows
 from pipelines.params import Params
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
-from pipelines.reporting.views import BenchmarkView, benchmark_view, draws
+from pipelines.reporting.views import BenchmarkView, benchmark_view
 from pipelines.stages import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS, Scorecard
@@ -124,6 +124,7 @@ def render(views: Sequence[BenchmarkView], params: Params, facts: Mapping[str, A
             script=script,
             policy=content_security_policy(style, script),
             verdicts=words.VERDICTS,
+            glossary=words.glossary(params.diagnose.common_dim, params.evaluate.neighbours),
             roles=words.ROLES,
             modalities=words.MODALITIES,
             flags=words.FLAGS,
@@ -156,5 +157,5 @@ def _environment() -> Environment:
         "as_sentence": words.as_sentence,
         "slug": words.slug,
     }
-    environment.globals |= {"interval": words.interval, "count": words.count, "plural": words.plural, "draws": draws}
+    environment.globals |= {"interval": words.interval, "count": words.count, "plural": words.plural}
     return environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,44 +11,15 @@ from pipelines.embeddings import Row
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.lanes import Axis, Lane, Tick
-from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
+from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
+from registry.evidence import Scorecard, ScoreEntry, TaskEvidence
 
 #: what a row without an extracted embedding is
-ORACLE = "the best of a network supervised on the training images and a linear probe on all rows together"
+ORACLE = "the best of every row alone and of all rows together, chosen for each task on the training images"
+#: the place on the plate alone
+LAYOUT = "layout"
 #: order of the rows of a benchmark
 ROLE_ORDER = ("encoder", "twin", "negative", "positive")
-KINDS = {"twin": "Its twins", "negative": "Controls", "aside": "Shown beside, decide nothing"}
-
-
-@dataclass(frozen=True)
-class ForestLine:
-    """One control in a forest plot."""
-
-    control: str
-    kind: str
-    control_value: str
-    gain: str
-    interval: str
-    lane: Lane
-
-
-@dataclass(frozen=True)
-class Forest:
-    """An encoder against its controls on one task.
-
-    Attributes:
-        ticks: of the shared axis.
-        zero: where a gain of 0 lies.
-        band: (start, width) of the margin of equivalence.
-        groups: (heading, lines) for twins, controls and what is shown beside.
-        verdict: the smallest gain with its interval; None where the units are too few.
-    """
-
-    ticks: list[Tick]
-    zero: str
-    band: tuple[str, str]
-    groups: list[tuple[str, list[ForestLine]]]
-    verdict: ForestLine | None
 
 
 @dataclass(frozen=True)
@@ -74,44 +44,33 @@ class VerdictView:
 
 
 @dataclass(frozen=True)
-class StripLine:
-    """One row of the plot of all scores."""
-
-    row: str
-    role: str
-    draws: str
-    value: str
-    interval: str
-    lane: Lane
-
-
-@dataclass(frozen=True)
-class Strip:
-    """All rows on one task by its primary metric.
+class Decoded:
+    """The score of one encoder on a nuisance, which is shown and not judged, beside what the place on the plate alone gives.
 
     Attributes:
-        metric: in words.
-        ticks: of the axis.
-        chance: where knowing nothing lies; "" if no row has a score.
-        chance_value: what it is.
-        lines: best first.
+        encoder: its name.
+        value: its score.
+        interval: of it; "" where the units do not allow one.
+        layout: the score of `layout`; "" where it has none.
+        chance: of knowing nothing.
     """
 
-    metric: str
-    ticks: list[Tick]
+    encoder: str
+    value: str
+    interval: str
+    layout: str
     chance: str
-    chance_value: str
-    lines: list[StripLine]
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """One task with its pictures, verdicts and scores."""
+    """One task with its pictures, verdicts and scores; `decoded` is {} unless the task is a nuisance."""
 
     task: Task
     anchor: str
     sheet: Sheet
     verdicts: list[VerdictView]
+    decoded: dict[str, Decoded]
     strip: Strip
 
 
@@ -130,11 +89,12 @@ class RowView:
 
 @dataclass(frozen=True)
 class ScoreView:
-    """One line of the table of all scores."""
+    """One line of the table of all scores; `narrow` is the same score at the common dimension, None where it was not run again."""
 
     row: str
     role: str
     score: ScoreEntry
+    narrow: ScoreEntry | None
 
 
 @dataclass(frozen=True)
@@ -190,8 +150,8 @@ def benchmark_view(benchmark: Benchmark, scorecards: Sequence[Scorecard], rows: 
         contact=contact,
         tasks=[_task(benchmark.card, task, cards, sheets[task.name], margin) for task in benchmark.card.tasks],
         rows=[_row(card, rows.get(card.row)) for card in cards],
-        scores=[ScoreView(card.row, card.role, score) for card in cards for score in card.scores],
-        protocols=sorted({score.protocol_id for card in cards for score in card.scores}),
+        scores=[ScoreView(card.row, card.role, score, _narrow(card, score)) for card in cards for score in card.scores],
+        protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],
     )
@@ -199,9 +159,20 @@ def benchmark_view(benchmark: Benchmark, scorecards: Sequence[Scorecard], rows: 
 
 def _task(card: BenchmarkCard, task: Task, scorecards: Sequence[Scorecard], sheet: Sheet, margin: float) -> TaskView:
     found = [(c.row, evidence) for c in scorecards if (evidence := c.task(task.name)) is not None]
-    axis = _forest_axis([evidence for _, evidence in found], margin)
+    axis = forest_axis([evidence for _, evidence in found], margin)
     verdicts = [_verdict(card.name, encoder, evidence, axis, margin) for encoder, evidence in found]
-    return TaskView(task, f"{card.name}--{task.name}", sheet, verdicts, _strip(task, scorecards))
+    decoded = _decoded(task, scorecards) if task.nuisance else {}
+    return TaskView(task, f"{card.name}--{task.name}", sheet, verdicts, decoded, strip(task, scorecards))
+
+
+def _decoded(task: Task, scorecards: Sequence[Scorecard]) -> dict[str, Decoded]:
+    found = {(c.row, c.role): s for c in scorecards for s in c.scores if (s.task, s.metric) == (task.name, task.metric)}
+    layout = next((words.number(s.value) for (row, _), s in found.items() if row == LAYOUT), "")
+    return {
+        row: Decoded(row, words.number(s.value), words.interval(s.low, s.high), layout, words.number(s.chance, 2))
+        for (row, role), s in found.items()
+        if role == "encoder"
+    }
 
 
 def _verdict(benchmark: str, encoder: str, evidence: TaskEvidence, axis: Axis, margin: float) -> VerdictView:
@@ -210,83 +181,28 @@ def _verdict(benchmark: str, encoder: str, evidence: TaskEvidence, axis: Axis, m
         encoder,
         f"{benchmark}--{evidence.task}--{encoder}",
         evidence,
-        _forest(evidence, axis, margin),
+        forest(evidence, axis, margin),
         [UnitValue(unit, words.number(value), units.lane(value)) for unit, value in sorted(evidence.per_unit.items())],
         units.ticks(),
     )
 
 
-def _forest_axis(found: Sequence[TaskEvidence], margin: float) -> Axis:
-    """One axis for all encoders of a task, so that their plots can be compared."""
-    ends = [v for e in found for c in e.comparisons for v in (c.gain, c.low, c.high)] + [v for e in found for v in (e.gain, e.low, e.high)]
-    return Axis.around([*ends, -margin, margin])
-
-
-def _forest(evidence: TaskEvidence, axis: Axis, margin: float) -> Forest:
-    groups = [(heading, [_line(c, axis) for c in _ordered(evidence.comparisons, kind)]) for kind, heading in KINDS.items()]
-    verdict = (
-        ForestLine(
-            evidence.against,
-            "smallest",
-            "",
-            words.signed(evidence.gain),
-            words.interval(evidence.low, evidence.high),
-            axis.lane(evidence.gain, evidence.low, evidence.high),
-        )
-        if evidence.gain is not None and evidence.low is not None
-        else None
-    )
-    return Forest(axis.ticks(signed=True), axis.at(0.0), axis.span(-margin, margin), [(h, lines) for h, lines in groups if lines], verdict)
-
-
-def _ordered(comparisons: Sequence[Comparison], kind: str) -> list[Comparison]:
-    """Strongest control first."""
-    return sorted((c for c in comparisons if c.role == kind), key=lambda c: (c.gain, c.control))
-
-
-def _line(comparison: Comparison, axis: Axis) -> ForestLine:
-    return ForestLine(
-        comparison.control,
-        comparison.role,
-        words.number(comparison.control_value),
-        words.signed(comparison.gain),
-        words.interval(comparison.low, comparison.high),
-        axis.lane(comparison.gain, comparison.low, comparison.high),
-    )
-
-
-def _strip(task: Task, scorecards: Sequence[Scorecard]) -> Strip:
-    found = [(card, s) for card in scorecards for s in card.scores if s.task == task.name and s.metric == task.metric]
-    found.sort(key=lambda pair: (-pair[1].value, pair[0].row, pair[1].variant))
-    axis = Axis.around([v for _, s in found for v in (s.value, s.low, s.high, s.chance)])
-    chance = found[0][1].chance if found else None
-    return Strip(
-        words.metric(task.metric),
-        axis.ticks(),
-        "" if chance is None else axis.at(chance),
-        words.number(chance, 2),
-        [
-            StripLine(card.row, card.role, draws(s), words.number(s.value), words.interval(s.low, s.high), axis.lane(s.value, s.low, s.high))
-            for card, s in found
-        ],
-    )
-
-
-def draws(score: ScoreEntry) -> str:
-    """ "fresh, 10 draws, sd 0.021", "" for a row of one draw."""
-    several = [f"{score.members} draws", f"sd {words.number(score.sd_members)}"] if score.members > 1 else []
-    return ", ".join([*([score.variant] if score.variant else []), *several])
+def _narrow(card: Scorecard, score: ScoreEntry) -> ScoreEntry | None:
+    return next((s for s in card.at_common_dim if (s.task, s.metric, s.variant) == (score.task, score.metric, score.variant)), None)
 
 
 def _row(card: Scorecard, extracted: Row | None) -> RowView:
     manifest = extracted.manifest if extracted is not None else None
     summary = str(manifest.card.get("summary", "")) if manifest is not None else ORACLE if card.row == "oracle" else ""
+    not_applicable = card.not_applicable or (manifest.not_applicable if manifest is not None else "")
+    # the card of a control that does not apply has the reason for a summary
+    repeated = not_applicable and not_applicable in summary
     return RowView(
         card.row,
         card.role,
-        re.sub(r"\.$", "", summary),
+        "" if repeated else summary.rstrip("."),
         manifest.dim if manifest is not None else 0,
         f"{manifest.device}, {manifest.precision}" if manifest is not None and manifest.dim else "",
         card.flags,
-        card.not_applicable or (manifest.not_applicable if manifest is not None else ""),
+        not_applicable,
     )

@@ -19,6 +19,50 @@ VERDICTS = {
     ),
     "not assessable": "Too few units for an interval that means anything. The score of each unit is shown instead.",
 }
+#: every other word of the page; `{dim}` and `{neighbours}` are parameters
+_GLOSSARY = {
+    "AUROC": "How often an image of a class is ranked above one that is not of it: 0.5 is chance, 1 is perfect.",
+    "balanced accuracy": "The share of right answers, averaged over the classes so that a frequent one does not decide.",
+    "bits beyond the controls": (
+        "How much a probe that has all controls already learns from the encoder besides, in bits per image; 1 bit settles a question with two"
+        " equally likely answers. It must be more than its untrained twins and than random features of the controls add; less than 0.02 bits"
+        " is nothing new, however sure."
+    ),
+    "chance": "The score of knowing nothing; for balanced accuracy one over the number of classes.",
+    "confounded": "`layout` beats the encoder: the place on the plate tells more than the image. Such a benchmark supports no promotion.",
+    "draws, sd": "A row of several random draws (seeds) is shown by their mean; sd is the standard deviation between them.",
+    "Holm": "A correction for having asked several questions: without it one in forty verdicts would be `beats` by luck.",
+    "log loss": "How surprised a probe is by the true class, in bits; smaller is better.",
+    "mean average precision (map)": (
+        "Retrieval: the other wells are ranked by likeness, and 1 means that all replicates come first. Normalised: 0 is chance, 1 is perfect."
+    ),
+    "n_eff": "How many units of equal size these are worth; unequal units count for less.",
+    "oracle": (
+        "A positive control: for each task the best of every row alone, networks that were trained on the labels included, and of all rows"
+        " together, chosen on the training images. What these rows can reach."
+    ),
+    "p of no gain": (
+        "How likely a gain at least this large would be if the encoder were no better than that control; the largest over all controls is printed."
+        " Small is evidence for the encoder; large is evidence of nothing."
+    ),
+    "PCA {dim}": (
+        "A sensitivity run: every row is reduced to at most {dim} numbers per image (principal components of the training images), so that a"
+        " verdict does not hang on how long the vectors are. Only scores of a probe are run again."
+    ),
+    "probe": (
+        "A simple classifier on the vectors, fitted to training images and asked about test images: `logistic` weighs the numbers, `knn` asks"
+        " the {neighbours} most similar training images. Every row meets the same probe."
+    ),
+    "protocol": "Everything that was done to get a number, as one identifier.",
+    "row": "One encoder or control with its scores.",
+    "share of the gap": "How far the encoder has come from its best control (0) to `oracle` (1), where that gap is clear and the answer sharp.",
+    "task": "One question about an image whose answer is known.",
+    "twins": (
+        "The encoder’s own network without its learning. `fresh`: new random weights; `calibrated`: those with BatchNorm statistics taken from"
+        " training images; `shuffled`: the trained weights in random order."
+    ),
+    "unit": "What is independent in the experiment: a plate, a patient, a donor.",
+}
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
 MODALITIES = {"cells": "cell culture", "tissue": "tissue", "natural": "natural images, for contrast"}
 FLAGS = {
@@ -33,6 +77,12 @@ _METRICS = {
     "map": "mean average precision",
 }
 _CODE = re.compile(r"`([^`]+)`")
+_MINUS = re.compile(r"(?<=[\s\[(])-(?=\d)")
+
+
+def glossary(dim: int, neighbours: int) -> list[tuple[str, str]]:
+    """(term, meaning) of every word of the page that is not a verdict, in order."""
+    return [(term.format(dim=dim), text.format(dim=dim, neighbours=neighbours)) for term, text in _GLOSSARY.items()]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -81,8 +131,8 @@ def metric(name: str) -> str:
 
 
 def coded(text: str) -> Markup:
-    """Escaped text in which `names` in backticks are set as code."""
-    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+    """Escaped text in which `names` in backticks are set as code and negative numbers have a minus sign."""
+    return Markup(_CODE.sub(r"<code>\1</code>", _MINUS.sub("−", str(escape(text)))))
 
 
 def protocol(protocol_id: str) -> str:

@@ -28,7 +28,7 @@ from pipelines.stages import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS
 from registry.images import ImageSpec
-from tests.pipelines.report_workspace import HOSTILE, PROTOCOL, STORY, make_workspace, scorecards
+from tests.pipelines.report_workspace import HOSTILE, NARROW, NUISANCE, PROTOCOL, STORY, make_workspace, scorecards
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 
@@ -141,15 +141,88 @@ def test_every_verdict_and_its_evidence_is_said(workspace: Workspace, page: Page
     found = [(card, task) for card in scorecards(workspace) for task in card.tasks]
     assert {task.word for _, task in found} == set(WORDS)
     for card, task in found:
-        assert words.as_sentence(task.sentence.replace("`", "")) in page.text
+        assert words.as_sentence(task.sentence.replace("`", "").replace("[-", "[−").replace("gain -", "gain −")) in page.text
         assert f"{card.benchmark}--{task.task}--{card.row}" in page.attributes("id")
         for comparison in task.comparisons:
             assert words.signed(comparison.gain) in page.text
         for unit, value in task.per_unit.items():
             assert f"{unit}{words.number(value)}".replace(" ", "") in page.text.replace(" ", "")
-    for text in ("0.41 [0.22, 0.61]", "+0.12 bits [0.05, 0.20]", "stronger but not servable: cell-graph 0.990 (needs nuclei.parquet)"):
+    for text in (
+        "0.41 [0.22, 0.61]",
+        "bits beyond the controlsbeats +0.120 [0.050, 0.200]",
+        "It adds 0.120 bits. 0.9 bits left.",
+        "Stronger but not servable: cell-graph 0.990 (needs nuclei.parquet)",
+    ):
         assert text in page.text
     assert page.text.count("beats this encoder: the place on the plate alone tells more") == 1
+
+
+def test_the_interval_that_decided_is_printed_everywhere(workspace: Workspace, page: Page) -> None:
+    """`equivalent` is decided over the mean of the twins, the other words by one more draw of them."""
+    for card in scorecards(workspace):
+        for task in card.tasks:
+            plot = page.text.split(f"simclr against each of its controls on {task.task}:")[1].split("smallest gain, against density")[1][:80]
+            if task.word == "equivalent":
+                decided = words.interval(task.low_of_mean, task.high_of_mean)
+                assert decided != words.interval(task.low, task.high)
+                assert f"{words.signed(task.gain)} {decided} against density, twins by their mean" in page.text
+                assert f"{decided}twins by their mean" in plot
+            elif task.low is not None:
+                decided = words.interval(task.low, task.high)
+                assert f"{words.signed(task.gain)} {decided} against density its twins alone" in page.text.replace("densityits", "density its")
+                assert decided in plot
+                assert "by their mean" not in plot
+            for twin in (c for c in task.comparisons if c.role == "twin" and c.low is not None):
+                both = f"{words.signed(twin.gain)} {words.interval(twin.low, twin.high)}mean {words.interval(twin.low_of_mean, twin.high_of_mean)}"
+                assert both in page.text
+
+
+def test_a_nuisance_is_decoded_and_not_judged(workspace: Workspace, page: Page) -> None:
+    (encoder,) = [c for c in scorecards(workspace) if (c.benchmark, c.row) == ("culture", "simclr")]
+    (layout,) = [c for c in scorecards(workspace) if (c.benchmark, c.row) == ("culture", "layout")]
+    mine, place = (next(s for s in c.scores if s.task == NUISANCE and s.primary) for c in (encoder, layout))
+    row = page.text.split("In which half of the plate did it lie?")[1][:200]
+    known = words.interval(mine.low, mine.high)
+    assert f"decoded, not judged{words.number(mine.value)} {known}" in row
+    assert f"layout {words.number(place.value)}, chance 0.50" in row
+    assert f"simclr decodes it at {words.number(mine.value)} {known}, layout at {words.number(place.value)}; chance is 0.50." in page.text
+    assert "No encoder was compared" not in page.text
+
+
+def test_the_common_dimension_stands_beside_the_verdict(workspace: Workspace, html: str, page: Page) -> None:
+    assert page.text.count("the same at PCA 64") == 3
+    assert page.text.count("undecided at PCA 64") == 2
+    assert "at PCA 64loses: no row here is larger" in page.text
+    again = [s for c in scorecards(workspace) for s in c.at_common_dim]
+    assert len(again) == 6
+    for entry in again:
+        assert f'<td class="n" data-v="{entry.value}">{words.number(entry.value)}</td>' in html
+    assert NARROW in page.text
+
+
+def test_every_word_of_the_page_is_explained(page: Page) -> None:
+    terms = [term for term, _ in words.glossary(64, 15)]
+    assert terms == sorted(terms, key=str.lower)
+    for term in ("balanced accuracy", "AUROC", "probe", "p of no gain", "PCA 64", "share of the gap", "bits beyond the controls", "twins", "unit"):
+        assert term in terms
+        assert term in page.text
+    assert "{" not in " ".join(text for _, text in words.glossary(64, 15))
+
+
+def test_scorecards_of_an_earlier_version_are_read(workspace: Workspace) -> None:
+    """Bundles in a registry hold scorecards without the newer fields."""
+    card = next(c for c in scorecards(workspace) if c.row == "simclr" and c.benchmark == "culture")
+    value = card.as_dict()
+    del value["at_common_dim"]
+    for task in value["tasks"]:
+        for name in ("low_of_mean", "high_of_mean", "negligible", "at_common_dim"):
+            del task[name]
+        for comparison in task["comparisons"]:
+            del comparison["low_of_mean"], comparison["high_of_mean"]
+    old = type(card).from_dict(value)
+    assert type(card).from_dict(card.as_dict()) == card
+    assert [t.interval for t in old.tasks] == [(t.low, t.high) for t in card.tasks]
+    assert not any(c.several for t in old.tasks for c in t.comparisons)
 
 
 def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, html: str, page: Page) -> None:
@@ -159,7 +232,9 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
     expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
     assert Counter(headers) == expected
     assert page.text.count("Not applicable: the benchmark has no nuclei.parquet") == len(STORY)
-    assert html.count('class="flag"') == 3 * len(STORY)
+    assert page.text.count("Not applicable: no wells") == len(STORY) - 1
+    assert html.count('class="flag" title=') == 3 * len(STORY)
+    assert page.text.count("low rank the vectors vary in very few directions.") == len(STORY)
     assert html.count(f'<code title="{PROTOCOL}">{words.protocol(PROTOCOL)}</code>') == html.count("<tr data-task=")
     assert page.text.count(PROTOCOL) == len(STORY)
 
@@ -175,7 +250,8 @@ def test_notes_truth_and_provenance_are_there(workspace: Workspace, page: Page) 
 
 def test_the_counts_at_the_top_are_those_of_the_scorecards(page: Page) -> None:
     assert "6 verdicts on 1 encoder and 3 benchmarks: 2 beats 1 loses 1 equivalent 1 undecided 1 not assessable" in page.text
-    assert "better than its own untrained twins on 4 of 4 tasks, better than every control on 1, beaten by a control on 1." in page.text
+    counts = "better than every control on 1, beaten by a control on 1, no different from the best control on 1, undecided on 1."
+    assert f"better than its own untrained twins on 4 of 4 tasks, {counts}" in page.text
     assert "on 0 of 1 task, better than every control on 0, not assessable on 1." in page.text
 
 
@@ -184,7 +260,7 @@ def test_pictures_have_a_size_and_a_description(page: Page) -> None:
     assert len(pictures) > 60
     assert all(a["width"].isdigit() and a["height"].isdigit() and "alt" in a for a in pictures)
     described = [a["aria-label"] for _, a in page.elements if a.get("role") == "img"]
-    assert sum("example image" in label for label in described) == len(described) == 22
+    assert sum("example image" in label for label in described) == len(described) == 24
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -352,4 +428,4 @@ def test_forest_plots_for_the_registry_are_pngs_with_stable_bytes(workspace: Wor
 def test_scorecards_are_read_in_order(workspace: Workspace) -> None:
     names = [card.row for card in read_scorecards(workspace, "culture")]
     assert names == sorted(names)
-    assert len(names) == 7
+    assert len(names) == 8

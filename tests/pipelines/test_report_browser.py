@@ -132,6 +132,30 @@ def test_forest_marks_lie_where_their_values_are(page: Any) -> None:
         assert x == pytest.approx(x_first + (gain - first) / (last - first) * (x_last - x_first), abs=1.5)
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_zero_is_one_line_through_all_rows(browser: Any, address: str, width: int) -> None:
+    """A row with two lines of text (twins have two intervals) is no interruption."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(address)
+    lines = page.locator("#culture--texture--simclr table.forest tbody tr:not(.group) .zero").evaluate_all(
+        "(lines) => lines.map((l) => { const b = l.getBoundingClientRect();"
+        " return [b.x, b.y, b.height, l.closest('tr').getBoundingClientRect().height]; })"
+    )
+    assert len(lines) == 8
+    assert max(x for x, *_ in lines) - min(x for x, *_ in lines) < 0.5
+    if width == 1280:
+        assert all(abs(height - row) <= 1.5 for _, _, height, row in lines)
+        assert max(row for *_, row in lines) > 1.3 * min(row for *_, row in lines)
+    context.close()
+
+
+def test_tables_and_plots_fit_a_laptop(page: Any) -> None:
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length") == 0
+    crowded = page.locator(".plot td.n, .plot th[scope=row]").evaluate_all("(cells) => cells.filter((e) => e.scrollWidth > e.clientWidth + 1).length")
+    assert crowded == 0
+
+
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_the_page_never_scrolls_sideways(browser: Any, address: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844})
