@@ -43,6 +43,8 @@ def forest(evidence: TaskEvidence, title: str = "", margin: float = 0.02) -> byt
         line = 0
         for kind, found in groups:
             _text(axes, line, STYLES[kind][0], "", weight="bold")
+            if any(c.several for c in found):
+                axes.text(1.05, line, "thick: over their mean", transform=axes.get_yaxis_transform(), va="center", color=SOFT)
             for offset, comparison in enumerate(found, 1):
                 _control(axes, line + offset, comparison)
             line += len(found) + 1
@@ -50,7 +52,7 @@ def forest(evidence: TaskEvidence, title: str = "", margin: float = 0.02) -> byt
         axes.set_xlim(*_limits(evidence, margin))
         axes.set_xlabel(f"gain in {words.metric(evidence.metric)}\n← control better          encoder better →", color=SOFT)
         figure.text(0.02, 1 - 0.28 / figure.get_figheight(), _plain(title or f"{evidence.task}: {evidence.question}"), weight="bold", color=INK)
-        figure.text(0.02, 1 - 0.52 / figure.get_figheight(), f"verdict: {evidence.word}; {_units(evidence)}; gain with its 95 % interval", color=SOFT)
+        figure.text(0.02, 1 - 0.52 / figure.get_figheight(), _caption(evidence), color=SOFT)
         stream = io.BytesIO()
         canvas.print_png(stream, metadata={"Software": None})
     return stream.getvalue()
@@ -99,7 +101,9 @@ def _verdict(axes: Any, line: int, evidence: TaskEvidence) -> None:
         outline = [(low, line), (evidence.gain, line - 0.3), (high, line), (evidence.gain, line + 0.3)]
         axes.fill(*zip(*outline, strict=True), color=INK, lw=0)
     numbers = f"{words.signed(evidence.gain)} {words.interval(low, high)}"
-    _text(axes, line, f"smallest gain: {evidence.against}{', twins by their mean' if evidence.by_mean else ''}", numbers, weight="bold")
+    # an interval too narrow to see is a mark
+    axes.plot(evidence.gain, line, "d", color=INK, ms=4, mew=0)
+    _text(axes, line, f"smallest gain: {evidence.against}", numbers, weight="bold")
 
 
 def _text(axes: Any, line: int, left: str, right: str, weight: str = "normal") -> None:
@@ -108,8 +112,10 @@ def _text(axes: Any, line: int, left: str, right: str, weight: str = "normal") -
     axes.text(1.05, line, right, transform=transform, va="center", weight=weight, color=INK)
 
 
-def _units(evidence: TaskEvidence) -> str:
-    return f"{words.count(evidence.n_units, 'unit')}, worth {words.number(evidence.n_eff, 1)} of equal size"
+def _caption(evidence: TaskEvidence) -> str:
+    units = f"{words.count(evidence.n_units, 'unit')}, worth {words.number(evidence.n_eff, 1)} of equal size"
+    mean = " (twins by their mean)" if evidence.by_mean else ""
+    return f"verdict: {evidence.word}{mean}; {units}; gain with its 95 % interval"
 
 
 def _plain(text: str) -> str:
