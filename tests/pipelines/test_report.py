@@ -177,6 +177,13 @@ def test_the_interval_that_decided_is_printed_everywhere(workspace: Workspace, p
                 assert both in page.text
 
 
+def test_lines_that_are_drawn_are_explained_and_others_are_not(page: Page) -> None:
+    captions = re.findall(r"simclr against each of its controls on ([\w-]+):(.*?)control *its score", page.text)
+    assert {task: "thick: over their mean" in caption for task, caption in captions} == {
+        task: word != "not assessable" for story in STORY.values() for task, word in story.items()
+    }
+
+
 def test_a_nuisance_is_decoded_and_not_judged(workspace: Workspace, page: Page) -> None:
     (encoder,) = [c for c in scorecards(workspace) if (c.benchmark, c.row) == ("culture", "simclr")]
     (layout,) = [c for c in scorecards(workspace) if (c.benchmark, c.row) == ("culture", "layout")]
