@@ -43,6 +43,7 @@ $(VENV)/.ok: requirements.lock pyproject.toml
 	rm -f /tmp/blankslide-uv-$$$$
 	.uv/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	.uv/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	ln -sf ../../.uv/bin/uv $(VENV)/bin/uv # where `mlflow run --env-manager=uv` looks for it
 	touch $@
 	echo "[env] ready after $$((SECONDS - started)) s"
 

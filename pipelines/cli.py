@@ -79,10 +79,11 @@ def _add_stages(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def _stage(name: str, names: tuple[str, ...]) -> Command:
     def run(options: argparse.Namespace) -> None:
         from pipelines import stages
-        from pipelines.tracking import inside_mlflow_run
+        from pipelines.tracking import inside_mlflow_run, stage_name
 
-        with inside_mlflow_run(options.workspace, name, {argument: getattr(options, argument) for argument in names}):
-            stages.run(name, options.workspace, *(getattr(options, argument) for argument in names))
+        arguments = [str(getattr(options, argument)) for argument in names]
+        with inside_mlflow_run(options.workspace, [name, *arguments], stage_name(name, arguments)):
+            stages.run(name, options.workspace, *arguments)
 
     return run
 
@@ -147,14 +148,26 @@ def _get(options: argparse.Namespace) -> None:
 def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
     registry = commands.add_parser("registry", help="the MLflow registry").add_subparsers(required=True, metavar="COMMAND")
     for name, help_text in (("sync", "register whatever the receipts name and the registry lacks"), ("list", "what is registered")):
-        parser = _add(registry, name, _registry(name), help_text)
-        parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace")
+        _add_store(_add(registry, name, _registry(name), help_text), writes=name == "sync")
     parser = _add(commands, "promote", _registry("promote"), "move the alias `promoted` to a version, through the gate")
     parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
-    parser.add_argument("--tracking-uri")
+    _add_store(parser)
     parser = _add(commands, "reproduce", _registry("reproduce"), "repeat a version from its commit and compare the scorecard's bytes")
     parser.add_argument("name", help="NAME/VERSION")
-    parser.add_argument("--tracking-uri")
+    _add_store(parser)
+
+
+def _add_store(parser: argparse.ArgumentParser, writes: bool = False) -> None:
+    parser.add_argument("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace")
+    parser.set_defaults(artifact_location="")
+    if not writes:
+        return
+    parser.add_argument(
+        "--artifact-location",
+        metavar="URI",
+        default="",
+        help="a folder or s3://... for the files of new experiments; default: MLFLOW_DEFAULT_ARTIFACT_ROOT, else mlartifacts beside an SQLite file",
+    )
 
 
 def _registry(name: str) -> Command:
@@ -181,7 +194,7 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "names", nargs="*" if many else "?", metavar="NAME[@ALIAS]", help="registered encoder; NAME alone means its `promoted` alias"
         )
         parser.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle folder instead of a registered name")
-        parser.add_argument("--tracking-uri")
+        _add_store(parser)
         if name != "archive":
             parser.add_argument("--port", type=int, default=8080)
         if many:
@@ -207,6 +220,7 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "experiment", _whole("experiment"), "one encoder against all its controls: extract, evaluate, compare, register")
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--benchmark", required=True)
+    _add_store(parser, writes=True)
     parser = _add(commands, "study", _whole("study"), "a pretrained encoder and its controls on every data set of a folder")
     parser.add_argument("folder", type=Path, help="one sub-folder per data set")
     parser.add_argument("--recipes", type=Path, help="YAML that states label, unit, ... per data set; otherwise chosen by rule and said")
@@ -217,7 +231,8 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--only", action="append", default=[], help="this data set only; repeat for several")
     parser.add_argument("--twin-seeds", type=int, default=10, help="draws of each kind of twin")
     parser.add_argument("--threads", type=int, default=2)
-    _add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are")
+    _add_store(parser, writes=True)
+    _add_store(_add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are"))
 
 
 def _whole(name: str) -> Command:

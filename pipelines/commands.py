@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.stages import Workspace, limit_threads
-from registry.errors import GateRefusedError, ParamsError
+from registry.errors import GateRefusedError, NotFoundError, ParamsError
+
+if TYPE_CHECKING:
+    from registry.store import Store
 
 DEFAULT_PORT = 8080
 
@@ -19,7 +25,14 @@ def tracking_uri(options: argparse.Namespace) -> str:
     """The tracking store: --tracking-uri, MLFLOW_TRACKING_URI, or `mlflow.db` in the workspace."""
     from registry.store import default_uri
 
-    return options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(options.workspace)
+    return options.tracking_uri or default_uri(options.workspace)
+
+
+def open_store(options: argparse.Namespace) -> Store:
+    """The store of `tracking_uri`; files of new experiments go to --artifact-location or to its default."""
+    from registry.store import Store
+
+    return Store(tracking_uri(options), options.artifact_location)
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -86,18 +99,22 @@ def get_data(options: argparse.Namespace) -> None:
 
 def registry_sync(options: argparse.Namespace) -> None:
     """`blankslide registry sync`."""
-    from registry.receipts import sync
-    from registry.store import Store
+    from pipelines.tracking import inside_mlflow_run
 
-    report = sync(Store(tracking_uri(options)), options.workspace, lambda line: print(f"[registry] {line}", flush=True))
+    with inside_mlflow_run(options.workspace, ["registry", "sync"]):
+        _sync(open_store(options), options.workspace)
+
+
+def _sync(store: Store, workspace: Path) -> None:
+    from registry.receipts import sync
+
+    report = sync(store, workspace, lambda line: print(f"[registry] {line}", flush=True))
     print(f"[registry] {len(report.registered)} registered, {len(report.already)} were there")
 
 
 def registry_list(options: argparse.Namespace) -> None:
     """`blankslide registry list`."""
-    from registry.store import Store
-
-    store = Store(tracking_uri(options))
+    store = open_store(options)
     for name in store.models():
         for version in store.versions(name):
             print(f"{version}  {version.identity[:12]}  {', '.join(version.benchmarks)}")
@@ -106,10 +123,9 @@ def registry_list(options: argparse.Namespace) -> None:
 def promote(options: argparse.Namespace) -> None:
     """`blankslide promote`."""
     from registry.promote import promote as promote_version
-    from registry.store import Store
 
     params = Workspace(options.workspace).params()
-    decision = promote_version(Store(tracking_uri(options)), options.name, params.gate.max_loss, params.diagnose.alpha)
+    decision = promote_version(open_store(options), options.name, params.gate.max_loss, params.diagnose.alpha)
     print(f"`{options.name}`: {decision.word}")
     for reason in decision.reasons:
         print(f"  {reason}")
@@ -118,9 +134,8 @@ def promote(options: argparse.Namespace) -> None:
 def reproduce(options: argparse.Namespace) -> None:
     """`blankslide reproduce`."""
     from registry.reproduce import reproduce as reproduce_version
-    from registry.store import Store
 
-    done = reproduce_version(Store(tracking_uri(options)), options.name, options.workspace, say=print)
+    done = reproduce_version(open_store(options), options.name, options.workspace, say=print)
     print(f"`{options.name}`: {'the scorecard is byte-identical' if done.identical else 'the scorecard differs'}")
     for line in done.differences:
         print(f"  {line}")
@@ -176,9 +191,7 @@ def bundles(options: argparse.Namespace, names: list[str]) -> Iterator[list[Path
     with tempfile.TemporaryDirectory(prefix="blankslide-") as folder:
         found = list(options.bundle)
         if names:
-            from registry.store import Store
-
-            store = Store(tracking_uri(options))
+            store = open_store(options)
             for number, name in enumerate(names):
                 found.append(store.fetch_bundle(name, Path(folder) / str(number)).folder)
         yield found
@@ -188,20 +201,58 @@ def bundles(options: argparse.Namespace, names: list[str]) -> Iterator[list[Path
 
 
 def experiment(options: argparse.Namespace) -> None:
-    """`blankslide experiment`: everything one encoder's verdict on one benchmark needs, then the registry."""
+    """`blankslide experiment`: everything one encoder's verdict on one benchmark needs, then the registry.
+
+    The controls of the benchmark and its other encoders are brought up to date too: one table holds them all.
+
+    Raises:
+        NotFoundError: no such encoder on that benchmark.
+    """
     from pipelines.tracking import inside_mlflow_run
     from pipelines.workspace_files import dvc
 
-    params = Workspace(options.workspace).params()
-    cells = {c.card.name: c.cell for c in params.cells_of(options.benchmark) if c.card is not None}
-    if options.encoder not in cells:
-        from registry.errors import NotFoundError
+    encoder, benchmark = options.encoder, options.benchmark
+    with inside_mlflow_run(options.workspace, ["experiment", encoder, benchmark], f"package@{benchmark}", whole=True) as run_id:
+        cells = {c.card.name: c.cell for c in Workspace(options.workspace).params().cells_of(benchmark) if c.card is not None}
+        if encoder not in cells:
+            raise NotFoundError(f"encoder on `{benchmark}`", encoder, cells)
+        with own_command():
+            dvc(options.workspace, "repro", f"package@{benchmark}")
+        store = open_store(options)
+        _sync(store, options.workspace)
+        if run_id is not None:
+            from registry.bundle import read_bundle
+            from registry.store import stamp_run
+            from registry.tags import description
 
-        raise NotFoundError(f"encoder on `{options.benchmark}`", options.encoder, cells)
-    with inside_mlflow_run(options.workspace, "package", {"benchmark": options.benchmark}):
-        dvc(options.workspace, "repro", f"package@{options.benchmark}")
-        options.tracking_uri = None
-        registry_sync(options)
+            bundle = read_bundle(Workspace(options.workspace).bundles(benchmark) / encoder)
+            version = store.find(encoder, bundle.identity)
+            stamp_run(run_id, {"blankslide.version": str(version), "mlflow.note.content": description(bundle)}, bundle=bundle)
+
+
+@contextmanager
+def own_command() -> Iterator[None]:
+    """Put a `blankslide` on the path that is this interpreter with these packages.
+
+    `mlflow run --env-manager=uv` makes an environment of the lock file's packages, in which this project is not installed: the
+    stages would find no command, or that of another environment.
+    """
+    before = {name: os.environ.get(name) for name in ("PATH", "PYTHONPATH")}
+    with tempfile.TemporaryDirectory(prefix="blankslide-") as folder:
+        script = Path(folder) / "blankslide"
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pipelines.cli "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        code = Path(__file__).resolve().parents[1]
+        for name, first in (("PATH", folder), ("PYTHONPATH", str(code))):
+            os.environ[name] = os.pathsep.join(filter(None, [first, before[name]]))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name)
+                else:
+                    os.environ[name] = value
 
 
 def study(options: argparse.Namespace) -> None:
@@ -214,14 +265,12 @@ def study(options: argparse.Namespace) -> None:
     encoder = StudiedEncoder(options.encoder, options.architecture, options.weights, options.input_px)
     extract = ExtractParams(twin_seeds=options.twin_seeds)
     run_study(options.workspace, options.folder, options.recipes, encoder, options.only, extract, options.threads)
-    options.tracking_uri = None
-    registry_sync(options)
+    _sync(open_store(options), options.workspace)
     where(options)
 
 
 def where(options: argparse.Namespace) -> None:
     """`blankslide where`."""
-    options.tracking_uri = getattr(options, "tracking_uri", None)
     root = options.workspace.resolve()
     print(f"report     {root / 'reports' / 'index.html'}")
     print(f"           xdg-open {root / 'reports' / 'index.html'}")

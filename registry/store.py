@@ -34,16 +34,21 @@ from registry.errors import NotFoundError, StoreError
 from registry.files import canonical_json
 from registry.locks import exclusive, sqlite_path
 from registry.provenance import Provenance
-from registry.tags import IDENTITY
+from registry.tags import IDENTITY, metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY = "blankslide.key"
+#: tag of an experiment: what its runs are
+KIND = "blankslide"
+#: experiment of `mlflow run`; no benchmark can be called so
+FLOW = "Flow"
 PROMOTED = "promoted"
 #: values of one image above which the flavour carries no input example: it is stored as JSON
 MAX_EXAMPLE = 1_000_000
 _PAGE = 1000
+_BATCH = 100
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
@@ -134,13 +139,63 @@ def default_uri(workspace: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
 
 
-def stamp_run(run_id: str, facts: Mapping[str, str]) -> None:
-    """Set tags on a run of the store that MLFLOW_TRACKING_URI names: the run with which `mlflow run` started this process."""
+def artifact_root(uri: str, stated: str = "") -> str:
+    """Where files of new experiments go: a URI or an absolute folder.
+
+    `stated`, else MLFLOW_DEFAULT_ARTIFACT_ROOT (as `mlflow server` takes it), else `mlartifacts` beside an SQLite
+    database. "" where an MLflow server decides, or where nothing is stated for another database.
+    """
+    database = sqlite_path(uri)
+    if not stated and not uri.startswith("http"):
+        stated = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
+    if not stated and database is not None:
+        stated = str(database.resolve().parent / "mlartifacts")
+    if not stated or "://" in stated:
+        return stated.rstrip("/")
+    return str(Path(stated).expanduser().resolve())
+
+
+def flow_experiment() -> str:
+    """Id of the experiment of `mlflow run` in the process's default store."""
+    import mlflow
+
+    return Store(mlflow.get_tracking_uri()).ensure_experiment(FLOW, "Runs of the flow, started by `mlflow run`", "flow")
+
+
+def stamp_run(
+    run_id: str, facts: Mapping[str, str], params: Mapping[str, str] | None = None, files: Sequence[Path] = (), bundle: Bundle | None = None
+) -> None:
+    """Write what is known to the run with which `mlflow run` started this process, in the store that MLFLOW_TRACKING_URI names.
+
+    Args:
+        run_id: of that run.
+        facts: tags.
+        params: values by dotted name.
+        files: stored among the run's artifacts where they exist.
+        bundle: whose scores are logged as metrics, with the dataset.
+    """
     _prepare()
     from mlflow import MlflowClient
-    from mlflow.entities import RunTag
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
-    MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in facts.items()])
+    client = MlflowClient()
+    with _errors(f"Run `{run_id}` cannot be written"):
+        started_ms = int(client.get_run(run_id).info.start_time)
+        for batch in _batches([RunTag(key, value) for key, value in facts.items()]):
+            client.log_batch(run_id, tags=batch)
+        for batch in _batches([Param(key, value) for key, value in (params or {}).items()]):
+            client.log_batch(run_id, params=batch)
+        if bundle is not None:
+            card = bundle.scorecard
+            dataset = Dataset(card.benchmark, card.data_hash[:32], "blankslide", canonical_json({"benchmark": card.benchmark}))
+            client.log_inputs(run_id, [DatasetInput(dataset, [])])
+            for batch in _batches(
+                [Metric(key, value, started_ms, 0, None, dataset.name, dataset.digest, run_id) for key, value in metrics(card).items()]
+            ):
+                client.log_batch(run_id, metrics=batch)
+        for path in files:
+            if path.is_file():
+                client.log_artifact(run_id, str(path))
 
 
 class Store:
@@ -148,21 +203,15 @@ class Store:
 
     Args:
         uri: `sqlite:////absolute/mlflow.db`, `postgresql+psycopg://...` or `http://...`.
-        artifacts: where files of new experiments go (a folder or `s3://...`); default: `mlartifacts` beside an SQLite
-            database; an MLflow server decides itself.
+        artifacts: where files of new experiments go (a folder or `s3://...`); default: see `artifact_root`.
 
     Raises:
-        StoreError: a store that cannot be opened, or PostgreSQL without `artifacts`.
+        StoreError: a store that cannot be opened.
     """
 
     def __init__(self, uri: str, artifacts: str = "") -> None:
-        database = sqlite_path(uri)
-        if not artifacts and database is not None:
-            artifacts = str(database.resolve().parent / "mlartifacts")
-        if not artifacts and uri.startswith("postgresql"):
-            raise StoreError("PostgreSQL holds no files: expected `artifacts`, a folder or `s3://...` that every user of the store reaches.")
         self.uri = uri
-        self._artifacts = artifacts.rstrip("/")
+        self._artifacts = artifact_root(uri, artifacts)
         _prepare()
         import mlflow
 
@@ -258,17 +307,36 @@ class Store:
 
     # ------------------------------------------------------------------------------------------ making
 
-    def ensure_experiment(self, name: str, title: str) -> str:
-        """Id of a benchmark's experiment."""
+    def ensure_experiment(self, name: str, title: str, kind: str = "benchmark") -> str:
+        """Id of an experiment; one that somebody else made under that name is taken over as it is.
+
+        Args:
+            name: of the experiment; a benchmark's experiment is called as the benchmark.
+            title: its description.
+            kind: "benchmark" (evidence of registered versions) or "flow" (runs of `mlflow run`).
+
+        Raises:
+            StoreError: it was deleted, or it would be the first on a database and nothing says where files go.
+        """
         with _errors(f"The experiment `{name}` cannot be made"):
             existing = self._client.get_experiment_by_name(name)
             if existing is None:
-                location = f"{self._artifacts}/{name}" if self._artifacts else None
-                self._unless_exists(lambda: self._client.create_experiment(name, location, {"blankslide": "benchmark", "mlflow.note.content": title}))
+                self._unless_exists(lambda: self._client.create_experiment(name, self._location(name), {KIND: kind, "mlflow.note.content": title}))
                 existing = self._client.get_experiment_by_name(name)
             if existing is None or existing.lifecycle_stage != "active":
                 raise StoreError(f"The experiment `{name}` was deleted in MLflow. Restore it, or delete it for good with `mlflow gc`.")
+            if KIND not in existing.tags:
+                # made by `mlflow run --experiment-name` or by hand: models are searched for in experiments of this mark
+                self._client.set_experiment_tag(existing.experiment_id, KIND, kind)
             return str(existing.experiment_id)
+
+    def _location(self, name: str) -> str | None:
+        if not self._artifacts and not self.uri.startswith("http"):
+            raise StoreError(
+                "This database holds no files: expected a folder or `s3://...` that every user of the store reaches, in --artifact-location"
+                " or MLFLOW_DEFAULT_ARTIFACT_ROOT."
+            )
+        return f"{self._artifacts}/{name}" if self._artifacts else None
 
     def ensure_run(self, experiment: str, key: str, name: str, facts: Mapping[str, str]) -> RunRecord:
         """The run of that key, the earliest if there should be two."""
@@ -279,7 +347,7 @@ class Store:
     def ensure_model(self, run: RunRecord, name: str, facts: Mapping[str, str], params: Mapping[str, str], kind: str) -> ModelRecord:
         """The logged model of the identity in `facts`, the earliest if there should be two."""
         with _errors(f"The logged model of `{name}` cannot be made"):
-            ours = [e.experiment_id for e in self._client.search_experiments(filter_string="tags.`blankslide` = 'benchmark'", max_results=_PAGE)]
+            ours = [e.experiment_id for e in self._client.search_experiments(filter_string=f"tags.`{KIND}` = 'benchmark'", max_results=_PAGE)]
             wanted = f"tags.`{IDENTITY}` = '{facts[IDENTITY]}' AND name = '{name}'"
             found = self._client.search_logged_models(ours, wanted, order_by=[{"field_name": "creation_timestamp", "ascending": True}])
             if found:
@@ -480,6 +548,12 @@ def _run_record(run: Any) -> RunRecord:
 
 def _model_record(model: Any) -> ModelRecord:
     return ModelRecord(model.model_id, str(model.status) == "READY", model.source_run_id or "")
+
+
+def _batches(items: Sequence[Any]) -> Iterator[list[Any]]:
+    """As many at once as MLflow takes."""
+    for start in range(0, len(items), _BATCH):
+        yield list(items[start : start + _BATCH])
 
 
 def _all(search: Any, **arguments: Any) -> list[Any]:
