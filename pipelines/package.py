@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.index import Benchmark
 from pipelines.board import ORACLE, Board, questions, read_board, variant
 from pipelines.embeddings import Row
+from pipelines.parallel import in_parallel
 from pipelines.params import CellParams, Params
 from pipelines.rows import cards_of, facts_of, weights_file
 from pipelines.stages import Workspace
@@ -34,6 +36,23 @@ REFERENCE_IMAGES = 512
 ORACLE_UNSERVABLE = "it is the best row of each task, chosen with the labels of the training images; serve that row itself"
 #: largest difference between the embedding computed again for the bundle and the one that was scored, relative to its scale
 SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to be made ready.
+
+    Attributes:
+        row: its vectors.
+        cell: where it was made.
+        card: of a network; None for a hand-made control.
+        heads: the probes of all rows of the cell.
+    """
+
+    row: Row
+    cell: CellParams
+    card: EncoderCard | None
+    heads: Arrays
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,9 @@ def package(workspace: Workspace, params: Params, benchmark: str) -> None:
     board = read_board(workspace, benchmark)
     with tempfile.TemporaryDirectory() as temporary:
         packer = Packer(workspace, params, board, Path(temporary))
-        parts: dict[str, Part] = {}
-        for cell in params.cells_of(benchmark):
-            parts |= packer.parts_of(cell)
+        jobs = [job for cell in params.cells_of(benchmark) for job in packer.jobs_of(cell)]
+        importlib.import_module("torch.onnx")  # once, before the workers fork
+        parts = dict(zip([job.row.name for job in jobs], in_parallel(packer.part_of, jobs, params.threads), strict=True))
         parts[ORACLE] = oracle_part(workspace, board.benchmark)
         for name, part in parts.items():
             card = Scorecard.from_dict(read_json(workspace.verdicts(benchmark) / f"{name}.scorecard.json"))
@@ -154,15 +173,20 @@ class Packer:
         nuclei = tuple(self.benchmark.nuclei[i] for i in index["image_id"]) if card.structure else None
         return Batch(tuple(index["image_id"]), pixels, index.filter(like="Metadata_"), nuclei)
 
-    def parts_of(self, cell: CellParams) -> dict[str, Part]:
+    def jobs_of(self, cell: CellParams) -> list[Job]:
         """The rows of one cell that apply."""
         cards = cards_of(cell, self.workspace.root)
-        scores = self.workspace.scores(cell.benchmark) / cell.cell
-        heads = read_arrays(scores / "heads.npz")
+        heads = read_arrays(self.workspace.scores(cell.benchmark) / cell.cell / "heads.npz")
         rows = [self.board.rows[name] for name in cell.rows]
-        return {row.name: self._part(row, cell, cards.get(row.name), heads) for row in rows if not row.manifest.not_applicable}
+        return [Job(row, cell, cards.get(row.name), heads) for row in rows if not row.manifest.not_applicable]
 
-    def _part(self, row: Row, cell: CellParams, card: EncoderCard | None, heads: Arrays) -> Part:
+    def part_of(self, job: Job) -> Part:
+        """One row made ready.
+
+        Raises:
+            ParityError: it is not what was scored, or its exported file is not what it is.
+        """
+        row, cell, card, heads = job.row, job.cell, job.card, job.heads
         member = self.served_member(row)
         print(f"[package] {cell.benchmark}/{row.name}: {member}", flush=True)
         mine = _heads_of(heads, f"{row.name}/{member}")

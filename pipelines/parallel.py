@@ -1,33 +1,79 @@
-"""Independent pieces of work on several cores, results in order."""
+"""Independent pieces of work on several cores: forked processes that inherit everything they need, so that only results travel."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from registry.errors import BlankslideError
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+#: <linux/prctl.h>: the signal a process gets when its parent dies
+PR_SET_PDEATHSIG = 1
+#: what a worker process was forked with; empty in the parent
+_inherited: list[tuple[Callable[[Any], Any], Sequence[Any]]] = []
 
 
 def in_parallel(function: Callable[[A], B], items: Sequence[A], workers: int) -> Iterator[B]:
     """Yield `function(item)` for each item, in order, on `workers` forked processes (in this one if there is no gain).
 
-    Forked workers share what is already imported and read; each limits its numerical libraries to one thread, so results do
-    not depend on the number of workers.
-    """
-    if workers <= 1 or len(items) <= 1:
-        from threadpoolctl import threadpool_limits
+    Function and items are inherited, never pickled; results are pickled. Each worker limits its numerical libraries to one
+    thread, so results do not depend on the number of workers. Workers end with their parent, however it ends.
 
+    Raises:
+        BlankslideError: a worker was ended from outside.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if workers <= 1 or len(items) <= 1:
         with threadpool_limits(1):
             for item in items:
                 yield function(item)
         return
-    with multiprocessing.get_context("fork").Pool(min(workers, len(items)), initializer=_limit_this_process) as pool:
-        yield from pool.imap(function, items)
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)),
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_inherit,
+        initargs=(os.getpid(), function, items),
+    )
+    try:
+        yield from pool.map(_do, range(len(items)))
+    except BrokenProcessPool as error:
+        raise BlankslideError(
+            "A worker process was ended from outside, most often because memory ran out. What was finished is kept: run the same command again."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _limit_this_process() -> None:
+def _inherit(parent: int, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    _inherited[:] = [(function, items)]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    one_thread()
+
+
+def one_thread() -> None:
+    """Numerical libraries of this process on one thread, from now on."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    # torch keeps a count of its own
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _do(number: int) -> Any:
+    function, items = _inherited[0]
+    return function(items[number])
