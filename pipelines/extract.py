@@ -25,10 +25,11 @@ import numpy as np
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Manifest, Part, member_file, state_file, write_parts
 from pipelines.extraction.fitting import TrainingImages, sample_size
+from pipelines.extraction.memory import kept_memory
 from pipelines.extraction.plan import Draw, RowPlan, plan_cell
 from pipelines.extraction.shards import Shard, Shards, code_digest
-from pipelines.extraction.workers import in_forks
 from pipelines.loading import ImageLoader, Unreadable, chunked, metadata_columns
+from pipelines.parallel import in_parallel
 from pipelines.params import CellParams, Params
 from pipelines.progress import Progress
 from registry.arrays import Embedding
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from pipelines.stages import Workspace
 
 
+#: shards for each process where there are so many batches
+SHARDS_EACH = 8
 #: the disk is full, or this user's share of it
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -138,14 +141,16 @@ class _Extraction:
         self.shards = Shards(out.with_name(f".{out.name}.work"), self.images, self._shard_size(), sha256_of_json(identity))
 
     def _shard_size(self) -> int:
-        """Whole batches, at least four shards for each worker where there are so many batches."""
-        batches = math.ceil(self.images / (4 * self.workers * self.settings.batch))
+        """Whole batches; where several processes work, so many shards for each that none waits long for the others at the end."""
+        if self.workers == 1:
+            return self.settings.shard
+        batches = math.ceil(self.images / (SHARDS_EACH * self.workers * self.settings.batch))
         return min(self.settings.shard, batches * self.settings.batch)
 
     def run(self) -> None:
         draws = self._draws()
         self.shards.open()
-        with _one_thread():
+        with _one_thread(), kept_memory():
             self._fit([draw for draw in draws if draw.representation.fitted])
             if draws:
                 self._embed(draws)
@@ -177,7 +182,7 @@ class _Extraction:
                 training.keep()
             # before a member is fitted to what is left, or fails because nothing is
             self._check_readable()
-            for reasons in in_forks(partial(self._fit_alone, images), missing, self.workers):
+            for reasons in in_parallel(partial(self._fit_alone, images), missing, self.workers):
                 self.unreadable.reasons.update(reasons)
             self._check_readable()
             for draw in here:
@@ -205,7 +210,7 @@ class _Extraction:
         if self.workers == 1:
             self._embed_in_order(missing, draws, progress)
             return
-        for reasons in in_forks(partial(self._embed_alone, draws, progress), missing, self.workers):
+        for reasons in in_parallel(partial(self._embed_alone, draws, progress), missing, self.workers):
             self.unreadable.reasons.update(reasons)
             self._check_readable()
 
@@ -219,7 +224,7 @@ class _Extraction:
 
     def _embed_alone(self, draws: list[Draw], progress: Progress, shard: Shard) -> dict[str, str]:
         """One shard in a process of its own; returns the images that could not be read."""
-        loader = ImageLoader(self.benchmark, 1, Unreadable(self.images))
+        loader = ImageLoader(self.benchmark, 0, Unreadable(self.images))
         self._embed_shard(shard, draws, loader.batches(chunked(shard.rows, self.settings.batch)), progress)
         return loader.unreadable.reasons
 
@@ -234,6 +239,8 @@ class _Extraction:
             for draw in draws:
                 vectors[draw.key].append(_checked(draw, batch, draw.representation.embed(batch)))
             progress.advance(len(batch.image_ids))
+            # its memory serves the next one
+            del batch
         positions = dict(zip(self.benchmark.index["image_id"].iloc[list(shard.rows)], shard.rows, strict=True))
         rows = np.array([positions[name] for name in ids], dtype=np.int64)
         self.shards.write(shard, rows, {key: np.concatenate(parts) for key, parts in vectors.items() if parts})

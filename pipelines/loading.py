@@ -1,11 +1,13 @@
-"""Images of a benchmark as batches, decoded in threads ahead of whoever consumes them."""
+"""Images of a benchmark as batches, read ahead of whoever consumes them."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,11 +56,13 @@ class Unreadable:
 
 
 class ImageLoader:
-    """Decodes images of one benchmark, several at a time, and keeps account of those that cannot be read.
+    """Decodes images of one benchmark and keeps account of those that cannot be read.
 
     Args:
         benchmark: whose images.
-        decoders: threads.
+        decoders: threads that decode ahead. 0 decodes each batch when it is asked for, while the disk is already told to
+            fetch the files of the next: best where other processes use the other cores anyway, because two threads that
+            take turns on one core cost each other its cache.
         unreadable: where bad images are noted; they are left out of their batch.
     """
 
@@ -71,11 +75,15 @@ class ImageLoader:
 
     def batches(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """One batch for each chunk of index rows, in order; it lacks the images that cannot be read and may be empty."""
+        return self._ahead(chunks) if self.decoders else self._in_turn(chunks)
+
+    def _ahead(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
         pending: deque[_Decoding] = deque()
         pool = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
         try:
             for rows in chunks:
-                pending.append(self._start(pool, rows))
+                pixels = self._empty(rows)
+                pending.append(_Decoding(rows, pixels, [pool.submit(self._decode, row, pixels[place]) for place, row in enumerate(rows)]))
                 if len(pending) > AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
@@ -83,9 +91,27 @@ class ImageLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, rows: Sequence[int]) -> _Decoding:
-        pixels = np.empty((len(rows), *self.benchmark.card.image.shape), np.float32)
-        return _Decoding(rows, pixels, [pool.submit(self._decode, row, pixels[place]) for place, row in enumerate(rows)])
+    def _finish(self, decoding: _Decoding) -> Batch:
+        return self._batch(decoding.rows, decoding.pixels, [future.result() for future in decoding.futures])
+
+    def _in_turn(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        following = iter(chunks)
+        rows = next(following, None)
+        while rows is not None:
+            after = next(following, None)
+            for row in after or ():
+                for path in self.benchmark.paths(row):
+                    _fetch(path)
+            # no name here holds on to the batch: its memory serves the next one
+            yield self._decoded(rows)
+            rows = after
+
+    def _decoded(self, rows: Sequence[int]) -> Batch:
+        pixels = self._empty(rows)
+        return self._batch(rows, pixels, [self._decode(row, pixels[place]) for place, row in enumerate(rows)])
+
+    def _empty(self, rows: Sequence[int]) -> PixelBatch:
+        return np.empty((len(rows), *self.benchmark.card.image.shape), np.float32)
 
     def _decode(self, row: int, into: PixelBatch) -> str:
         """Decode one image into its place; returns why it cannot be read, "" if it can."""
@@ -96,14 +122,13 @@ class ImageLoader:
             return str(error).replace(f"{self.benchmark.folder}/", "")
         return ""
 
-    def _finish(self, decoding: _Decoding) -> Batch:
-        reasons = [future.result() for future in decoding.futures]
-        self.unreadable.reasons.update({self._ids[row]: reason for row, reason in zip(decoding.rows, reasons, strict=True) if reason})
+    def _batch(self, rows: Sequence[int], pixels: PixelBatch, reasons: Sequence[str]) -> Batch:
+        self.unreadable.reasons.update({self._ids[row]: reason for row, reason in zip(rows, reasons, strict=True) if reason})
         kept = [place for place, reason in enumerate(reasons) if not reason]
-        rows = [decoding.rows[place] for place in kept]
+        rows = [rows[place] for place in kept]
         return Batch(
             image_ids=tuple(self._ids[row] for row in rows),
-            pixels=decoding.pixels if len(kept) == len(reasons) else decoding.pixels[kept],
+            pixels=pixels if len(kept) == len(reasons) else pixels[kept],
             metadata=self._metadata.iloc[rows].reset_index(drop=True),
             nuclei=self._nuclei(rows),
         )
@@ -123,6 +148,20 @@ class _Decoding:
     rows: Sequence[int]
     pixels: PixelBatch
     futures: list[Future[str]]
+
+
+def _fetch(path: Path) -> None:
+    """Tell the kernel to read a file into its cache; returns at once. A file that is not there is found out when it is decoded."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def chunked(rows: Sequence[int], size: int) -> list[list[int]]:
