@@ -42,7 +42,8 @@ def main() -> int:
         faults += of_a_finished_run(run, store, options)
     tags = run.data.tags
     print(f"run {run.info.run_id}: {run.info.status}, `{tags.get('blankslide.command')}`, commit {tags.get('git.commit', '')[:12]},", end=" ")
-    print(f"{len(run.data.params)} params, {len(run.data.metrics)} metrics, {sum(key.startswith('dvc.') for key in tags)} hashes of inputs")
+    inputs = [key for key in tags if key.startswith("dvc.") and key != "dvc.lock"]
+    print(f"{len(run.data.params)} params, {len(run.data.metrics)} metrics, {len(inputs)} hashes of inputs")
     for fault in faults:
         print(f"flow_run: {fault}", file=sys.stderr)
     return 1 if faults else 0
