@@ -25,7 +25,7 @@ from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_
 from pipelines.metrics.geometry import describe
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
-from pipelines.metrics.retrieval import PROTOCOL, permutation_null, retrieve
+from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, retrieve
 from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
@@ -212,7 +212,8 @@ class _Retrieved:
 
 
 def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> _Retrieved | None:
-    """Replicate retrieval among the test profiles of each fold; None where every image is its own unit and nothing is a replicate.
+    """Replicate retrieval among the test profiles of each fold; None where nothing is a replicate: every image is its own unit, or
+    no fold tests a label in two units.
 
     Profiles are means of the images of one label in one well; distances are euclidean after standardisation on the fold's
     training images. Labels are permuted within unit for the null.
@@ -235,6 +236,8 @@ def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark,
     width = max(v.shape[1] for v in vectors)
     stacked = np.concatenate([np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in vectors])
     y, u, f = np.concatenate(labels), np.concatenate(units), np.concatenate(folds)
+    if not has_query(y, u, f):
+        return None
     n_classes = len(question.classes)
     found = retrieve(stacked, y, u, n_classes, f)
     note = ""

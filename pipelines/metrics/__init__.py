@@ -10,6 +10,7 @@ classification  labels are codes into the task's vocabulary
     log_loss(labels, probabilities, units) -> Statistic                    bits, smaller is better
 
 retrieval       queries and candidates from different units, tie-aware
+    has_query(labels, units, folds) -> bool
     retrieve(features, labels, units, n_classes, folds=None) -> Retrieval  .map .normalised (Statistic) .ap .chance .tie_rate
     permutation_null(features, labels, units, n_classes, *, strata, folds, n_permutations, seed) -> PermutationNull
     ranking.expected_ap(n_positive, n_negative) -> float; ranking.tie_aware_ap(similarity, relevant) -> float

@@ -80,6 +80,24 @@ class _Ranked:
     group: Ints
 
 
+def has_query(labels: Ints, units: Units, folds: Ints) -> bool:
+    """Whether any image has a positive and a negative among the images of other units of its fold.
+
+    Args:
+        labels: (n,) class codes.
+        units: n unit names.
+        folds: (n,) as in `retrieve`.
+    """
+    names = np.asarray(units, dtype=np.str_)
+    for fold in np.unique(folds):
+        cells = {(str(unit), int(label)) for unit, label in zip(names[folds == fold], labels[folds == fold], strict=True)}
+        for unit, label in cells:
+            elsewhere = {other_label for other, other_label in cells if other != unit}
+            if label in elsewhere and len(elsewhere) > 1:
+                return True
+    return False
+
+
 def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds: Ints | None = None) -> Retrieval:
     """Score every image as a query.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,17 @@ def test_a_constant_embedding_is_at_chance_everywhere_and_collapsed(tmp_path: Pa
         for s in scores_of(tmp_path / name, benchmark_on_disk, {"main": vectors}).values():
             assert s.statistic.value == pytest.approx(s.chance, abs=1e-6), s.metric
             assert s.flags == "collapsed low_rank"
+
+
+def test_without_replicates_in_a_fold_there_is_no_retrieval_and_all_else_is_scored(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    """Three donors and three folds: every fold tests one donor."""
+    index = benchmark_on_disk.index.copy()
+    donor = np.arange(len(index)) % 3
+    index["unit"], index["fold"] = [f"donor-{d}" for d in donor], donor
+    donors = write_benchmark(tmp_path / "donors", replace(benchmark_on_disk.card, unit="donor"), index)
+    found = scores_of(tmp_path, donors, {"main": np.random.default_rng(1).normal(size=(len(index), 4))})
+    assert "retrieval.map" not in found
+    assert found["logistic.balanced_accuracy"].statistic.n_units == 3
 
 
 def test_a_random_count_is_at_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
