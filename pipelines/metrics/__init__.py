@@ -39,7 +39,7 @@ jackknife       delete one unit at a time
 
 verdicts        one encoder against its controls
     judge(encoder, task, metric, subject, *, twins, controls, aside, positive, unit, alpha, margin, margin_first) -> Verdict
-    holm_table(verdicts) -> tuple of Verdict; holm(p_values) -> list
+    holm_table(verdicts) -> tuple of Verdict
     findings.find(contrasts, alpha, margin, margin_first) -> Finding       .word .interval: the one that decided
     contrasts.contrast(subject, control_or_seeds, against) -> Contrast
     ceiling.share_of_gap(subject, floor, ceiling, floor_name, ceiling_name) -> ShareOfGap

@@ -26,6 +26,7 @@ from pipelines.metrics.findings import Comparison, Finding, find, line_of
 from pipelines.metrics.jackknife import ALPHA, mean_of
 from pipelines.metrics.statistic import Statistic
 from registry.errors import InputError
+from registry.gates import holm
 
 MARGIN = 0.02
 #: below this many seeds a verdict stands, but a table of several tasks can hardly reach `beats`
@@ -180,16 +181,6 @@ def holm_table(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """
     adjusted = holm([1.0 if v.overall.p is None else v.overall.p for v in verdicts])
     return tuple(_corrected(v, p, len(verdicts)) for v, p in zip(verdicts, adjusted, strict=True))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = running
-    return adjusted
 
 
 def _corrected(verdict: Verdict, p: float, family: int) -> Verdict:

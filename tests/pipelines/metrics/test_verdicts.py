@@ -9,9 +9,10 @@ from statsmodels.stats.multitest import multipletests
 
 from pipelines.metrics.sentences import detail, sentence
 from pipelines.metrics.statistic import Statistic
-from pipelines.metrics.verdicts import Verdict, holm, holm_table, judge
+from pipelines.metrics.verdicts import Verdict, holm_table, judge
 from registry.errors import InputError
 from registry.evidence import WORDS
+from registry.gates import holm
 from tests.pipelines.metrics.data import mean_statistic
 
 UNITS = 60
