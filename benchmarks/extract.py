@@ -9,8 +9,10 @@ the forward pass, checking and publishing shards, joining them into Parquet. The
 out, so the resize to its input size is part of it) with the same batch size on pixels that are already float32 tensors in memory.
 
 Both use the hardware alike. On a CPU the program binds itself to as many cores as there are `--workers`, and both run one process of one
-thread on each: in extraction each of these processes also decodes. On CUDA both run one process; extraction decodes in `--workers` threads,
-and the tensors of the forward pass are on the device beforehand. Files are in the page cache: the disk is not measured.
+thread on each: in extraction each of these processes also decodes. Processes start cold in both, and both keep their memory between
+batches (`pipelines.extraction.memory`), which makes the forward pass itself faster; `--plain` leaves that out of the forward pass. On CUDA
+both run one process; extraction decodes in `--workers` threads, and the tensors of the forward pass are on the device beforehand. Files are
+in the page cache: the disk is not measured.
 
 Rounds alternate between the two within one run. Printed: images per second of each round, medians over rounds and their ratio; on a CPU also
 the ratio of processor seconds per image, which other programs on the machine disturb less. Exit code 1 when the ratio on a CPU is below 0.9.
@@ -26,6 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +132,7 @@ class Forward:
     def run(self) -> Speed:
         """All batches, shared out among as many processes as extraction has."""
         barrier = multiprocessing.get_context("fork").Barrier(self.workers)
-        with kept_memory():
+        with nullcontext() if self.arguments.plain else kept_memory():
             done = list(in_parallel(partial(self._share, barrier), range(self.workers), self.workers))
         wall_s = max(end for _, end, _ in done) - min(start for start, _, _ in done)
         images = self.batches * self.arguments.batch
@@ -189,8 +192,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> float:
     bare: list[Speed] = []
     whole: list[Speed] = []
     for number in range(arguments.rounds):
-        bare.append(forward.run())
-        whole.append(extraction(benchmark, row, folder / "out" / "cell", arguments))
+        # the one that goes first takes turns, so that a machine that grows busier favours neither
+        for turn in (number, number + 1):
+            if turn % 2:
+                whole.append(extraction(benchmark, row, folder / "out" / "cell", arguments))
+            else:
+                bare.append(forward.run())
         print(
             f"round {number + 1}: forward pass {bare[-1].wall:.1f} images/s, extraction {whole[-1].wall:.1f} images/s,"
             f" ratio {whole[-1].wall / bare[-1].wall:.3f}",
@@ -217,6 +224,7 @@ def main() -> int:
     parser.add_argument("--compression", choices=("none", "zlib", "lzw", "zstd"), default="none")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes on a CPU, decoding threads on CUDA")
+    parser.add_argument("--plain", action="store_true", help="a forward pass as a loop usually is, without memory kept between batches")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round of 128 images, no verdict")
     arguments = parser.parse_args()

@@ -71,6 +71,8 @@ class ImageLoader:
         self.decoders = decoders
         self.unreadable = unreadable
         self._ids: list[str] = benchmark.index["image_id"].tolist()
+        # a list: a look into the index costs as much as half a file's header
+        self._names: list[str] = benchmark.index["path"].tolist()
         self._metadata = benchmark.index[metadata_columns(benchmark)]
 
     def batches(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -100,8 +102,8 @@ class ImageLoader:
         while rows is not None:
             after = next(following, None)
             for row in after or ():
-                for path in self.benchmark.paths(row):
-                    _fetch(path)
+                for name in self._names[row].split(";"):
+                    _fetch(self.benchmark.folder / name)
             # no name here holds on to the batch: its memory serves the next one
             yield self._decoded(rows)
             rows = after
