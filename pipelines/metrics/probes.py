@@ -7,7 +7,7 @@ choice of C included, sees training images only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,7 +57,7 @@ class ProbeSettings:
             return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v1"
         if kind == "logistic":
             grid = ",".join(f"{c:g}" for c in self.grid)
-            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}/inner{self.inner_folds}-by-group/v1"
+            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v2"
         raise InputError(f"Expected a probe of `logistic`, `knn`, got `{kind}`.")
 
 
@@ -290,6 +290,9 @@ def _absent_note(labels: Ints, n_classes: int) -> tuple[str, ...]:
 def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, grid: Sequence[float], tolerance: float = TOLERANCE) -> Floats:
     """(len(grid),) class-balanced log-loss in nats of held-out training images for each C, summed over the inner folds.
 
+    The path ends where the loss has risen twice in a row, and what follows is inf: the weakest penalties take most of the time
+    and, once the probe overfits, are never chosen.
+
     Args:
         z: (n, p) projected training features.
         labels: (n,) class codes.
@@ -298,24 +301,26 @@ def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, g
         grid: inverse penalties, ascending.
         tolerance: of the solver.
     """
-    losses = np.zeros(len(grid))
-    for f in range(inner.n_folds):
-        held = inner.fold == f
-        if held.any() and not held.all():
-            losses += _path_losses(z, labels, held, n_classes, grid, tolerance)
+    held = [inner.fold == f for f in range(inner.n_folds)]
+    paths = [_path_losses(z, labels, h, n_classes, grid, tolerance) for h in held if h.any() and not h.all()]
+    if not paths:
+        return np.zeros(len(grid))
+    losses = np.full(len(grid), np.inf)
+    for i, parts in enumerate(zip(*paths, strict=True)):
+        losses[i] = sum(parts)
+        if i > 1 and losses[i] > losses[i - 1] > losses[i - 2]:
+            break
     return losses
 
 
-def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float], tolerance: float) -> Floats:
-    """Class-balanced log-loss of the held-out images for each C."""
+def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float], tolerance: float) -> Iterator[float]:
+    """Class-balanced log-loss of the held-out images for each C, fitted when it is asked for."""
     truth = labels[held]
     occurs = np.bincount(truth, minlength=n_classes)
     weight = 1.0 / (occurs[truth] * np.count_nonzero(occurs))
-    losses = []
     for linear in path(z[~held], labels[~held], n_classes, grid, tolerance):
         p = linear.predict_proba(z[held])[np.arange(len(truth)), truth]
-        losses.append(-np.sum(weight * np.log(np.maximum(p, PROBABILITY_FLOOR))))
-    return np.asarray(losses)
+        yield -float(np.sum(weight * np.log(np.maximum(p, PROBABILITY_FLOOR))))
 
 
 def _votes(queries: Floats, train: Floats, norms: Floats, one_hot: Floats, k: int) -> Floats:

@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.folds import inner_folds
 from pipelines.metrics.probes import LogisticProbe, ProbeSettings, fit_knn, fit_probe, out_of_fold
 from registry.errors import InputError
 from tests.pipelines.metrics.data import halves, images
@@ -25,6 +26,25 @@ def test_logistic_probe_is_scikit_learns_on_standardised_features(k: int) -> Non
     scaler = StandardScaler().fit(x)
     reference = LogisticRegression(C=0.1, class_weight="balanced", tol=1e-9, max_iter=5000).fit(scaler.transform(x), data.labels)
     assert found.predict_proba(x) == pytest.approx(reference.predict_proba(scaler.transform(x)), abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("signal", [0.0, 0.15, 0.5, 3.0])
+def test_the_penalty_is_the_one_a_search_of_the_whole_grid_finds(k: int, signal: float) -> None:
+    data = images(240, 12, k, seed=k)
+    x = np.hstack([data.noise + signal * np.eye(8)[data.labels], np.random.default_rng(k).normal(size=(240, 24))])
+    z = StandardScaler().fit_transform(x)
+    inner = inner_folds(data.labels, data.units, k, 3)
+    slow = []
+    for c in ProbeSettings().grid:
+        total = 0.0
+        for f in range(3):
+            held = inner.fold == f
+            model = LogisticRegression(C=c, class_weight="balanced", tol=1e-9, max_iter=5000).fit(z[~held], data.labels[~held])
+            p = model.predict_proba(z[held])[np.arange(held.sum()), data.labels[held]]
+            total -= np.mean([np.log(p[data.labels[held] == label]).mean() for label in range(k)])
+        slow.append(total)
+    assert fit_probe(x, data.labels, data.units, k, ProbeSettings()).c == ProbeSettings().grid[int(np.argmin(slow))]
 
 
 def test_knn_probe_is_scikit_learns_where_classes_are_balanced() -> None:
@@ -205,5 +225,5 @@ def test_bad_settings_and_folds_are_refused_in_words() -> None:
 
 def test_protocol_id_names_every_rule() -> None:
     assert ProbeSettings().protocol_id("knn") == "knn/standardise/pca128/k15/prior-corrected/v1"
-    assert SETTINGS.protocol_id("logistic") == "logistic/standardise/pca128/balanced/C=0.001,0.1,10/inner3-by-group/v1"
+    assert SETTINGS.protocol_id("logistic") == "logistic/standardise/pca128/balanced/C=0.001,0.1,10-until-two-rises/inner3-by-group/v2"
     assert len({ProbeSettings(**change).protocol_id("logistic") for change in ({}, {"max_dim": 64}, {"inner_folds": 5}, {"grid": (1.0,)})}) == 4
