@@ -49,7 +49,7 @@ $(VENV)/.ok: requirements.lock pyproject.toml
 
 run: env
 	@started=$$SECONDS
-	echo "[run] reproducing the embedded experiment (about 8 minutes on 2 cores the first time, seconds when nothing changed)"
+	echo "[run] reproducing the embedded experiment (about 10 minutes on 2 cores the first time, seconds when nothing changed)"
 	dvc repro
 	echo "[run] filling the registry from the receipts"
 	blankslide registry sync
