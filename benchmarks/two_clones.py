@@ -30,7 +30,8 @@ SHOWN = ("data", "out/weights", "out/embeddings", "out/bundles", "out/plots", "o
 #: differing files, and differing values of a JSON file, that are listed one by one
 LISTED = 8
 #: what belongs to the process that started this one, not to a flow
-NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_", "MKL_", "PYTHONPATH")
+#: (the kernels a machine is told to use, such as OPENBLAS_CORETYPE, stay: both flows run on that machine)
+NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH")
 
 
 class Refused(Exception):
