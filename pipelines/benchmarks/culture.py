@@ -228,7 +228,7 @@ def _card(name: str, parameters: CultureParameters, seed: int) -> BenchmarkCard:
             "Is the ER texture fine or coarse?",
             expectation=(
                 "An untrained network or `spectrum` solves it. The light of the cells and its distribution before optics are matched;"
-                " the extremes of an image's intensities still tell a little (`intensity` .53 to .60 over four simulation seeds)."
+                " the extremes of an image's intensities still tell a little, so `intensity` is not quite at chance."
             ),
         ),
         Task(

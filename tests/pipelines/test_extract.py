@@ -243,7 +243,7 @@ class Interrupted(Exception):
 def stopping_at(image: str, kind: type[Moments]) -> type[Moments]:
     """`kind`, which ends the run when it meets an image."""
 
-    class Stopping(kind):  # type: ignore[valid-type, misc]
+    class Stopping(kind):
         def embed(self, batch: Batch) -> np.ndarray:
             if image in batch.image_ids:
                 raise Interrupted

@@ -96,7 +96,7 @@ def test_a_calibration_stops_at_its_limit(card: EncoderCard, facts: Facts) -> No
             taken += 50
             yield images(50, seed=taken)
 
-    made(card, facts, "calibrated-00").fit(endless())  # type: ignore[arg-type]
+    made(card, facts, "calibrated-00").fit(endless())
     assert TorchEncoder.fit_images <= taken < TorchEncoder.fit_images + 100
 
 

@@ -67,7 +67,7 @@ def test_tokens_are_averaged_without_the_class_token(card: EncoderCard) -> None:
     network = EncoderNetwork(vit, RGB)
     raw = pixels(RGB)
     with torch.no_grad():
-        tokens = network.backbone.forward_features(network.preprocess(raw))  # type: ignore[operator]
+        tokens = network.backbone.forward_features(network.preprocess(raw))
         torch.testing.assert_close(network(raw), tokens[:, 1:].mean(1))
 
 
@@ -99,8 +99,8 @@ def test_what_is_exported_computes_the_same_at_every_batch_size(
     with torch.no_grad():
         # BatchNorm as after training: the fresh one hides an export that drops it
         for layer in batch_norms(network).values():
-            layer.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
-            layer.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.5, 2.0)
             layer.weight.uniform_(0.5, 1.5)
             layer.bias.normal_(0, 0.3)
     shuffle_weights(network, 0)

@@ -87,7 +87,7 @@ def test_a_classifier_is_loaded_strictly_and_dropped() -> None:
     headless = load_backbone(MOBILE, 3, state(), "w.pt")
     pixels = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        expected = full.eval().forward_head(full.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        expected = full.eval().forward_head(full.forward_features(pixels), pre_logits=True)
         torch.testing.assert_close(headless(pixels), expected, rtol=0, atol=0)
     assert not any(name.startswith("classifier") for name in headless.state_dict())
 
