@@ -9,7 +9,7 @@ from scipy.stats import kstest
 
 from pipelines.metrics.geometry import describe
 from pipelines.metrics.ranking import expected_ap, tie_aware_ap
-from pipelines.metrics.retrieval import permutation_null, retrieve
+from pipelines.metrics.retrieval import has_query, permutation_null, retrieve
 from registry.errors import InputError
 from tests.pipelines.metrics.data import images
 
@@ -162,3 +162,18 @@ def test_a_planted_label_is_found_and_swapping_labels_with_units_loses_it() -> N
 def test_labels_in_one_unit_each_are_refused_in_words() -> None:
     with pytest.raises(InputError, match="labels in at least two units"):
         retrieve(np.arange(4.0)[:, None], np.array([0, 0, 1, 1]), np.array(["a", "a", "b", "b"]), 2)
+
+
+def test_there_is_a_query_exactly_where_retrieval_finds_one() -> None:
+    rng, answers = np.random.default_rng(0), set()
+    for _ in range(200):
+        n = int(rng.integers(2, 7))
+        labels, units, folds = rng.integers(0, 2, n), rng.integers(0, 3, n).astype(str), rng.integers(0, 2, n)
+        try:
+            retrieve(rng.normal(size=(n, 2)), labels, units, 2, folds)
+            found = True
+        except InputError:
+            found = False
+        assert has_query(labels, units, folds) == found, (labels, units, folds)
+        answers.add(found)
+    assert answers == {True, False}
