@@ -71,8 +71,6 @@ class ImageLoader:
         self.decoders = decoders
         self.unreadable = unreadable
         self._ids: list[str] = benchmark.index["image_id"].tolist()
-        # a list: a look into the index costs as much as half a file's header
-        self._names: list[str] = benchmark.index["path"].tolist()
         self._metadata = benchmark.index[metadata_columns(benchmark)]
 
     def batches(self, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -102,8 +100,8 @@ class ImageLoader:
         while rows is not None:
             after = next(following, None)
             for row in after or ():
-                for name in self._names[row].split(";"):
-                    _fetch(self.benchmark.folder / name)
+                for path in self.benchmark.paths(row):
+                    _fetch(path)
             # no name here holds on to the batch: its memory serves the next one
             yield self._decoded(rows)
             rows = after
@@ -118,7 +116,7 @@ class ImageLoader:
     def _decode(self, row: int, into: PixelBatch) -> str:
         """Decode one image into its place; returns why it cannot be read, "" if it can."""
         try:
-            into[:] = self.benchmark.pixels(row)
+            self.benchmark.pixels(row, into)
         except ImageError as error:
             # outputs hold no paths of this machine
             return str(error).replace(f"{self.benchmark.folder}/", "")

@@ -120,11 +120,16 @@ class ImageSpec:
         )
 
 
-def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
+def conform(image: Image, spec: ImageSpec, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Bring one image to what `spec` expects: channel order by name, size by the spec's rule, float32, raw intensities.
 
+    Args:
+        image: as decoded.
+        spec: what is expected.
+        out: (c, y, x) float32 that is filled in; None for new memory.
+
     Returns:
-        (c, y, x) float32.
+        (c, y, x) float32: `out`, if it was given.
 
     Raises:
         ImageError: other channels, dtype, size (under `refuse`) or pixel size than expected; says both.
@@ -147,8 +152,11 @@ def conform(image: Image, spec: ImageSpec) -> NDArray[np.float32]:
             raise ImageError(
                 f"`{image.source}`: expected sides of at most {MAX_RESIZED_SIDE} pixels, got {pixels.shape[1]} x {pixels.shape[2]} (y, x)."
             )
-        return resize_linear(pixels.astype(np.float32), spec.height, spec.width)
-    return np.ascontiguousarray(pixels, dtype=np.float32)
+        pixels = resize_linear(pixels.astype(np.float32), spec.height, spec.width)
+    # always memory of its own: what a decoder gives may be a view of the file's bytes
+    conformed = np.empty(spec.shape, np.float32) if out is None else out
+    conformed[:] = pixels
+    return conformed
 
 
 def _ordered_channels(image: Image, spec: ImageSpec) -> Pixels:

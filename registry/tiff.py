@@ -29,7 +29,8 @@ MAX_TAGS = 256
 MAX_SEGMENTS = 100_000
 #: bytes per value of each TIFF field type
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-INTEGER_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+#: of those that are integers, the format of `struct`
+INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 #: codecs whose output is bounded by the header; other codecs carry a size of their own that nothing checks
 COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate", 50000: "Zstandard"}
 PHOTOMETRIC_REFUSED = {0: "white is zero", 3: "a colour palette", 4: "a transparency mask", 5: "CMYK"}
@@ -97,7 +98,7 @@ def decode_tiff(data: bytes, source: str, max_pixels: int) -> Tiff:
             series = _only_series(tiff, facts, source)
             if math.prod(series.shape) > max_pixels:
                 raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}.")
-            pixels = series.asarray()
+            pixels = _pixels(series, data)
             size_um = facts.pixel_size_um or _imagej_pixel_size_um(tiff)
             shape, axes = tuple(series.shape), series.axes
     except ImageError:
@@ -134,6 +135,15 @@ def _only_series(tiff: tifffile.TiffFile, facts: _OmeFacts, source: str) -> tiff
             " The file is truncated or part of a set; save all planes in one file."
         )
     return found
+
+
+def _pixels(series: tifffile.TiffPageSeries, data: bytes) -> NDArray[Any]:
+    """The values of a series; where they lie in the file as they are, they are not copied (and cannot be written to)."""
+    if series.dataoffset is None:
+        decoded: NDArray[Any] = series.asarray()
+        return decoded
+    dtype = np.dtype(series.keyframe.parent.byteorder + series.dtype.char)
+    return np.frombuffer(data, dtype, math.prod(series.shape), series.dataoffset).reshape(series.shape)
 
 
 def _to_cyx(pixels: NDArray[Any], axes: str, source: str) -> NDArray[Any]:
@@ -231,11 +241,12 @@ def check_structure(data: bytes, source: str, max_pixels: int) -> list[Page]:
     return pages
 
 
-#: tag -> its values as integers; tags of other types are checked and left out
-_Tags = dict[int, NDArray[np.int64]]
+#: tag -> its values as integers; other tags are checked and left out
+_Tags = dict[int, tuple[int, ...]]
 _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 259, 262, 277
 _SUBFILE, _EXTRA_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 254, 338, 322, 323
 _STRIPS, _TILES = (273, 279), (324, 325)
+_READ = frozenset((_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _SUBFILE, _EXTRA_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT, *_STRIPS, *_TILES))
 
 
 def _directories(data: bytes, source: str) -> Iterator[_Tags]:
@@ -254,25 +265,25 @@ def _directories(data: bytes, source: str) -> Iterator[_Tags]:
         if count > MAX_TAGS:
             raise ImageError(f"`{source}`: expected at most {MAX_TAGS} tags per TIFF page, got {count}. The file is damaged.")
         start, tags = offset + struct.calcsize(count_format), _Tags()
-        for entry in range(start, start + count * entry_bytes, entry_bytes):
-            tag, kind, values = struct.unpack_from(entry_format, data, entry)
+        for tag, kind, values, held in struct.iter_unpack(f"{entry_format}{inline}s", data[start : start + count * entry_bytes]):
             size = TYPE_BYTES.get(kind, 0) * values
-            at = entry + entry_bytes - inline
             if size > inline:
-                (at,) = struct.unpack_from(offset_format, data, at)
-            if at + size > len(data):
-                raise ImageError(
-                    f"`{source}`: the values of TIFF tag {tag} end at byte {at + size}, the file has {len(data)}. The file is truncated."
-                )
-            if kind in INTEGER_TYPES and values <= MAX_SEGMENTS:
-                tags[tag] = np.frombuffer(data, order + INTEGER_TYPES[kind], values, at).astype(np.int64)
+                (at,) = struct.unpack(offset_format, held)
+                if at + size > len(data):
+                    raise ImageError(
+                        f"`{source}`: the values of TIFF tag {tag} end at byte {at + size}, the file has {len(data)}. The file is truncated."
+                    )
+                held = data[at : at + size]
+            if tag in _READ and kind in INTEGER_TYPES and values <= MAX_SEGMENTS:
+                tags[tag] = struct.unpack_from(f"{order}{values}{INTEGER_TYPES[kind]}", held)
         yield tags
+        # fails where the directory is cut off
         (offset,) = struct.unpack_from(offset_format, data, start + count * entry_bytes)
 
 
 def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
     def value(tag: int, default: int) -> int:
-        return int(tags[tag][0]) if tag in tags and tags[tag].size else default
+        return next(iter(tags.get(tag, ())), default)
 
     extra = tags.get(_EXTRA_SAMPLES)
     page = Page(
@@ -280,7 +291,7 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
         height=value(_HEIGHT, 0),
         samples=value(_SAMPLES, 1),
         photometric=value(_PHOTOMETRIC, 1),
-        alpha=extra is not None and extra.size == 1 and int(extra[0]) in (1, 2),
+        alpha=extra in ((1,), (2,)),
         reduced=bool(value(_SUBFILE, 0) & 1),
     )
     if page.width < 1 or page.height < 1 or page.samples < 1:
@@ -303,14 +314,14 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
 def _check_segments(tags: _Tags, data: bytes, source: str, jpeg_limit: int | None) -> None:
     """Every strip or tile must lie in the file; a JPEG one must not announce more pixels than its tile has."""
     offset_tag, count_tag = _TILES if _TILES[0] in tags else _STRIPS
-    offsets, counts = tags.get(offset_tag), tags.get(count_tag)
-    if offsets is None or counts is None or offsets.size != counts.size or not offsets.size:
+    offsets, counts = tags.get(offset_tag, ()), tags.get(count_tag, ())
+    if not offsets or len(offsets) != len(counts):
         raise ImageError(f"`{source}`: a TIFF page does not say where its pixels are. The file is damaged.")
-    if (counts <= 0).any() or (offsets <= 0).any() or (offsets > len(data) - counts).any():
+    if any(count <= 0 or offset <= 0 or offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
         raise ImageError(f"`{source}`: a TIFF page's pixels lie outside the file's {len(data)} bytes. The file is truncated.")
     if jpeg_limit is None:
         return
-    for offset, count in zip(offsets.tolist(), counts.tolist(), strict=True):
+    for offset, count in zip(offsets, counts, strict=True):
         try:
             height, width = jpeg_size(data[offset : offset + count])
         except (ValueError, struct.error) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from registry.arrays import Mask
@@ -60,6 +61,11 @@ class Benchmark:
         number = self.index["fold"].to_numpy()
         return [Fold(int(f), number != f, number == f) for f in sorted(set(number[number >= 0].tolist()))]
 
+    @cached_property
+    def _files(self) -> list[list[str]]:
+        # a look into the index costs as much as reading a file's header
+        return [str(names).split(";") for names in self.index["path"]]
+
     def labels(self, task: Task) -> pd.Series:
         """Labels of one task, null where an image does not take part."""
         labels: pd.Series = self.index[task.column]
@@ -67,15 +73,15 @@ class Benchmark:
 
     def paths(self, row: int) -> list[Path]:
         """The file or files of one image."""
-        return [self.folder / part for part in str(self.index["path"].iloc[row]).split(";")]
+        return [self.folder / part for part in self._files[row]]
 
     def image(self, row: int) -> Image:
         """Decode one image."""
         return read_channels(self.paths(row), self.card.image.channels)
 
-    def pixels(self, row: int) -> np.ndarray:
-        """(c, y, x) float32: one image, conformed to the card's ImageSpec."""
-        return conform(self.image(row), self.card.image)
+    def pixels(self, row: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """(c, y, x) float32: one image, conformed to the card's ImageSpec; put into `out` if it is given."""
+        return conform(self.image(row), self.card.image, out)
 
     @cached_property
     def nuclei(self) -> dict[str, pd.DataFrame]:
