@@ -43,6 +43,8 @@ from registry.files import published, sha256_of_file, sha256_of_json, write_json
 MAX_PARAMETERS = 1_000_000
 #: training images are held in memory, as stored
 MAX_BYTES = 4_000_000_000
+#: images in a step from which on a second thread helps; for fewer, threads wait for each other longer than they work
+SHARED_BATCH = 32
 
 
 def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dict[str, Any], out: Path, seed: int, threads: int) -> EncoderCard:
@@ -58,7 +60,8 @@ def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dic
         stated: what differs from the method's default settings.
         out: the encoder's folder; checkpoints lie in `.<name>.work` beside it until the run is done.
         seed: of initial weights, order and views.
-        threads: of torch; another number may change the last bits.
+        threads: of torch, for batches of at least SHARED_BATCH images; smaller ones are computed by one. Another number may
+            change the last bits.
 
     Returns:
         The card, with the facts of the training.
@@ -75,7 +78,7 @@ def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dic
             " but one. Give the benchmark a single outer split to train on it."
         )
     settings = settings_for(method, benchmark.card.modality, stated)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads if settings.batch >= SHARED_BATCH else 1)
     run = _Training(benchmark, stated_card(encoder, None), method, settings, out.with_name(f".{out.name}.work"), seed)
     history = run.train()
     card = _publish(run, history, out)

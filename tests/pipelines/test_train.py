@@ -41,7 +41,7 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 
 
 def run(benchmark: Benchmark, out: Path, method: str = "weak", seed: int = 0, **stated: Any) -> EncoderCard:
-    return train(benchmark, CARD, method, {**SHORT, **stated}, out, seed, 1)
+    return train(benchmark, CARD, method, {**SHORT, **stated}, out, seed, 2)
 
 
 def read_history(out: Path) -> list[dict[str, str]]:
@@ -90,6 +90,12 @@ def test_the_seed_decides_and_nothing_else_does(benchmark: Benchmark, tmp_path: 
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
+
+
+@pytest.mark.parametrize(("batch", "used"), [(31, 1), (32, 2)])
+def test_a_second_thread_takes_part_only_in_batches_that_it_speeds_up(tmp_path: Path, batch: int, used: int) -> None:
+    run(write_images(tmp_path / "data", wells=20), tmp_path / "net", batch=batch, epochs=1)
+    assert torch.get_num_threads() == used
 
 
 @pytest.mark.parametrize("method", METHODS)
