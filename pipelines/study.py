@@ -15,7 +15,7 @@ from pipelines.benchmarks.card import BenchmarkCard
 from pipelines.benchmarks.importer import import_folder, track
 from pipelines.benchmarks.recipes import Recipe, find_datasets
 from pipelines.params import CellParams, EncoderParams, EvaluateParams, ExtractParams, Params
-from pipelines.workspace_files import CODE, dvc, write_workspace
+from pipelines.workspace_files import CODE, dvc, make_workspace, write_flow
 from registry.errors import BenchmarkError, InputError, ParamsError
 
 PACKAGE = "registry"
@@ -52,18 +52,18 @@ def study(
         BenchmarkError: no data set could be imported, or a stage failed.
         ParamsError: `only` names a data set that is not there.
     """
-    root.mkdir(parents=True, exist_ok=True)
     found = find_datasets(folder, recipes)
     unknown = sorted(set(only) - {recipe.name for recipe in found})
     if unknown:
         known = ", ".join(recipe.name for recipe in found)
         raise ParamsError(f"There is no data set {', '.join(f'`{u}`' for u in unknown)} in `{folder}`. There are: {known}.")
     wanted = [recipe for recipe in found if not only or recipe.name in only]
+    make_workspace(root)
     benchmarks = [name for recipe in wanted if (name := import_one(root, recipe)) is not None]
     if not benchmarks:
         raise BenchmarkError(f"No data set of `{folder}` could be imported; the reasons are above.")
     keep_weights(root, encoder)
-    write_workspace(root, asdict_without_none(study_params(root, benchmarks, encoder, extract, threads)))
+    write_flow(root, asdict_without_none(study_params(root, benchmarks, encoder, extract, threads)))
     dvc(root, "repro")
     return benchmarks
 

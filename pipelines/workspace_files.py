@@ -23,11 +23,24 @@ CODE = Path(__file__).resolve().parents[1]
 EMBEDDED_ONLY = ("simulate", "train")
 
 
-def write_workspace(root: Path, params: dict[str, Any]) -> None:
-    """Publish `params.yaml` and `dvc.yaml` and make the folder a DVC repository of its own.
+def make_workspace(root: Path) -> None:
+    """Make the folder a DVC repository of its own, whatever repository it lies in; one that is there is left as it is.
 
     Raises:
-        BenchmarkError: the product was installed without its dvc.yaml, or dvc refuses the folder.
+        BenchmarkError: dvc refuses the folder.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / ".dvc").is_dir():
+        dvc(root, "init", "--no-scm", "--quiet")
+        for name, value in (("core.analytics", "false"), ("core.check_update", "false")):
+            dvc(root, "config", name, value)
+
+
+def write_flow(root: Path, params: dict[str, Any]) -> None:
+    """Publish `params.yaml` and `dvc.yaml`.
+
+    Raises:
+        BenchmarkError: the product was installed without its dvc.yaml.
     """
     template = CODE / "dvc.yaml"
     if not template.is_file():
@@ -36,10 +49,6 @@ def write_workspace(root: Path, params: dict[str, Any]) -> None:
     stages = {name: _with_installed_code(stage) for name, stage in flow["stages"].items() if name not in EMBEDDED_ONLY}
     _write_yaml(root / "dvc.yaml", {"stages": stages})
     _write_yaml(root / "params.yaml", params)
-    if not (root / ".dvc").is_dir():
-        dvc(root, "init", "--no-scm", "--quiet")
-        for name, value in (("core.analytics", "false"), ("core.check_update", "false")):
-            dvc(root, "config", name, value)
 
 
 def _with_installed_code(stage: dict[str, Any]) -> dict[str, Any]:
