@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from clones import Refused, clone, dvc, run
 
 from registry.files import read_json, sha256_of_file
 from registry.provenance import read_provenance
@@ -29,13 +30,6 @@ MUST_BE_THE_SAME = ("out/scores", "out/oracle", "out/verdicts")
 SHOWN = ("data", "out/weights", "out/embeddings", "out/bundles", "out/plots", "out/receipts", "reports/index.html", "dvc.lock")
 #: differing files, and differing values of a JSON file, that are listed one by one
 LISTED = 8
-#: what belongs to the process that started this one, not to a flow
-#: (the kernels a machine is told to use, such as OPENBLAS_CORETYPE, stay: both flows run on that machine)
-NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH")
-
-
-class Refused(Exception):
-    """There is nothing to compare, in words."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +87,13 @@ def finished(checkout: Path, targets: list[str]) -> Place:
 
 def reproduced(repository: Path, folder: Path, targets: list[str]) -> Place:
     """A fresh clone with the whole flow run in it."""
-    run(["git", "clone", "--quiet", "--no-local", str(repository.resolve()), str(folder)], folder.parent, dict(os.environ))
-    environment = environment_of(folder)
-    imported = run([sys.executable, "-c", "import registry; print(registry.__file__)"], folder, environment).strip()
-    if (folder / "registry").is_dir() and not Path(imported).is_relative_to(folder.resolve()):
-        raise Refused(f"`{folder}` would run the code of `{Path(imported).parent}`.")
+    environment = clone(repository, folder)
     started = time.monotonic()
     print(f"[{folder.name}] dvc repro", flush=True)
     if dvc(folder, environment, "repro", "--no-run-cache", *targets, check=False):
         raise Refused(f"`dvc repro` failed in `{folder}`; the reason is above.")
     print(f"[{folder.name}] done after {time.monotonic() - started:.0f} s", flush=True)
     return Place(folder, idle(folder, environment, targets))
-
-
-def environment_of(clone: Path) -> dict[str, str]:
-    """This environment's packages with the clone's code, and nothing that two clones on two machines would not share."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
-    nowhere = clone.parent / f"{clone.name}-dvc"
-    folders = {name: str(nowhere / name.lower()) for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**kept, **folders, "PATH": path, "PYTHONPATH": str(clone.resolve())}
 
 
 def idle(folder: Path, environment: dict[str, str], targets: list[str]) -> float:
@@ -159,24 +140,6 @@ def files_of(folder: Path) -> list[Path]:
 def hashes(folder: Path) -> dict[str, str]:
     """sha256 by path from `folder`."""
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files_of(folder)}
-
-
-def dvc(folder: Path, environment: dict[str, str] | os._Environ[str], *arguments: str, check: bool = True) -> int:
-    """A dvc command whose output is seen as it comes."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=dict(environment), check=check).returncode
-
-
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    """Output of a command.
-
-    Raises:
-        Refused: it failed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise Refused(f"`{' '.join(command)}` ended with {done.returncode} in `{folder}`:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -247,9 +247,7 @@ def track(folder: Path) -> Path | None:
     """
     if not any((parent / ".dvc").is_dir() for parent in folder.resolve().parents):
         return None
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", folder.name], cwd=folder.parent, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "dvc", "add", folder.name], cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BlankslideError(f"`dvc add {folder}` failed: {done.stderr.strip() or done.stdout.strip()}")
     return folder.parent / f"{folder.name}.dvc"
