@@ -12,9 +12,9 @@ from pipelines.board import CONFOUND, Board, questions, variant
 from pipelines.evaluate import RETRIEVAL, Question, fold_features
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.information import Information, beyond_controls, judge_information
-from pipelines.metrics.jackknife import interval
+from pipelines.metrics.jackknife import interval, why_not_assessable
 from pipelines.metrics.probes import FoldFeatures
-from pipelines.metrics.sentences import information_sentence
+from pipelines.metrics.sentences import information_sentence, unknown_information_sentence
 from pipelines.parallel import in_parallel
 from pipelines.params import Params
 
@@ -25,9 +25,22 @@ LEFT_OUT = (CONFOUND, "random")
 def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
     """Findings by (encoder, task), as a scorecard holds them."""
     jobs = [(name, task) for name in board.names("encoder") for task in questions(board) if task.metric != RETRIEVAL]
-    jobs = [(name, task) for name, task in jobs if board.statistics(name, task.name, task.metric)]
-    found = in_parallel(partial(_finding, board, params), jobs, params.threads)
-    return {(name, task.name): each for (name, task), each in zip(jobs, found, strict=True)}
+    reasons = {job: why_not(board, *job) for job in jobs if board.statistics(job[0], job[1].name, job[1].metric)}
+    # it costs minutes to learn a number that no interval could be given for
+    asked = [job for job, reason in reasons.items() if not reason]
+    found = dict(zip(asked, in_parallel(partial(_finding, board, params), asked, params.threads), strict=True))
+    return {(job[0], job[1].name): found[job] if job in found else unknown(board, *job, reason) for job, reason in reasons.items()}
+
+
+def why_not(board: Board, encoder: str, task: Task) -> str:
+    """Why an encoder's own score on a task has no interval, in words; "" if it has one."""
+    return next((reason for s in board.statistics(encoder, task.name, task.metric)["main"] if (reason := why_not_assessable(s))), "")
+
+
+def unknown(board: Board, encoder: str, task: Task, reason: str) -> dict[str, Any]:
+    """What a scorecard holds where the units are too few to say anything: no bits, and why."""
+    sentence = unknown_information_sentence(encoder, task.name, reason, board.benchmark.card.unit)
+    return {"bits": None, "low": None, "high": None, "word": "not assessable", "sentence": sentence, "note": "", "against": []}
 
 
 def _finding(board: Board, params: Params, job: tuple[str, Task]) -> dict[str, Any]:

@@ -92,6 +92,11 @@ def information_sentence(verdict: Verdict) -> str:
     return f"{head}, {tail} ({evidence})"
 
 
+def unknown_information_sentence(encoder: str, task: str, reason: str, unit: str) -> str:
+    """Of bits that were not computed: `reason` says why no interval could be given, `unit` what is counted."""
+    return f"on `{task}`, what {encoder} adds to its controls is not assessable: {_of_units(reason, unit)}"
+
+
 def _against_controls(found: Finding, verdict: Verdict, subject: str, *, first: bool) -> str:
     """The clause about the other controls; the control that gives the smallest gain is named."""
     if found.word == "loses":

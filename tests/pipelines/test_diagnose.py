@@ -163,10 +163,12 @@ def test_a_verdict_that_hangs_on_a_small_component_is_said_to(tmp_path: Path) ->
 
 def test_too_few_units_show_values_and_no_interval(tmp_path: Path) -> None:
     workspace, _ = run(tmp_path, units=4)
-    diagnose(workspace, replace(PARAMS, diagnose=DiagnoseParams(beyond=False)), "noise")
+    diagnose(workspace, PARAMS, "noise")
     (task,) = card_of(workspace, "good").tasks
-    assert task.word == "not assessable"
+    assert task.word == task.beyond["word"] == "not assessable"
     assert task.low is None
+    assert task.beyond["bits"] is None
+    assert task.beyond["sentence"].endswith("good adds to its controls is not assessable: 4 plates, at least 10 are needed")
     assert set(task.per_unit) == {f"plate-{i:02d}" for i in range(4)}
 
 
