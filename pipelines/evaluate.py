@@ -159,7 +159,6 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     flags = " ".join(describe(features[min(features)]).flags)
     found = {kind: out_of_fold(features, question.codes, question.folds, question.units, n_classes, rule, kind) for kind in ("logistic", "knn")}
     logistic, knn = found["logistic"], found["knn"]
-    units = question.units[logistic.images]
 
     def entry(metric: str, protocol: str, chance: float, statistic: Statistic, note: str = "") -> Scored:
         return Scored(row, member, name, metric, protocol, chance, flags, statistic, note)
@@ -167,10 +166,10 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     linear, nearest = rule.protocol_id("logistic"), rule.protocol_id("knn")
     notes = " ".join(logistic.notes)
     scored = [
-        entry("logistic.balanced_accuracy", linear, 1 / n_classes, balanced_accuracy(logistic.labels, logistic.predicted, units, n_classes), notes),
-        entry("logistic.auroc", linear, 0.5, macro_auroc(logistic.labels, logistic.probabilities, units)),
-        entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), log_loss(logistic.labels, logistic.probabilities, units)),
-        entry("knn.balanced_accuracy", nearest, 1 / n_classes, balanced_accuracy(knn.labels, knn.predicted, units, n_classes)),
+        entry("logistic.balanced_accuracy", linear, 1 / n_classes, probe_statistic("balanced_accuracy", logistic, question), notes),
+        entry("logistic.auroc", linear, 0.5, probe_statistic("auroc", logistic, question)),
+        entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), probe_statistic("log_loss_bits", logistic, question)),
+        entry("knn.balanced_accuracy", nearest, 1 / n_classes, probe_statistic("balanced_accuracy", knn, question)),
     ]
     retrieval = _retrieval(question, features, benchmark, params)
     if retrieval is not None:
@@ -179,6 +178,16 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     ids = benchmark.index["image_id"].to_numpy(dtype=np.str_)
     predictions = [_predictions(row, member, question, kind, each, ids) for kind, each in found.items()]
     return Outcome(scored, predictions, _head(f"{row}/{member}/{name}", logistic, question))
+
+
+def probe_statistic(metric: str, found: OutOfFold, question: Question) -> Statistic:
+    """One metric of out-of-fold predictions: "balanced_accuracy", "auroc" or "log_loss_bits"."""
+    units = question.units[found.images]
+    if metric == "auroc":
+        return macro_auroc(found.labels, found.probabilities, units)
+    if metric == "log_loss_bits":
+        return log_loss(found.labels, found.probabilities, units)
+    return balanced_accuracy(found.labels, found.predicted, units, len(question.classes))
 
 
 def _predictions(row: str, member: str, question: Question, probe: str, found: OutOfFold, ids: NDArray[np.str_]) -> Predictions:

@@ -13,7 +13,6 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -29,7 +28,7 @@ from pipelines.extraction.memory import kept_memory
 from pipelines.extraction.plan import Draw, RowPlan, plan_cell
 from pipelines.extraction.shards import Shard, Shards, code_digest
 from pipelines.loading import ImageLoader, Unreadable, chunked, metadata_columns
-from pipelines.parallel import in_parallel
+from pipelines.parallel import in_parallel, one_thread
 from pipelines.params import CellParams, Params
 from pipelines.progress import Progress
 from registry.arrays import Embedding
@@ -150,7 +149,8 @@ class _Extraction:
     def run(self) -> None:
         draws = self._draws()
         self.shards.open()
-        with _one_thread(), kept_memory():
+        # pools of threads do not survive a fork, and cores are shared out by process
+        with one_thread(), kept_memory():
             self._fit([draw for draw in draws if draw.representation.fitted])
             if draws:
                 self._embed(draws)
@@ -309,21 +309,3 @@ def _checked(draw: Draw, batch: Batch, values: Embedding) -> Embedding:
             f"`{draw.key}`: the embedding of image `{batch.image_ids[int(broken[0])]}` is not finite. Under mixed precision try `float32`."
         )
     return values
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Numerical libraries on one thread: their pools do not survive a fork, and cores are shared out by process."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        # torch keeps a count of its own; formulas import it only if one of them needs it
-        torch = sys.modules.get("torch")
-        before = torch.get_num_threads() if torch else 0
-        if torch:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from registry.errors import BlankslideError
@@ -32,10 +33,8 @@ def in_parallel(function: Callable[[A], B], items: Sequence[A], workers: int) ->
     Raises:
         BlankslideError: a worker was ended from outside.
     """
-    from threadpoolctl import threadpool_limits
-
     if workers <= 1 or len(items) <= 1:
-        with threadpool_limits(1):
+        with one_thread():
             for item in items:
                 yield function(item)
         return
@@ -61,17 +60,31 @@ def _inherit(parent: int, function: Callable[[Any], Any], items: Sequence[Any]) 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-    one_thread()
+    _limit_to_one_thread()
 
 
-def one_thread() -> None:
-    """Numerical libraries of this process on one thread, from now on."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Numerical libraries of this process on one thread."""
+    # torch keeps a count of its own; formulas import it only if one of them needs it
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    limits = _limit_to_one_thread()
+    try:
+        yield
+    finally:
+        limits.restore_original_limits()
+        if torch:
+            torch.set_num_threads(before)
+
+
+def _limit_to_one_thread() -> Any:
+    """From now on; returns threadpoolctl's handle that undoes it for all libraries but torch."""
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)
-    # torch keeps a count of its own
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    return threadpool_limits(1)
 
 
 def _do(number: int) -> Any:

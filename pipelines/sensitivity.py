@@ -15,8 +15,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.board import Board, questions
 from pipelines.embeddings import Row
-from pipelines.evaluate import Question, fold_features, probe_settings
-from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.evaluate import Question, fold_features, probe_settings, probe_statistic
 from pipelines.metrics.geometry import varying_columns
 from pipelines.metrics.probes import FoldFeatures, ProbeSettings, features_of_fold, out_of_fold
 from pipelines.metrics.statistic import Statistic
@@ -86,12 +85,8 @@ def refitted(benchmark: Benchmark, asked: Sequence[Question], rule: ProbeSetting
 def primary_statistic(question: Question, features: FoldFeatures, rule: ProbeSettings) -> Statistic:
     """The primary metric of one task from out-of-fold predictions under `rule`."""
     kind, _, metric = question.task.metric.partition(".")
-    n_classes = len(question.classes)
-    found = out_of_fold(features, question.codes, question.folds, question.units, n_classes, rule, kind)
-    units = question.units[found.images]
-    if metric == "auroc":
-        return macro_auroc(found.labels, found.probabilities, units)
-    return balanced_accuracy(found.labels, found.predicted, units, n_classes)
+    found = out_of_fold(features, question.codes, question.folds, question.units, len(question.classes), rule, kind)
+    return probe_statistic(metric, found, question)
 
 
 def _is_wider(question: Question, features: FoldFeatures, dim: int) -> bool:
