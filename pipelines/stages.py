@@ -86,7 +86,9 @@ def _simulate(workspace: Workspace, params: Params, benchmark: str) -> None:
     if benchmark not in params.benchmarks:
         raise NotFoundError("simulated benchmark", benchmark, params.benchmarks)
     wanted = params.benchmarks[benchmark]
-    made = simulate.simulate(benchmark, workspace.data(benchmark), simulate.parameters(wanted.simulator, wanted.parameters), wanted.seed)
+    made = simulate.simulate(
+        benchmark, workspace.data(benchmark), simulate.parameters(wanted.simulator, wanted.parameters), wanted.seed, params.threads
+    )
     pictures.simulation_page(made, workspace.root / "reports" / "simulators" / f"{benchmark}.html")
 
 

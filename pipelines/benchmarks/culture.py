@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.culture_scene import CHANNELS, draw_scene, expected_photons, expose, plate_effects
 from pipelines.benchmarks.simulate import Drawn, check_ranges, stream, write_ome_tiff
+from pipelines.parallel import in_parallel
 from registry.errors import ParamsError
 from registry.images import ImageSpec
 
@@ -164,13 +166,19 @@ class Site:
     pixels: NDArray[np.uint16]
 
 
-def draw_culture(name: str, folder: Path, parameters: CultureParameters, seed: int) -> Drawn:
-    """Draw a screen: images into `folder/images/`, index and card as the result."""
+def draw_culture(name: str, folder: Path, parameters: CultureParameters, seed: int, workers: int = 1) -> Drawn:
+    """Draw a screen, plates side by side: images into `folder/images/`, index and card as the result."""
     from tqdm import tqdm
 
-    plates = tqdm(range(parameters.train_plates + parameters.test_plates), desc=f"simulate {name}", unit="plate", disable=None, leave=False)
-    records = [_record(folder, parameters, site) for plate in plates for site in draw_plate(parameters, seed, plate)]
+    number = parameters.train_plates + parameters.test_plates
+    drawn = in_parallel(partial(_draw_plate, folder, parameters, seed), range(number), workers)
+    records = [record for of_plate in tqdm(drawn, f"simulate {name}", number, unit="plate", disable=None, leave=False) for record in of_plate]
     return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records(records))
+
+
+def _draw_plate(folder: Path, parameters: CultureParameters, seed: int, plate: int) -> list[dict[str, Any]]:
+    """Write the images of one plate and return their rows of the index."""
+    return [_record(folder, parameters, site) for site in draw_plate(parameters, seed, plate)]
 
 
 def draw_plate(parameters: CultureParameters, seed: int, plate: int) -> Iterator[Site]:

@@ -45,7 +45,7 @@ class Drawn:
     nuclei: pd.DataFrame | None = None
 
 
-def simulate(name: str, out: Path, parameters: CultureParameters | TissueParameters, seed: int) -> Benchmark:
+def simulate(name: str, out: Path, parameters: CultureParameters | TissueParameters, seed: int, workers: int = 1) -> Benchmark:
     """Simulate a benchmark into the folder `out`; which one, the type of `parameters` says.
 
     The images are drawn in a folder beside `out` that takes its name only when everything is there: a killed run
@@ -56,6 +56,7 @@ def simulate(name: str, out: Path, parameters: CultureParameters | TissueParamet
         out: the folder to publish; a simulated benchmark that is there already is replaced.
         parameters: the simulator's settings.
         seed: names the random streams; not negative.
+        workers: processes that draw; the bytes do not depend on it.
 
     Raises:
         BenchmarkError: `out` holds something that is not a simulated benchmark.
@@ -71,9 +72,9 @@ def simulate(name: str, out: Path, parameters: CultureParameters | TissueParamet
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if isinstance(parameters, CultureParameters):
-        drawn = draw_culture(name, partial, parameters, seed)
+        drawn = draw_culture(name, partial, parameters, seed, workers)
     else:
-        drawn = draw_tissue(name, partial, parameters, seed)
+        drawn = draw_tissue(name, partial, parameters, seed, workers)
     write_benchmark(partial, drawn.card, drawn.index, drawn.nuclei)
     if out.exists():
         shutil.rmtree(out)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pipelines.benchmarks.tissue_scene import (
     patient_stain,
     render,
 )
+from pipelines.parallel import in_parallel
 from registry.errors import ParamsError
 from registry.images import ImageSpec
 
@@ -161,19 +163,24 @@ def draw_patient(parameters: TissueParameters, seed: int, patient: int, tasks: t
             yield Patch(patient, task, number, label, nuclei, render(nuclei, stain, parameters, rng))
 
 
-def draw_tissue(name: str, folder: Path, parameters: TissueParameters, seed: int) -> Drawn:
-    """Draw all patients: images into `folder/images/`; index, nuclei and card as the result."""
+def draw_tissue(name: str, folder: Path, parameters: TissueParameters, seed: int, workers: int = 1) -> Drawn:
+    """Draw all patients, side by side: images into `folder/images/`; index, nuclei and card as the result."""
     from tqdm import tqdm
 
-    records, tables = [], []
     number = parameters.train_patients + parameters.test_patients
-    for patient in tqdm(range(number), desc=f"simulate {name}", unit="patient", disable=None, leave=False):
-        for patch in draw_patient(parameters, seed, patient):
-            record = _record(folder, parameters, patch)
-            records.append(record)
-            tables.append(nuclei_columns(record["image_id"], patch.nuclei, parameters.pixel_size_um))
-    nuclei = pd.DataFrame({column: np.concatenate([table[column] for table in tables]) for column in tables[0]})
-    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records(records), nuclei)
+    drawn = in_parallel(partial(_draw_patient, folder, parameters, seed), range(number), workers)
+    made = [pair for pairs in tqdm(drawn, f"simulate {name}", number, unit="patient", disable=None, leave=False) for pair in pairs]
+    nuclei = pd.DataFrame({column: np.concatenate([table[column] for _, table in made]) for column in made[0][1]})
+    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records([record for record, _ in made]), nuclei)
+
+
+def _draw_patient(folder: Path, parameters: TissueParameters, seed: int, patient: int) -> list[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Write the images of one patient; returns a row of the index and the columns of the nuclei table for each."""
+    made = []
+    for patch in draw_patient(parameters, seed, patient):
+        record = _record(folder, parameters, patch)
+        made.append((record, nuclei_columns(record["image_id"], patch.nuclei, parameters.pixel_size_um)))
+    return made
 
 
 def _record(folder: Path, parameters: TissueParameters, patch: Patch) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from pipelines.benchmarks.simulate import parameters, simulate
 from pipelines.benchmarks.pictures import simulation_page
 for name, small in (("culture", {"train_plates": 1, "test_plates": 1, "sites_per_well": 1}),
                     ("tissue", {"train_patients": 1, "test_patients": 1, "patches_per_task": 2})):
-    made = simulate(name, Path(sys.argv[1]) / name, parameters(name, small), 8)
+    made = simulate(name, Path(sys.argv[1]) / name, parameters(name, small), 8, int(sys.argv[2]))
     simulation_page(made, Path(sys.argv[1]) / f"{name}.html")
 """
 
@@ -40,10 +40,10 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed_and_the_number_of_workers(tmp_path: Path) -> None:
     for number, hash_seed in enumerate(("0", "4242")):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / str(number))], check=True, env=environment, timeout=120)
+        subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / str(number)), str(number + 1)], check=True, env=environment, timeout=120)
     first, second = hashes(tmp_path / "0"), hashes(tmp_path / "1")
     assert len(first) == 32 + 12 + 2 + 3 + 2
     assert first == second
