@@ -37,10 +37,10 @@ def tie_aware_ap(similarity: Floats, relevant: Mask) -> float:
 
 def ap_sum(items: Ints, positives: Floats) -> Floats:
     """M times the expected AP of tie groups (g,) with `items` places and `positives` among them, in rank order."""
-    return np.asarray(_contributions(items, np.cumsum(items) - items, positives).sum(axis=-1))
+    return np.asarray(contributions(items, np.cumsum(items) - items, positives).sum(axis=-1))
 
 
-def _contributions(items: Ints, before: Ints, positives: Floats) -> Floats:
+def contributions(items: Ints, before: Ints, positives: Floats) -> Floats:
     """What each tie group (..., g) adds to M * AP; `before` places are ahead of it, and every group with a positive is there."""
     reached = np.cumsum(positives, axis=-1)
     if items.max(initial=0) <= 1:
@@ -89,7 +89,7 @@ def sums_by_unit(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Float
     before = (np.cumsum(left, axis=1) - left)[:, contributing]
     flat = unit[relevant] * len(items) + group[relevant]
     taken = tally(flat, size=size).reshape(n_units, len(items))[:, contributing]
-    return np.asarray(_contributions(left[:, contributing], before, positives[contributing] - taken).sum(axis=1))
+    return np.asarray(contributions(left[:, contributing], before, positives[contributing] - taken).sum(axis=1))
 
 
 def sums_by_count(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Floats:

@@ -1,0 +1,230 @@
+"""Retrieval by rules about pairs: which profiles are a query's positives and which its negatives, as Cell Painting asks it.
+
+The four lists of a rule are those of copairs (Kalinin et al. 2025): a pair is positive when it agrees in every column of `pos_sameby`
+and differs in every one of `pos_diffby`; negative likewise. How this differs from copairs 0.5.5:
+
+- candidates that tie share their places in expectation (`ranking`); copairs ranks ties positives first, which gives a constant embedding
+  or a cell count a perfect score. Without ties the AP is the same;
+- similarities are float64, and a profile of zeros is as similar to one profile as to any other (copairs: NaN);
+- the normalised AP is not clipped at -1, which would lift the mean of pure noise above 0;
+- a query without a positive or without a negative has NaN and stays in place; copairs drops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.metrics.geometry import TIE, check_features, describe, varying_columns
+from pipelines.metrics.ranking import chance_ap, contributions
+from registry.arrays import Floats, Ints, Mask
+from registry.errors import InputError
+
+DISTANCES = ("cosine", "euclidean")
+#: queries whose similarities are held at a time
+_BLOCK = 128
+
+Columns = Mapping[str, Sequence[str] | NDArray[np.str_]]
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """Which pairs are positive and which negative, by names of columns; copairs' four lists."""
+
+    pos_sameby: tuple[str, ...] = ()
+    pos_diffby: tuple[str, ...] = ()
+    neg_sameby: tuple[str, ...] = ()
+    neg_diffby: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are named, in order."""
+        return tuple(dict.fromkeys((*self.pos_sameby, *self.pos_diffby, *self.neg_sameby, *self.neg_diffby)))
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """One entry per scored list.
+
+    Attributes:
+        query: (q,) row of the query.
+        label: (q,) of several labels, the one whose positives were looked for; -1 where a profile has one label.
+        ap: (q,) average precision in 0..1, larger is better; NaN where there is no positive or no negative.
+        chance: (q,) expected AP of a random order; NaN likewise.
+        n_positive: (q,) positives.
+        n_total: (q,) candidates.
+        tied: (q,) share of the positives that tie with another candidate, in 0..1.
+    """
+
+    query: Ints
+    label: Ints
+    ap: Floats
+    chance: Floats
+    n_positive: Ints
+    n_total: Ints
+    tied: Floats
+
+    @property
+    def normalised(self) -> Floats:
+        """(q,) (AP - chance) / (1 - chance): 0 is chance, 1 is perfect."""
+        return np.asarray((self.ap - self.chance) / (1 - self.chance))
+
+
+def fitting_distance(features: Floats) -> str:
+    """ "cosine", or "euclidean" for features of fewer than 3 effective dimensions, where a cosine knows little but a sign."""
+    return "euclidean" if describe(features).low_rank else "cosine"
+
+
+def pair_scores(features: Floats, columns: Columns, rule: PairRule, distance: str = "cosine") -> PairScores:
+    """Score every profile as a query.
+
+    Args:
+        features: (n, d) finite profiles.
+        columns: n values for each column that the rule names.
+        rule: what makes a pair positive or negative.
+        distance: "cosine" or "euclidean".
+
+    Raises:
+        InputError: NaN features, a column that is missing or too short, an unknown distance, or no query has both a positive and a
+            negative.
+    """
+    features = check_features(features)
+    pairs = _Pairs(columns, rule, len(features))
+    scored = _Scored()
+    for query, similarity, tolerance in _similarities(features, distance):
+        scored.add(query, -1, similarity, pairs.positive(query), pairs.negative(query), tolerance)
+    return scored.done(rule)
+
+
+def multilabel_scores(features: Floats, membership: Mask, columns: Columns, rule: PairRule, distance: str = "cosine") -> PairScores:
+    """Score every profile once for each of its labels, such as the targets of a compound.
+
+    Positives for a label are the profiles that have it, negatives those that share no label with the query; the rule speaks of other
+    columns (`pos_diffby=("compound",)` asks for another compound with the same target).
+
+    Args:
+        features: (n, d) finite profiles.
+        membership: (n, k) which labels a profile has.
+        columns: as for `pair_scores`.
+        rule: as for `pair_scores`.
+        distance: as for `pair_scores`.
+
+    Raises:
+        InputError: as `pair_scores`.
+    """
+    features = check_features(features)
+    pairs = _Pairs(columns, rule, len(features))
+    if membership.shape[:1] != (len(features),) or membership.ndim != 2:
+        raise InputError(f"Expected {len(features)} rows of labels, got shape {membership.shape}.")
+    scored = _Scored()
+    for query, similarity, tolerance in _similarities(features, distance):
+        own = np.flatnonzero(membership[query])
+        if not len(own):
+            continue
+        positive, negative = pairs.positive(query), pairs.negative(query) & ~membership[:, own].any(axis=1)
+        for label in own.tolist():
+            scored.add(query, label, similarity, positive & membership[:, label], negative, tolerance)
+    return scored.done(rule)
+
+
+class _Pairs:
+    """The rule on these columns."""
+
+    def __init__(self, columns: Columns, rule: PairRule, n: int) -> None:
+        codes: dict[str, NDArray[np.int32]] = {}
+        for name in rule.columns:
+            if name not in columns:
+                raise InputError(f"The rule names the column `{name}`; there are {', '.join(f'`{c}`' for c in columns) or 'none'}.")
+            values = np.asarray(columns[name], dtype=np.str_)
+            if values.shape != (n,):
+                raise InputError(f"Expected {n} values of `{name}`, got shape {values.shape}.")
+            codes[name] = np.unique(values, return_inverse=True)[1].astype(np.int32)
+        self._n = n
+        self._pos_same, self._pos_diff = _together(codes, rule.pos_sameby, n), [codes[name] for name in rule.pos_diffby]
+        self._neg_same, self._neg_diff = _together(codes, rule.neg_sameby, n), [codes[name] for name in rule.neg_diffby]
+
+    def positive(self, query: int) -> Mask:
+        """(n,) the query's positives; never itself."""
+        return self._pairs(query, self._pos_same, self._pos_diff)
+
+    def negative(self, query: int) -> Mask:
+        """(n,) the query's negatives; never itself."""
+        return self._pairs(query, self._neg_same, self._neg_diff)
+
+    def _pairs(self, query: int, same: NDArray[np.int32] | None, different: list[NDArray[np.int32]]) -> Mask:
+        found = np.ones(self._n, dtype=bool) if same is None else np.asarray(same == same[query])
+        for codes in different:
+            found &= codes != codes[query]
+        found[query] = False
+        return found
+
+
+def _together(codes: Mapping[str, NDArray[np.int32]], names: Sequence[str], n: int) -> NDArray[np.int32] | None:
+    """(n,) one code for each combination of values; None where no column is named."""
+    if not names:
+        return None
+    return np.unique(np.stack([codes[name] for name in names]), axis=1, return_inverse=True)[1].reshape(n).astype(np.int32)
+
+
+class _Scored:
+    """The lists that were scored so far."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, float, int, int, float]] = []
+
+    def add(self, query: int, label: int, similarity: Floats, positive: Mask, negative: Mask, tolerance: float) -> None:
+        """Score one list; a candidate that is both positive and negative counts twice, as in copairs."""
+        relevant, others = np.sort(similarity[positive])[::-1], np.sort(similarity[negative])
+        m, n = len(relevant), len(others)
+        if m == 0 or n == 0:
+            self._entries.append((query, label, np.nan, m, m + n, np.nan))
+            return
+        opens = np.flatnonzero(np.concatenate([[True], np.diff(relevant) < -tolerance]))
+        ends = np.append(opens[1:], m)
+        # of each group of positives that tie: negatives ahead of it and among it
+        ahead = n - np.searchsorted(others, relevant[opens] + tolerance, side="right")
+        among = n - np.searchsorted(others, relevant[ends - 1] - tolerance, side="left") - ahead
+        positives = ends - opens
+        items = positives + among
+        total = float(contributions(items, opens + ahead, positives.astype(np.float64)).sum())
+        self._entries.append((query, label, total / m, m, m + n, float(positives[items > 1].sum()) / m))
+
+    def done(self, rule: PairRule) -> PairScores:
+        """Everything as arrays.
+
+        Raises:
+            InputError: nothing has both a positive and a negative.
+        """
+        columns = list(zip(*self._entries, strict=True)) or [()] * 6
+        query, label, m, total = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 4))
+        ap, tied = (np.array(columns[i], dtype=np.float64) for i in (2, 5))
+        scored = ~np.isnan(ap)
+        if not scored.any():
+            raise InputError(f"Expected a profile with a positive and a negative under {rule}, got none. Check the columns it names.")
+        chance = np.full(len(ap), np.nan)
+        chance[scored] = chance_ap(m[scored], (total - m)[scored])
+        return PairScores(query, label, ap, chance, m, total, tied)
+
+
+def _similarities(features: Floats, distance: str) -> Iterator[tuple[int, Floats, float]]:
+    """For each query its (n,) similarities, larger is nearer, and how close two of them must be to tie."""
+    if distance not in DISTANCES:
+        raise InputError(f"Expected a distance of {' or '.join(DISTANCES)}, got `{distance}`.")
+    if distance == "cosine":
+        lengths = np.sqrt(np.sum(features**2, axis=1))
+        x = np.divide(features, lengths[:, None], out=np.zeros_like(features), where=lengths[:, None] > 0)
+        half, tolerance = np.zeros(len(x)), TIE
+    else:
+        x = features[:, varying_columns(features)]
+        x = x - x.mean(axis=0) if x.size else x
+        # -|a - b|^2 / 2 up to what is the same for all candidates of a query
+        half = -0.5 * np.sum(x**2, axis=1)
+        tolerance = TIE * float(-2 * half.min(initial=0.0))
+    for start in range(0, len(x), _BLOCK):
+        block = x[start : start + _BLOCK] @ x.T
+        block += half
+        for offset, similarity in enumerate(block):
+            yield start + offset, similarity, tolerance
