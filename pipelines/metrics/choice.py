@@ -12,9 +12,6 @@ from pipelines.metrics.projection import fit_projection
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
-#: a choice needs losses to the third digit, and a looser solver is twice as fast
-_TOLERANCE = 1e-5
-
 
 def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:
     """Class-balanced log-loss in nats of the logistic probe at its best penalty, summed over inner folds that hold groups out.
@@ -35,7 +32,7 @@ def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, s
     if projection.dim == 0 or len(np.unique(labels)) < 2:
         return float("inf")
     inner = inner_folds(labels, groups, n_classes, settings.inner_folds)
-    return float(penalty_losses(projection.transform(features), labels, inner, n_classes, settings.grid, _TOLERANCE).min())
+    return float(penalty_losses(projection.transform(features), labels, inner, n_classes, settings.grid).min())
 
 
 def chance_loss(labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:

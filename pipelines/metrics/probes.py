@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines.metrics.classification import PROBABILITY_FLOOR
 from pipelines.metrics.folds import InnerFolds, inner_folds
 from pipelines.metrics.geometry import TIE, check_features
-from pipelines.metrics.logistic import TOLERANCE, Linear, path, uninformed
+from pipelines.metrics.logistic import Linear, path, uninformed
 from pipelines.metrics.projection import Projection, fit_projection
 from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints, Mask
@@ -287,7 +287,7 @@ def _absent_note(labels: Ints, n_classes: int) -> tuple[str, ...]:
     return (f"classes {absent} have no training image and get probability 0.",) if absent else ()
 
 
-def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, grid: Sequence[float], tolerance: float = TOLERANCE) -> Floats:
+def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, grid: Sequence[float]) -> Floats:
     """(len(grid),) class-balanced log-loss in nats of held-out training images for each C, summed over the inner folds.
 
     The path ends where the loss has risen twice in a row, and what follows is inf: the weakest penalties take most of the time
@@ -299,10 +299,9 @@ def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, g
         inner: the division of the n images.
         n_classes: size of the vocabulary.
         grid: inverse penalties, ascending.
-        tolerance: of the solver.
     """
     held = [inner.fold == f for f in range(inner.n_folds)]
-    paths = [_path_losses(z, labels, h, n_classes, grid, tolerance) for h in held if h.any() and not h.all()]
+    paths = [_path_losses(z, labels, h, n_classes, grid) for h in held if h.any() and not h.all()]
     if not paths:
         return np.zeros(len(grid))
     losses = np.full(len(grid), np.inf)
@@ -313,12 +312,12 @@ def penalty_losses(z: Floats, labels: Ints, inner: InnerFolds, n_classes: int, g
     return losses
 
 
-def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float], tolerance: float) -> Iterator[float]:
+def _path_losses(z: Floats, labels: Ints, held: Mask, n_classes: int, grid: Sequence[float]) -> Iterator[float]:
     """Class-balanced log-loss of the held-out images for each C, fitted when it is asked for."""
     truth = labels[held]
     occurs = np.bincount(truth, minlength=n_classes)
     weight = 1.0 / (occurs[truth] * np.count_nonzero(occurs))
-    for linear in path(z[~held], labels[~held], n_classes, grid, tolerance):
+    for linear in path(z[~held], labels[~held], n_classes, grid):
         p = linear.predict_proba(z[held])[np.arange(len(truth)), truth]
         yield -float(np.sum(weight * np.log(np.maximum(p, PROBABILITY_FLOOR))))
 
