@@ -16,6 +16,12 @@ retrieval       queries and candidates from different units, tie-aware
     ranking.expected_ap(n_positive, n_negative) -> float; ranking.tie_aware_ap(similarity, relevant) -> float
     PROTOCOL
 
+pairs           positives and negatives by rules about columns, as copairs states them
+    PairRule(pos_sameby, pos_diffby, neg_sameby, neg_diffby)
+    pair_scores(features, columns, rule, distance) -> PairScores           .query .ap .chance .normalised .n_positive .tied
+    multilabel_scores(features, membership, columns, rule, distance) -> PairScores   .label
+    fitting_distance(features) -> "cosine" | "euclidean"
+
 geometry        is there anything in an embedding
     describe(features) -> Geometry                                         .collapsed .low_rank .participation_ratio
 

@@ -10,7 +10,7 @@ from pipelines.metrics.pairs import PairRule, PairScores, fitting_distance, mult
 from pipelines.metrics.ranking import tie_aware_ap
 from registry.errors import InputError
 
-#: the canonical questions of the field (docs/protocols.md)
+#: the canonical questions of the field
 RULES = {
     "activity": PairRule(pos_sameby=("pert", "ref"), neg_diffby=("pert", "ref")),
     "activity within plates": PairRule(pos_sameby=("pert",), neg_sameby=("plate",), neg_diffby=("ref",)),
