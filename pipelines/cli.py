@@ -153,7 +153,7 @@ def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
     _add_store(parser)
     parser = _add(commands, "reproduce", _registry("reproduce"), "repeat a version from its commit and compare the scorecard's bytes")
-    parser.add_argument("name", help="NAME/VERSION")
+    parser.add_argument("name", help="NAME@BENCHMARK or NAME/VERSION")
     _add_store(parser)
 
 
@@ -228,6 +228,9 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--architecture", default="timm:mobilenetv2_100?pad_type=same")
     parser.add_argument("--encoder", default="mobilenetv2-imagenet", help="name of the encoder")
     parser.add_argument("--input-px", type=int, default=128)
+    for name in ("mean", "std"):
+        given = "of intensities 0..1, as the weights were trained (default: what timm states for its hub's weights, 0.5 for a file)"
+        parser.add_argument(f"--{name}", type=float, nargs="+", default=[], help=f"normalisation {given}")
     parser.add_argument("--only", action="append", default=[], help="this data set only; repeat for several")
     parser.add_argument("--twin-seeds", type=int, default=10, help="draws of each kind of twin")
     parser.add_argument("--threads", type=int, default=2)

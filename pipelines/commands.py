@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.stages import Workspace, limit_threads
-from registry.errors import GateRefusedError, NotFoundError, ParamsError
+from registry.errors import BlankslideError, GateRefusedError, NotFoundError, ParamsError, StoreError
 
 if TYPE_CHECKING:
     from registry.store import Store
@@ -137,8 +139,10 @@ def reproduce(options: argparse.Namespace) -> None:
 
     done = reproduce_version(open_store(options), options.name, options.workspace, say=print)
     print(f"`{options.name}`: {'the scorecard is byte-identical' if done.identical else 'the scorecard differs'}")
-    for line in done.differences:
+    for line in (*done.differences, *done.notes):
         print(f"  {line}")
+    if not done.same_identity:
+        print("  Card, weights or preprocessing are not those of the version.")
     if not done.identical:
         raise GateRefusedError(f"`{options.name}` was not reproduced.")
 
@@ -181,20 +185,38 @@ def torchserve(options: argparse.Namespace) -> None:
 def bundles(options: argparse.Namespace, names: list[str]) -> Iterator[list[Path]]:
     """Bundle folders for registered names (fetched into a private folder) and for --bundle.
 
-    A server never talks to MLflow: names are resolved here.
+    A server never talks to MLflow: names are resolved in a process that ends before it starts.
 
     Raises:
         ParamsError: neither a name nor a bundle.
+        StoreError: a name is not in the registry, or it cannot be read.
     """
     if not names and not options.bundle:
         raise ParamsError("Expected a registered NAME[@ALIAS], or --bundle FOLDER. `blankslide registry list` shows what is registered.")
     with tempfile.TemporaryDirectory(prefix="blankslide-") as folder:
         found = list(options.bundle)
         if names:
-            store = open_store(options)
-            for number, name in enumerate(names):
-                found.append(store.fetch_bundle(name, Path(folder) / str(number)).folder)
+            found += fetched(options, names, Path(folder))
         yield found
+
+
+def fetched(options: argparse.Namespace, names: list[str], folder: Path) -> list[Path]:
+    """Folders of registered bundles below `folder`; MLflow is imported in a process of its own."""
+    stores = {name: getattr(options, name) for name in ("workspace", "tracking_uri", "artifact_location")}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
+        found = child.submit(_fetch, stores, names, folder).result()
+    if isinstance(found, str):
+        raise StoreError(found)
+    return found
+
+
+def _fetch(stores: dict[str, Any], names: list[str], folder: Path) -> list[Path] | str:
+    """Folders of bundles, or what went wrong in words: not every error survives the way between processes."""
+    try:
+        store = open_store(argparse.Namespace(**stores))
+        return [store.fetch_bundle(name, folder / str(number)).folder for number, name in enumerate(names)]
+    except BlankslideError as error:
+        return str(error)
 
 
 # ---------------------------------------------------------------------------------------------- whole flows
@@ -262,7 +284,7 @@ def study(options: argparse.Namespace) -> None:
     from pipelines.study import study as run_study
 
     limit_threads(options.threads)
-    encoder = StudiedEncoder(options.encoder, options.architecture, options.weights, options.input_px)
+    encoder = StudiedEncoder(options.encoder, options.architecture, options.weights, options.input_px, tuple(options.mean), tuple(options.std))
     extract = ExtractParams(twin_seeds=options.twin_seeds)
     run_study(options.workspace, options.folder, options.recipes, encoder, options.only, extract, options.threads)
     _sync(open_store(options), options.workspace)

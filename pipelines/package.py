@@ -36,6 +36,8 @@ REFERENCE_IMAGES = 512
 ORACLE_UNSERVABLE = "it is the best row of each task, chosen with the labels of the training images; serve that row itself"
 #: largest difference between the embedding computed again for the bundle and the one that was scored, relative to its scale
 SAME = 1e-3
+#: smallest cosine of the two where the scored one was computed in mixed precision, which keeps 8 to 11 bits
+SAME_DIRECTION = 0.99
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class Packer:
             return Part(unserved, None, mine, None, reference[kept])
         representation = self._representation(row, member, cell, card)
         embedding = representation.embed(self.golden_batch)
-        check_same(row.name, offline[self.golden_rows], embedding)
+        check_same(row.name, offline[self.golden_rows], embedding, row.manifest.precision)
         network = representation.network()
         if network is None:
             raise ParityError(f"`{row.name}` was extracted as servable and now has no network. Extract it again.")
@@ -252,12 +254,28 @@ def middle_member(values: Mapping[str, float]) -> str:
     return sorted(strongest, key=lambda m: (values[m], m))[(len(strongest) - 1) // 2]
 
 
-def check_same(name: str, scored: NDArray[np.float32], again: NDArray[np.float32]) -> None:
+def check_same(name: str, scored: NDArray[np.float32], again: NDArray[np.float32], precision: str = "float32") -> None:
     """Refuse to package anything but what was scored.
 
+    Args:
+        name: of the row.
+        scored: (n, d) as extracted.
+        again: (n, d) in float32 on the CPU, as it will be served.
+        precision: of the extraction. Mixed precision rounds every value, so only the directions of vectors are compared.
+
     Raises:
-        ParityError: the embeddings differ by more than `SAME` of their scale.
+        ParityError: the embeddings differ by more than `SAME` of their scale, or in direction by more than `SAME_DIRECTION`.
     """
+    if precision != "float32":
+        one, other = scored.astype(np.float64), again.astype(np.float64)
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        cosine = float(np.min(np.sum(one * other, axis=1)[lengths > 0] / lengths[lengths > 0], initial=1.0))
+        if not cosine >= SAME_DIRECTION:
+            raise ParityError(
+                f"`{name}`: computed again in float32 it points elsewhere than what was scored under `{precision}` (cosine {cosine:.3f}, expected"
+                f" at least {SAME_DIRECTION}). Extract and evaluate it again, with `extract.precision: float32` if it happens again."
+            )
+        return
     scale = float(np.sqrt(np.mean(scored.astype(np.float64) ** 2))) or 1.0
     difference = float(np.abs(scored - again).max()) / scale
     if not difference <= SAME:

@@ -30,12 +30,17 @@ class StudiedEncoder:
         architecture: "timm:<tag>" with options.
         weights: the weights' file; None for the hub.
         input_px: side of the square it sees; its twins see the same.
+        mean: what is subtracted from intensities scaled to 0..1, one value or one per channel of the backbone; () for what timm
+            states with weights from the hub, and 0.5 with weights from a file.
+        std: what they are then divided by; () likewise.
     """
 
     name: str
     architecture: str
     weights: Path | None
     input_px: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def study(
@@ -59,10 +64,10 @@ def study(
         raise ParamsError(f"There is no data set {', '.join(f'`{u}`' for u in unknown)} in `{folder}`. There are: {known}.")
     wanted = [recipe for recipe in found if not only or recipe.name in only]
     make_workspace(root)
+    keep_weights(root, encoder)
     benchmarks = [name for recipe in wanted if (name := import_one(root, recipe)) is not None]
     if not benchmarks:
         raise BenchmarkError(f"No data set of `{folder}` could be imported; the reasons are above.")
-    keep_weights(root, encoder)
     write_flow(root, asdict_without_none(study_params(root, benchmarks, encoder, extract, threads)))
     dvc(root, "repro")
     return benchmarks
@@ -128,15 +133,19 @@ def encoder_params(encoder: StudiedEncoder, strategy: str) -> EncoderParams:
     """The card of the encoder on benchmarks with that channel strategy."""
     from registry.encoders.architecture import Architecture
 
-    label = Architecture.parse(encoder.architecture).label
+    architecture = Architecture.parse(encoder.architecture)
+    # weights are used with the normalisation they were trained with
+    mean, std = ((0.5,), (0.5,)) if encoder.weights else architecture.normalisation()
     return EncoderParams(
         name=encoder.name,
         summary=f"`{encoder.architecture}` with pretrained weights",
         architecture=encoder.architecture,
-        weights=f"file:{weights_path(encoder)}" if encoder.weights else f"hub:{encoder.architecture.removeprefix('timm:')}",
+        weights=f"file:{weights_path(encoder)}" if encoder.weights else f"hub:{architecture.tag}",
         channel_strategy=strategy,
         input_px=encoder.input_px,
-        twins=[f"untrained-{label}", f"shuffled-{encoder.name}"],
+        mean=list(encoder.mean or mean),
+        std=list(encoder.std or std),
+        twins=[f"untrained-{architecture.label}", f"shuffled-{encoder.name}"],
         licence="as stated with the weights",
     )
 

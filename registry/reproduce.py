@@ -70,7 +70,10 @@ def reproduce(store: Store, reference: str, repository: Path, benchmark: str = "
         name = registered.card.benchmark
         provenance = store.provenance(version, name)
         if provenance.obstacle():
-            raise StoreError(f"`{version}` cannot be reproduced: {provenance.obstacle()}. Commit, run `dvc repro` and `blankslide registry sync`.")
+            raise StoreError(
+                f"`{version}` cannot be reproduced: {provenance.obstacle()}. A version can be where its workspace is a git checkout:"
+                " commit, run `dvc repro` and `blankslide registry sync`."
+            )
         folder = f"out/bundles/{name}/{registered.name}"
         stage = producing_stage(provenance, folder)
         with _worktree(repository, provenance, Path(scratch) / "worktree") as workspace:

@@ -102,7 +102,7 @@ class TaskReading(_Model):
     twin: Opinion | None = Field(description="Its untrained (or shuffled) twin; null if none is in the bundle.")
     control: Opinion | None = Field(description="The best control that can be computed on a new image; null if there is none.")
     unservable: list[UnservableControl] = Field(description="Stronger controls that cannot be computed here, with the reason.")
-    verdict: VerdictSaid | None = Field(description="null if the task was not assessed.")
+    verdict: VerdictSaid | None = Field(description="null for a control, which is nothing to be judged.")
 
 
 class Distance(_Model):

@@ -83,6 +83,8 @@ class Scorer:
         self._max_pixels = max_pixels
         self._reference = Reference.of(bundle.reference) if bundle.reference is not None else None
         self._evidence = {task: bundle.scorecard.task(task) for task in encoder.heads}
+        # no encoder stands without its controls: what it was not judged on (a confound such as a position) it is not asked
+        self._tasks = [task for task in encoder.heads if self._evidence[task] or encoder.card.card.role != "encoder"]
         self._check_golden()
 
     @classmethod
@@ -131,7 +133,7 @@ class Scorer:
             role=card.card.role,
             summary=card.card.summary,
             dim=card.dim,
-            tasks=list(self._encoder.heads),
+            tasks=self._tasks,
             companions=list(self._companions),
             image=self.expected,
         )
@@ -200,7 +202,7 @@ class Scorer:
         return Reading(
             **self._embedding_answer(embedding).model_dump(by_alias=False),
             distance=self._reference.distance(embedding) if self._reference else None,
-            tasks=[self._task_reading(task, embedding, companions) for task in self._encoder.heads],
+            tasks=[self._task_reading(task, embedding, companions) for task in self._tasks],
             notes=self.bundle.scorecard.notes,
         )
 

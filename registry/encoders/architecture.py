@@ -74,6 +74,15 @@ class Architecture:
         configuration = get_pretrained_cfg(self.tag)
         return int(configuration.input_size[0]) if configuration is not None and configuration.input_size else 3
 
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation that timm states with the pretrained weights; 0.5 where it states none."""
+        from timm.models import get_pretrained_cfg
+
+        configuration = get_pretrained_cfg(self.tag) if self.family == "timm" else None
+        if configuration is None:
+            return (0.5,), (0.5,)
+        return tuple(map(float, configuration.mean)), tuple(map(float, configuration.std))
+
     def build(self, channels: int, classes: int = 0) -> nn.Module:
         """The backbone with fresh weights from torch's current random state; `classes` 0 leaves out the classifier.
 

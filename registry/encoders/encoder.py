@@ -52,7 +52,10 @@ class Placement:
             ProviderError: CUDA was asked for and is not there. Nothing falls back silently.
         """
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ProviderError("Device `cuda` was asked for, but torch finds no CUDA device here. Check the driver, or use `--device cpu`.")
+            raise ProviderError("Device `cuda` was asked for, but torch finds no CUDA device here. Check the driver, or set `extract.device: cpu`.")
+        if self.device == "cuda":
+            # TF32 keeps 10 bits: what is called float32 would differ from what is served
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         return torch.device(self.device)
 
     def describe(self) -> str:

@@ -14,10 +14,11 @@ from pipelines.diagnose import diagnose
 from pipelines.embeddings import Row
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
-from pipelines.package import oracle_part, package
-from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, ExtractParams, Params
+from pipelines.package import SAME, check_same, oracle_part, package
+from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
 from pipelines.stages import Workspace
 from registry.bundle import Bundle, read_bundle
+from registry.errors import ParityError
 from registry.evidence import Scorecard
 from registry.files import read_json
 from registry.heads import heads_of
@@ -102,3 +103,35 @@ def test_the_oracle_is_registered_as_a_positive_control(workspace: Workspace, or
     run = store._client.get_run(version.tags["run.tiny"])
     entry = next(e for e in oracle.scorecard.scores if (e.task, e.metric) == ("bright", "logistic.balanced_accuracy"))
     assert run.data.metrics["bright/logistic.balanced_accuracy"] == entry.value
+
+
+def test_what_was_extracted_in_mixed_precision_is_packaged_as_it_is_served(tmp_path: Path) -> None:
+    card = EncoderParams("net", "drawn fresh", "timm:resnet18", "random", role="twin", channel_strategy="native", input_px=32)
+    cell = CellParams("tiny", "net", ["net"], "registry/encoders", card)
+    params = replace(PARAMS, cells={"tiny--net": cell}, extract=ExtractParams(device="cpu", precision="amp-bfloat16", twin_seeds=1))
+    made = Workspace(tmp_path)
+    benchmark = write_images(made.data("tiny"), plates=6, wells=4)
+    extract_cell(benchmark, cell, params, made)
+    evaluate_cell(benchmark, made.embeddings("tiny") / "net", params, made.scores("tiny") / "net")
+    evaluate_oracle(benchmark, made.embeddings("tiny"), params, made.oracle("tiny"))
+    diagnose(made, params, "tiny")
+    package(made, params, "tiny")
+    bundle = read_bundle(made.bundles("tiny") / "net")
+    scored = Row.read(made.embeddings("tiny") / "net" / "net").embedding(bundle.card.member, 0, benchmark.index["image_id"].tolist())
+    assert bundle.golden is not None
+    served = bundle.golden.embedding
+    nearest = np.abs(scored[:, None] - served).max(axis=2).min(axis=0) / np.sqrt(np.mean(scored**2))
+    # mixed precision did round, and the bundle holds the float32 that will be served
+    assert (nearest > SAME).all()
+    assert (nearest < 0.2).all()
+
+
+def test_another_network_than_was_scored_is_refused_under_any_precision() -> None:
+    rng = np.random.default_rng(0)
+    scored = rng.normal(size=(4, 32)).astype(np.float32)
+    check_same("net", scored, scored * (1 + 1e-4))
+    check_same("net", scored, scored + 0.03 * rng.normal(size=(4, 32)).astype(np.float32), "amp-bfloat16")
+    with pytest.raises(ParityError, match="differs from what was scored by"):
+        check_same("net", scored, scored * 1.01)
+    with pytest.raises(ParityError, match=r"points elsewhere .* under `amp-bfloat16` \(cosine 0\.[0-8]"):
+        check_same("net", scored, scored + rng.normal(size=(4, 32)).astype(np.float32), "amp-bfloat16")

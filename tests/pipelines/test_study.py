@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipelines.study import StudiedEncoder, encoder_params, untrained_params
 from registry.encoders.architecture import Architecture
 from registry.encoders.weights import fresh_backbone
 from registry.files import read_json
 from registry.store import Store, default_uri
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -50,6 +49,7 @@ def study(checkout: Path, data: Path, *more: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=checkout, env={**os.environ}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_folder_of_data_sets_becomes_a_registry(tmp_path: Path, data: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
@@ -77,6 +77,18 @@ def test_a_folder_of_data_sets_becomes_a_registry(tmp_path: Path, data: Path) ->
     assert "[registry] 0 registered" in again.stdout
 
 
+def test_the_encoder_is_described_with_what_its_weights_were_trained_with(tmp_path: Path) -> None:
+    hub = encoder_params(StudiedEncoder("net", "timm:resnet50.a1_in1k?pad_type=same", None, 64), "native")
+    assert hub.weights == "hub:resnet50.a1_in1k"
+    assert hub.mean == pytest.approx([0.485, 0.456, 0.406])
+    assert untrained_params(hub).std == hub.std == pytest.approx([0.229, 0.224, 0.225])
+    given = encoder_params(StudiedEncoder("net", "timm:resnet50", tmp_path / "net.pt", 64), "native")
+    assert (given.weights, given.mean, given.std) == ("file:weights/net.pt", [0.5], [0.5])
+    stated = encoder_params(StudiedEncoder("net", "timm:resnet50", tmp_path / "net.pt", 64, (0.1,), (0.2,)), "native")
+    assert (stated.mean, stated.std) == ([0.1], [0.2])
+
+
+@pytest.mark.slow
 def test_a_data_set_that_is_not_there_is_named_before_anything_is_written(tmp_path: Path, data: Path) -> None:
     done = study(tmp_path, data, "--only", "nobody")
     assert done.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ def export_networks(folder: Path) -> dict[str, Exported]:
     return {row: Exported(role, network, paths[row], export_onnx(network, images, paths[row])) for row, (role, network) in networks.items()}
 
 
-def make_bundle(folder: Path, exported: dict[str, Exported], spec: ImageSpec = CELLS, servable: str = "intensity", **changes: Any) -> TinyBundle:
+def make_bundle(
+    folder: Path, exported: dict[str, Exported], spec: ImageSpec = CELLS, servable: str = "intensity", judged: Sequence[str] = TASKS, **changes: Any
+) -> TinyBundle:
     """Build one bundle, named like its folder; `changes` replace arguments of `write_bundle`."""
     name = folder.name
     train, new = (tiny_images(n, seed).astype(spec.dtype) for n, seed in ((90, 10), (8, 11)))
@@ -176,7 +179,7 @@ def make_bundle(folder: Path, exported: dict[str, Exported], spec: ImageSpec = C
         "companions": [CompanionParts(cards[row], exported[row].onnx, heads[row]) for row in ("untrained-tiny", "intensity")],
         **changes,
     }
-    tasks = [evidence(task, servable) for task in TASKS]
+    tasks = [evidence(task, servable) for task in judged]
     card = Scorecard(name, "encoder", "cells", "Cells", "0" * 64, "plate", notes=["Plates as units."], tasks=tasks)
     write_bundle(folder, cards["encoder"], card, **parts)
     return TinyBundle(folder, train, new, embed(encoder.network, new), probabilities)

@@ -97,6 +97,12 @@ class TestReading:
         assert task.control is None
         assert [(u.name, u.reason) for u in task.unservable][1] == ("texture", "It was not packed into this bundle.")
 
+    def test_an_encoder_gives_no_answer_to_what_it_was_not_judged_on(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = altered(judged=("phase",))
+        scorer = Scorer.open(bundle.folder)
+        assert scorer.facts.tasks == ["phase"]
+        assert [task.task for task in scorer.read(npy(bundle.images[0])).tasks] == ["phase"]
+
     def test_without_companions_there_is_only_the_encoder(self, altered: Callable[..., TinyBundle]) -> None:
         bundle = altered(companions=())
         reading = Scorer.open(bundle.folder).read(npy(bundle.images[0]))

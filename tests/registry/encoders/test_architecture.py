@@ -61,3 +61,10 @@ def test_an_unknown_own_network_lists_all() -> None:
 def test_an_option_timm_does_not_know_is_a_card_error() -> None:
     with pytest.raises(CardError, match=r"timm cannot build `resnet18`.*wings"):
         Architecture.parse("timm:resnet18?wings=2").build(3)
+
+
+def test_pretrained_weights_are_used_with_the_normalisation_timm_states() -> None:
+    mean, std = Architecture.parse("timm:resnet50.a1_in1k").normalisation()
+    assert (mean, std) == (pytest.approx((0.485, 0.456, 0.406)), pytest.approx((0.229, 0.224, 0.225)))
+    assert Architecture.parse("timm:vit_tiny_patch16_224.augreg_in21k?img_size=64").normalisation() == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert Architecture.parse("cnn:small").normalisation() == ((0.5,), (0.5,))

@@ -142,7 +142,7 @@ def test_no_two_draws_share_a_seed() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_missing_device_is_an_error_and_never_a_fallback(card: EncoderCard, facts: Facts) -> None:
-    with pytest.raises(ProviderError, match=r"`cuda` was asked for.*`--device cpu`"):
+    with pytest.raises(ProviderError, match=r"`cuda` was asked for.*`extract.device: cpu`"):
         TorchEncoder(card, EncoderNetwork(card, facts.image), Placement("cuda"))
 
 
