@@ -14,7 +14,8 @@ export GIT_PYTHON_REFRESH := quiet
 # thirty stages import the same libraries: compiled once, they start in a second or two
 unexport PYTHONDONTWRITEBYTECODE
 
-SOURCES := $(shell git ls-files '*.py' '*.yaml' '*.toml' '*.lock' '*.css' '*.js' '*.j2' 2>/dev/null)
+# everything: tests read documents, pages and MLproject too
+SOURCES := $(filter-out dvc.lock %.dvc %.gitignore,$(shell git ls-files 2>/dev/null))
 
 .PHONY: help env run test test-slow test-browser test-gpu check format clean
 
@@ -87,4 +88,4 @@ format: env
 	ruff format .
 
 clean:
-	rm -rf $(VENV) .uv out reports/index.html data mlflow.db mlartifacts
+	rm -rf $(VENV) .uv out reports data/culture data/tissue mlflow.db mlartifacts

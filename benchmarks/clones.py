@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
+#: `import time:      self [us] | cumulative | imported package`, of which the first line is the heading
+REPORTED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|")
 #: what belongs to the process that started this one, not to a flow
 #: (the kernels a machine is told to use, such as OPENBLAS_CORETYPE, stay: both flows run on that machine)
 NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH")
@@ -39,9 +44,40 @@ def environment_of(clone: Path) -> dict[str, str]:
     return {**kept, **folders, "PATH": path, "PYTHONPATH": str(clone.resolve())}
 
 
-def dvc(folder: Path, environment: dict[str, str] | os._Environ[str], *arguments: str, check: bool = True) -> int:
-    """A dvc command whose output is seen as it comes."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=dict(environment), check=check).returncode
+def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> tuple[float, float]:
+    """Run `dvc repro` whole; returns its seconds and how many of them went into imports.
+
+    Every process that dvc starts, and dvc itself, reports its imports (PYTHONPROFILEIMPORTTIME: microseconds that each import took
+    without those it led to), wherever in a stage they happen.
+
+    Raises:
+        Refused: a stage failed.
+    """
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--no-run-cache", *targets],
+        cwd=folder,
+        env={**environment, "PYTHONPROFILEIMPORTTIME": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    imports_s = imported_s(process.stderr or ())
+    if process.wait():
+        raise Refused(f"`dvc repro` failed in `{folder}`; the reason is above.")
+    return time.monotonic() - started, imports_s
+
+
+def imported_s(lines: Iterable[str]) -> float:
+    """Seconds spent in imports; every other line is passed on."""
+    microseconds = 0
+    for line in lines:
+        found = REPORTED.search(line)
+        if found:
+            microseconds += int(found[1])
+        elif "import time:" not in line:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+    return microseconds / 1e6
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:

@@ -29,7 +29,7 @@ class BenchmarkParams:
 class EncoderParams:
     """The card of one encoder: the fields of `registry.cards.EncoderCard` that a person states.
 
-    `weights` is "trained" (by this workspace's train stage), "random", "file:<path from the workspace>" or "hub".
+    `weights` is "trained" (by this workspace's train stage), "random", "file:<path from the workspace>" or "hub:<timm tag>".
     """
 
     name: str

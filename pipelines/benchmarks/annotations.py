@@ -13,7 +13,7 @@ from registry.errors import BenchmarkError
 
 #: labels must occur in this many units to be scored on a unit that was never seen in training
 LEAST_UNITS = 2
-#: STATISTICS: no interval below this number of units per class, and below this number of units
+#: no interval below this number of units per class, and below this number of units (`metrics.jackknife`)
 UNITS_FOR_INTERVAL, UNITS_FOR_VERDICT = 3, 10
 METADATA = ("plate", "well", "site", "batch", "patient")
 #: rows A to AF of plates with up to 1536 wells

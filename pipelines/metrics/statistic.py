@@ -24,7 +24,7 @@ class Statistic:
         value: the statistic on all images; NaN where it does not exist.
         units: U names, sorted, no name twice.
         without: (U,) the statistic recomputed with unit u left out; NaN where it does not exist.
-        share: (U,) how much of the statistic rests on unit u; sums to 1 (STATISTICS: "share of unit u").
+        share: (U,) how much of the statistic rests on unit u; sums to 1 (each metric says which).
         n_images: images that take part.
         class_in_units: the smallest number of units that any class of the vocabulary occurs in; 0 when one does not occur.
     """
