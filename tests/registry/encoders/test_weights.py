@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -151,3 +152,25 @@ def test_a_hub_that_cannot_be_reached_says_the_next_step(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", UNREACHABLE], capture_output=True, text=True, check=True, env=environment)
     assert "`hub:mobilenetv2_100.ra_in1k` cannot be fetched from http://127.0.0.1:9" in done.stdout
     assert "`weights: file:<path>`" in done.stdout
+
+
+CACHED = """
+from registry.encoders.weights import hub_file, load_backbone, read_weights
+from registry.encoders.architecture import Architecture
+architecture = Architecture.parse("timm:resnet10t.c3_in1k")
+backbone = load_backbone(architecture, 3, read_weights(hub_file(architecture.tag)), "hub")
+print(float(backbone.state_dict()["conv1.0.weight"].sum()))
+"""
+
+
+def test_weights_in_the_hubs_cache_are_loaded_without_a_network(tmp_path: Path) -> None:
+    """A cache as the hub's own client lays it out."""
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=1000)
+    folder = tmp_path / "hub" / "models--timm--resnet10t.c3_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(network.state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CACHED], capture_output=True, text=True, check=True, env=environment)
+    assert float(done.stdout) == pytest.approx(float(network.state_dict()["conv1.0.weight"].sum()), rel=1e-5)
