@@ -80,7 +80,7 @@ def import_data(options: argparse.Namespace) -> None:
     print(f"`{options.name}`: {len(made.index)} images, {made.index['unit'].nunique()} units ({made.card.unit}), {len(made.folds)} folds, in {out}.")
     if tracked is not None:
         print(f"Tracked by DVC: commit `{tracked}`.")
-    print("Next: add cells for it to params.yaml and run `dvc repro`, or `blankslide study` for a pretrained encoder and all controls.")
+    print("Next: add cells for it to params.yaml (docs/import.md) and run `dvc repro`, or `blankslide study` for a pretrained encoder.")
 
 
 def get_data(options: argparse.Namespace) -> None:
@@ -117,7 +117,10 @@ def _sync(store: Store, workspace: Path) -> None:
 def registry_list(options: argparse.Namespace) -> None:
     """`blankslide registry list`."""
     store = open_store(options)
-    for name in store.models():
+    names = store.models()
+    if not names:
+        print("Nothing is registered yet. Fill the registry with `blankslide registry sync`.")
+    for name in names:
         for version in store.versions(name):
             print(f"{version}  {version.identity[:12]}  {', '.join(version.benchmarks)}")
 

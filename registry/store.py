@@ -247,11 +247,15 @@ class Store:
 
         Raises:
             NotFoundError: no such model, version or alias; lists what there is.
+            StoreError: the registry is empty.
         """
         wanted = Reference.parse(reference)
         versions = self.versions(wanted.name)
         if not versions:
-            raise NotFoundError("registered model", wanted.name, self.models())
+            known = self.models()
+            if not known:
+                raise StoreError(f"`{self.uri}` holds no registered model, so no `{wanted.name}`. Fill it with `blankslide registry sync`.")
+            raise NotFoundError("registered model", wanted.name, known)
         alias = wanted.alias or PROMOTED
         for version in versions:
             if version.number == wanted.version or (not wanted.version and alias in version.aliases):

@@ -15,6 +15,16 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 MODALITIES = ("cells", "tissue", "natural")
 
 
+def check_name(name: str) -> None:
+    """Refuse what is no name of a benchmark.
+
+    Raises:
+        BenchmarkError: says which characters there may be.
+    """
+    if not NAME.fullmatch(name):
+        raise BenchmarkError(f"Expected a benchmark name of small letters, digits, `_` and `-` that starts with a letter or digit, got `{name}`.")
+
+
 @dataclass(frozen=True)
 class Task:
     """One question on a benchmark.
@@ -79,8 +89,7 @@ class BenchmarkCard:
     checksums: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise BenchmarkError(f"Expected a benchmark name like `[a-z0-9][a-z0-9_-]*`, got `{self.name}`.")
+        check_name(self.name)
         if self.modality not in MODALITIES:
             raise BenchmarkError(f"`{self.name}`: expected a modality of {', '.join(MODALITIES)}, got `{self.modality}`.")
         names = [task.name for task in self.tasks]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.benchmarks.annotations import confound_notes, metadata, position_notes, settle_labels, settle_units, unit_notes
-from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.manifests import CLASS, Manifest
@@ -48,6 +48,7 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
         BenchmarkError: the folder, table, labels or units cannot be used, or more images are bad than are tolerated.
         ParamsError: the options contradict each other.
     """
+    check_name(name)
     if out.exists() and not options.replace:
         raise BenchmarkError(f"`{out}` already exists. Choose another name, or overwrite it with `--replace`.")
     manifest = select(read_manifest(folder, options), options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_a_miss_lists_what_there_is() -> None:
 def test_a_missing_file_says_where_it_was_expected(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"Expected `params.yaml`"):
         Params.read(tmp_path / "params.yaml")
+
+
+def test_the_cells_of_the_import_page_can_be_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.S) if "compare:" in text)
+    stated, params = yaml.safe_load(block), yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | {"compare": stated["compare"], "cells": params["cells"] | stated["cells"]}))
+    assert {cell.cell for cell in Params.read(tmp_path / "params.yaml").cells_of("screen1")} == {"controls", "untrained", "mine"}
