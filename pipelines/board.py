@@ -11,7 +11,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
 from pipelines.metrics.statistic import Statistic
 from pipelines.scores import Scored, read_scores
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 
 #: a pure confound: compared and shown, decides nothing
 CONFOUND = "layout"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.stages import Workspace, limit_threads
+from pipelines.workspace import Workspace, limit_threads
 from registry.errors import BlankslideError, GateRefusedError, NotFoundError, ParamsError, StoreError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from pipelines.metrics.verdicts import Verdict, holm_table, judge
 from pipelines.params import Params
 from pipelines.scores import Scored
 from pipelines.sensitivity import CommonDim, at_common_dim, common_tasks
-from pipelines.stages import Workspace
 from pipelines.tracking import versions
+from pipelines.workspace import Workspace
 from registry.errors import NotFoundError
 from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import write_json

@@ -38,7 +38,7 @@ from registry.files import sha256_of_file, sha256_of_json
 from registry.representation import Batch
 
 if TYPE_CHECKING:
-    from pipelines.stages import Workspace
+    from pipelines.workspace import Workspace
 
 
 #: shards for each process where there are so many batches

@@ -18,7 +18,7 @@ from pipelines.embeddings import Row
 from pipelines.parallel import in_parallel
 from pipelines.params import CellParams, Params
 from pipelines.rows import cards_of, facts_of, weights_file
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.bundle import Arrays, BundleCard, CompanionParts, Golden, read_arrays, write_bundle
 from registry.cards import EncoderCard
 from registry.errors import ParityError

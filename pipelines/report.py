@@ -18,7 +18,7 @@ from pipelines.params import Params
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
 from pipelines.reporting.views import BenchmarkView, benchmark_view
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS, Scorecard
 from registry.files import published, read_json

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.stages import Workspace, limit_threads
+from pipelines.workspace import Workspace, limit_threads
 
 PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "onnxruntime-gpu", "pyarrow", "mlflow", "dvc")
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.culture_scene import CHANNELS, draw_scene, expected_photons, expose, plate_effects
-from pipelines.benchmarks.simulate import Drawn, check_ranges, stream, write_ome_tiff
+from pipelines.benchmarks.drawing import Drawn, check_ranges, stream, write_ome_tiff
 from pipelines.parallel import in_parallel
 from registry.errors import ParamsError
 from registry.images import ImageSpec

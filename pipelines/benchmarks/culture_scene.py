@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.benchmarks.simulate import radial_frequency, random_field
+from pipelines.benchmarks.drawing import radial_frequency, random_field
 from registry.arrays import Floats
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.benchmarks.drawing import radial_frequency
 from pipelines.benchmarks.index import Benchmark
-from pipelines.benchmarks.simulate import radial_frequency
 from registry.arrays import Floats
 
 #: wavelengths in pixels that separate the bands of the spectrum

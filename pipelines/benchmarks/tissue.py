@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
-from pipelines.benchmarks.simulate import Drawn, check_ranges, stream, write_ome_tiff
+from pipelines.benchmarks.drawing import Drawn, check_ranges, stream, write_ome_tiff
 from pipelines.benchmarks.tissue_scene import (
     BLOCKS,
     SIDE,

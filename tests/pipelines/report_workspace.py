@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.embeddings import Manifest
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.cards import EncoderCard
 from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import sha256_of_file, write_json

@@ -15,7 +15,7 @@ from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, Params
 from pipelines.scores import read_scores
 from pipelines.sensitivity import at_common_dim
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.cards import EncoderCard
 from registry.errors import NotFoundError
 from registry.evidence import Scorecard

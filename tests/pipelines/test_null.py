@@ -19,8 +19,8 @@ from pipelines.benchmarks.simulate import simulate
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
 from pipelines.params import CellParams, EncoderParams, EvaluateParams, ExtractParams, Params
-from pipelines.stages import Workspace
 from pipelines.train import train
+from pipelines.workspace import Workspace
 from registry.controls.catalogue import control_names
 
 pytestmark = pytest.mark.slow

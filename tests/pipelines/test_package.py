@@ -16,7 +16,7 @@ from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
 from pipelines.package import SAME, check_same, oracle_part, package
 from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.bundle import Bundle, read_bundle
 from registry.errors import ParityError
 from registry.evidence import Scorecard

@@ -24,7 +24,7 @@ from pipelines.report import read_scorecards, write_report
 from pipelines.reporting import words
 from pipelines.reporting.contact import CLASSES, Renderer, contact, data_uri, scale_bar_um
 from pipelines.reporting.lanes import Axis
-from pipelines.stages import Workspace
+from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS
 from registry.images import ImageSpec

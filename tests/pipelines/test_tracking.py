@@ -13,8 +13,8 @@ import yaml
 
 from pipelines.extract import extract_cell
 from pipelines.params import CellParams, EvaluateParams, ExtractParams, Params
-from pipelines.stages import Workspace
 from pipelines.tracking import flat, inside_mlflow_run, machine, read_inputs, stage_name
+from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError
 from registry.flow_experiment import FlowExperiment
 from registry.store import Store

@@ -11,8 +11,9 @@ import pytest
 
 from pipelines.benchmarks.culture import CHANNELS, CONTROL, TREATMENTS, CultureParameters, Site, Treatment, draw_plate
 from pipelines.benchmarks.culture_scene import PlateEffects, Scene, draw_scene, expected_photons, plate_effects
+from pipelines.benchmarks.drawing import radial_frequency, stream
 from pipelines.benchmarks.index import Benchmark
-from pipelines.benchmarks.simulate import radial_frequency, simulate, stream
+from pipelines.benchmarks.simulate import simulate
 from pipelines.benchmarks.summaries import handedness, nuclear_peaks
 from registry.images import read_image
 
