@@ -28,7 +28,10 @@ def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], d
     reasons = {job: why_not(board, *job) for job in jobs if board.statistics(job[0], job[1].name, job[1].metric)}
     # it costs minutes to learn a number that no interval could be given for
     asked = [job for job, reason in reasons.items() if not reason]
-    found = dict(zip(asked, in_parallel(partial(_finding, board, params), asked, params.threads), strict=True))
+    # side by side are questions, or the folds of one question where there are several
+    inner = params.threads if len(board.benchmark.folds) > 1 else 1
+    outer = 1 if inner > 1 else params.threads
+    found = dict(zip(asked, in_parallel(partial(_finding, board, params, inner), asked, outer), strict=True))
     return {(job[0], job[1].name): found[job] if job in found else unknown(board, *job, reason) for job, reason in reasons.items()}
 
 
@@ -43,7 +46,7 @@ def unknown(board: Board, encoder: str, task: Task, reason: str) -> dict[str, An
     return {"bits": None, "low": None, "high": None, "word": "not assessable", "sentence": sentence, "note": "", "against": []}
 
 
-def _finding(board: Board, params: Params, job: tuple[str, Task]) -> dict[str, Any]:
+def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) -> dict[str, Any]:
     encoder, task = job
     question = Question.of(board.benchmark, task)
     settings = InformationSettings(inner_folds=params.evaluate.inner_folds, seed=params.seed)
@@ -56,6 +59,7 @@ def _finding(board: Board, params: Params, job: tuple[str, Task]) -> dict[str, A
         question.units,
         len(question.classes),
         settings,
+        partial(in_parallel, workers=workers),
     )
     print(f"[diagnose] {board.benchmark.card.name}: {encoder} on `{task.name}` adds {found.encoder.value:.3f} bits to its controls", flush=True)
     return described(encoder, task, found, settings, board, params)

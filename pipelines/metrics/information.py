@@ -13,7 +13,7 @@ Conditioning on B+ is as good as B+ is: at most `control_dims` directions of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,27 @@ class Information:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class FoldBits:
+    """The test images of one fold.
+
+    Attributes:
+        test: (m,) which images they are.
+        bits: (m,) what each row adds, by (kind, seed).
+        left: (m,) loss of the controls alone, in bits.
+        prior: (m,) loss of the class frequencies alone, in bits.
+        dropped: whether the encoder was left out of the fit.
+        notes: on the fit.
+    """
+
+    test: Ints
+    bits: dict[tuple[str, int], Floats]
+    left: Floats
+    prior: Floats
+    dropped: bool
+    notes: tuple[str, ...]
+
+
 def beyond_controls(
     controls: FoldFeatures,
     encoder: FoldFeatures,
@@ -66,6 +87,7 @@ def beyond_controls(
     units: Sequence[str] | NDArray[np.str_],
     n_classes: int,
     settings: InformationSettings,
+    each: Callable[[Callable[[int], FoldBits], Sequence[int]], Iterable[FoldBits]] = map,
 ) -> Information:
     """Compute bits beyond the controls for an encoder, its twins and random-feature networks of the controls.
 
@@ -80,6 +102,7 @@ def beyond_controls(
         units: n unit names; they bound the inner folds and are left out by the jackknife.
         n_classes: size of the vocabulary.
         settings: shared by all rows.
+        each: applies a function to every fold, in order; one that works in parallel gives the same.
 
     Raises:
         InputError: no test image, fewer than two classes in a training fold, NaN or infinity.
@@ -92,24 +115,37 @@ def beyond_controls(
     rows: dict[tuple[str, int], FoldFeatures] = {("encoder", 0): encoder}
     rows |= {(name, seed): features for name, seeds in twins.items() for seed, features in enumerate(seeds)}
     networks = [(_NETWORKS, seed) for seed in range(settings.random_networks)]
-    bits = {key: np.zeros(len(labels)) for key in [*rows, *networks]}
-    left, prior, dropped = np.zeros(len(labels)), np.zeros(len(labels)), 0
-    notes: list[str] = []
-    for number in numbers:
+
+    def of_fold(number: int) -> FoldBits:
         train, test = np.flatnonzero((labels >= 0) & (folds != number)), tested[folds[tested] == number]
         b, r = features_of_fold(controls, number), features_of_fold(encoder, number)
         baseline = enlarge(b[train], b[test], labels[train], units[train], n_classes, settings)
-        notes += [f"fold {number}: {note}" for note in baseline.notes]
-        left[test] = log2_loss(baseline.fit.logits(baseline.test), baseline, labels[test])
-        prior[test] = log2_loss(baseline.prior_logits(len(test)), baseline, labels[test])
+        remaining = log2_loss(baseline.fit.logits(baseline.test), baseline, labels[test])
+        added = {}
         for key, features in rows.items():
             x = features_of_fold(features, number)
-            found = _with_row(baseline, x[train], x[test], labels[test], settings)
-            bits[key][test] = left[test] - found.loss
-            dropped += key == ("encoder", 0) and np.isinf(found.penalty)
+            added[key] = _with_row(baseline, x[train], x[test], labels[test], settings)
         for key in networks:
             h_train, h_test = baseline.random_features(key[1], r.shape[1], settings.seed)
-            bits[key][test] = left[test] - _with_row(baseline, h_train, h_test, labels[test], settings).loss
+            added[key] = _with_row(baseline, h_train, h_test, labels[test], settings)
+        return FoldBits(
+            test=test,
+            bits={key: remaining - found.loss for key, found in added.items()},
+            left=remaining,
+            prior=log2_loss(baseline.prior_logits(len(test)), baseline, labels[test]),
+            dropped=bool(np.isinf(added["encoder", 0].penalty)),
+            notes=tuple(f"fold {number}: {note}" for note in baseline.notes),
+        )
+
+    bits = {key: np.zeros(len(labels)) for key in [*rows, *networks]}
+    left, prior, dropped = np.zeros(len(labels)), np.zeros(len(labels)), 0
+    notes: list[str] = []
+    for found in each(of_fold, numbers):
+        left[found.test], prior[found.test] = found.left, found.prior
+        for key, values in found.bits.items():
+            bits[key][found.test] = values
+        dropped += found.dropped
+        notes += found.notes
 
     def of(values: Floats) -> Statistic:
         return image_mean(values[tested], units[tested], labels[tested], n_classes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pipelines.metrics.information import Information, beyond_controls, judge_in
 from pipelines.metrics.sentences import information_sentence
 from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict
+from pipelines.parallel import in_parallel
 from registry.errors import InputError
 from tests.pipelines.metrics.data import halves, mean_statistic
 
@@ -156,6 +158,19 @@ def test_several_classes_several_folds_and_features_per_fold() -> None:
     assert found.encoder.n_units == 30
     assert found.encoder.value > 0.1
     assert found.random_features == ()
+
+
+def test_folds_side_by_side_give_the_same_bits() -> None:
+    case = _case(3, n=300, hidden=1.0)
+    twins = {"fresh": [_network(case, s) for s in range(2)]}
+    folds = np.array([int(unit[-2:]) % 4 for unit in case.units])
+    settings = replace(SETTINGS, penalties=(100.0, 1.0), random_networks=2)
+    arguments = (case.controls, _with_hidden(case), twins, case.labels, folds, case.units, 2, settings)
+    one, two = beyond_controls(*arguments), beyond_controls(*arguments, partial(in_parallel, workers=2))
+    for first, second in ((one.encoder, two.encoder), (one.twins["fresh"][1], two.twins["fresh"][1]), (one.baseline, two.baseline)):
+        assert second.value == pytest.approx(first.value, abs=1e-9)
+        assert second.without == pytest.approx(first.without, abs=1e-9)
+    assert one.notes == two.notes
 
 
 def test_swapping_labels_and_batches_changes_the_answer() -> None:
