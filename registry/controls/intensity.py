@@ -32,23 +32,23 @@ class IntensityModule(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(n, c, y, x) -> (n, c * 15)."""
         values = pixels.flatten(2)
-        return torch.cat([self._moments(values), self._quantiles(values)], dim=2).flatten(1)
+        return torch.cat([self._moments(pixels), self._quantiles(values)], dim=2).flatten(1)
 
-    def _moments(self, values: Tensor) -> Tensor:
-        """(n, c, p) raw -> (n, c, 4)."""
-        rough = values.mean(dim=2, keepdim=True)
-        centred = values - rough
+    def _moments(self, pixels: Tensor) -> Tensor:
+        """(n, c, y, x) raw -> (n, c, 4)."""
+        rough = _mean(pixels)
+        centred = pixels - rough
         # the mean of float32 pixels is off in its last digits; one more pass removes that from all moments
-        remainder = centred.mean(dim=2, keepdim=True)
+        remainder = _mean(centred)
         # scaled last: raw whole numbers are exact in float32, fractions of the range are not
-        mean, centred = self.unit((rough + remainder)[..., None])[..., 0], (centred - remainder) / self.unit.span[..., 0]
+        mean, centred = self.unit(rough + remainder), (centred - remainder) / self.unit.span
         squared = centred * centred
-        variance = squared.mean(dim=2, keepdim=True)
+        variance = _mean(squared)
         # not `variance + TINY_VARIANCE`: the ONNX exporter takes so small a constant for 0 and leaves it out
         safe = variance.clamp(min=TINY_VARIANCE)
-        skewness = (squared * centred).mean(dim=2, keepdim=True) / (safe * safe.sqrt())
-        kurtosis = (squared * squared).mean(dim=2, keepdim=True) / (safe * safe) - 3
-        return torch.cat([mean, variance.sqrt(), skewness, kurtosis], dim=2)
+        skewness = _mean(squared * centred) / (safe * safe.sqrt())
+        kurtosis = _mean(squared * squared) / (safe * safe) - 3
+        return torch.cat([mean, variance.sqrt(), skewness, kurtosis], dim=2)[..., 0]
 
     def _quantiles(self, values: Tensor) -> Tensor:
         """(n, c, p) raw -> (n, c, 11)."""
@@ -62,6 +62,11 @@ class IntensityModule(nn.Module):
             found.append(lower + (upper - lower) * (position - below))
         quantiles: Tensor = self.unit(torch.stack(found, dim=2)[..., None])[..., 0]
         return quantiles
+
+
+def _mean(pixels: Tensor) -> Tensor:
+    """(n, c, y, x) -> (n, c, 1, 1), row by row: a runtime that adds up a whole image in float32 loses the fourth digit of a kurtosis."""
+    return pixels.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 class Intensity(NetworkControl):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from registry.controls.histogram import LEVELS, Histogram, ordered_keys, values_of_keys
 from registry.controls.intensity import MOMENTS, QUANTILES, Intensity
+from registry.export import export_onnx
+from registry.images import ImageSpec
+from registry.representation import Facts
 from tests.registry.controls.samples import batch_of, facts_for, smooth_noise
 
 
@@ -66,3 +71,13 @@ def test_keys_order_floats_of_either_sign_and_keep_whole_numbers() -> None:
     keys = ordered_keys(values)
     assert (np.diff(keys) >= 0).all()
     np.testing.assert_allclose(values_of_keys(keys), values, rtol=1 / 2048)
+
+
+def test_moments_of_rare_bright_pixels_survive_a_runtime_that_adds_up_in_float32(tmp_path: Path) -> None:
+    """A dark image with a few bright pixels: its kurtosis is in the hundreds, and most of the sum is of small numbers."""
+    rng = np.random.default_rng(3)
+    pixels = rng.poisson(3, (6, 3, 256, 320)).astype(np.float32)
+    pixels[:, :, :5, :5] = 255
+    facts = Facts("dark", "tissue", ImageSpec(("red", "green", "blue"), "uint8", 256, 320, ((0.0, 255.0),) * 3))
+    report = export_onnx(Intensity(facts).network(), pixels, tmp_path / "intensity.onnx")
+    assert report.relative < 1e-5
