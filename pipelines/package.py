@@ -268,8 +268,10 @@ def check_same(name: str, scored: NDArray[np.float32], again: NDArray[np.float32
     """
     if precision != "float32":
         one, other = scored.astype(np.float64), again.astype(np.float64)
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        cosine = float(np.min(np.sum(one * other, axis=1)[lengths > 0] / lengths[lengths > 0], initial=1.0))
+        lengths = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
+        # a vector of zeros points where only another one does
+        same = np.where(np.maximum(*lengths) == 0, 1.0, np.sum(one * other, axis=1) / np.maximum(lengths[0] * lengths[1], np.finfo(float).tiny))
+        cosine = float(same.min())
         if not cosine >= SAME_DIRECTION:
             raise ParityError(
                 f"`{name}`: computed again in float32 it points elsewhere than what was scored under `{precision}` (cosine {cosine:.3f}, expected"

@@ -42,12 +42,17 @@ PARAMS = Params(
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("packaged"))
     benchmark = write_images(made.data("tiny"), plates=24, wells=4)
-    extract_cell(benchmark, CELL, PARAMS, made)
-    evaluate_cell(benchmark, made.embeddings("tiny") / "controls", PARAMS, made.scores("tiny") / "controls")
-    evaluate_oracle(benchmark, made.embeddings("tiny"), PARAMS, made.oracle("tiny"))
-    diagnose(made, PARAMS, "tiny")
-    package(made, PARAMS, "tiny")
+    run_flow(made, benchmark, CELL, PARAMS)
     return made
+
+
+def run_flow(workspace: Workspace, benchmark: Benchmark, cell: CellParams, params: Params) -> None:
+    """From images to bundles, with one cell."""
+    extract_cell(benchmark, cell, params, workspace)
+    evaluate_cell(benchmark, workspace.embeddings("tiny") / cell.cell, params, workspace.scores("tiny") / cell.cell)
+    evaluate_oracle(benchmark, workspace.embeddings("tiny"), params, workspace.oracle("tiny"))
+    diagnose(workspace, params, "tiny")
+    package(workspace, params, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +116,7 @@ def test_what_was_extracted_in_mixed_precision_is_packaged_as_it_is_served(tmp_p
     params = replace(PARAMS, cells={"tiny--net": cell}, extract=ExtractParams(device="cpu", precision="amp-bfloat16", twin_seeds=1))
     made = Workspace(tmp_path)
     benchmark = write_images(made.data("tiny"), plates=6, wells=4)
-    extract_cell(benchmark, cell, params, made)
-    evaluate_cell(benchmark, made.embeddings("tiny") / "net", params, made.scores("tiny") / "net")
-    evaluate_oracle(benchmark, made.embeddings("tiny"), params, made.oracle("tiny"))
-    diagnose(made, params, "tiny")
-    package(made, params, "tiny")
+    run_flow(made, benchmark, cell, params)
     bundle = read_bundle(made.bundles("tiny") / "net")
     scored = Row.read(made.embeddings("tiny") / "net" / "net").embedding(bundle.card.member, 0, benchmark.index["image_id"].tolist())
     assert bundle.golden is not None
@@ -131,6 +132,9 @@ def test_another_network_than_was_scored_is_refused_under_any_precision() -> Non
     scored = rng.normal(size=(4, 32)).astype(np.float32)
     check_same("net", scored, scored * (1 + 1e-4))
     check_same("net", scored, scored + 0.03 * rng.normal(size=(4, 32)).astype(np.float32), "amp-bfloat16")
+    check_same("net", 0 * scored, 0 * scored, "amp-bfloat16")
+    with pytest.raises(ParityError, match="cosine 0"):
+        check_same("net", 0 * scored, scored, "amp-bfloat16")
     with pytest.raises(ParityError, match="differs from what was scored by"):
         check_same("net", scored, scored * 1.01)
     with pytest.raises(ParityError, match=r"points elsewhere .* under `amp-bfloat16` \(cosine 0\.[0-8]"):
