@@ -103,7 +103,7 @@ def multilabel_scores(features: Floats, membership: Mask, columns: Columns, rule
     """Score every profile once for each of its labels, such as the targets of a compound.
 
     Positives for a label are the profiles that have it, negatives those that share no label with the query; the rule speaks of other
-    columns (`pos_diffby=("compound",)` asks for another compound with the same target).
+    columns (`pos_diffby=("compound",)` asks for another compound with the same target). A profile without labels is no query.
 
     Args:
         features: (n, d) finite profiles.
