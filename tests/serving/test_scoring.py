@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 
 from registry.bundle import Golden, read_bundle, write_bundle
@@ -219,6 +220,7 @@ class TestRefused:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_cuda_gives_the_golden_embedding(tiny: TinyBundle) -> None:
     scorer = Scorer.open(tiny.folder, provider="cuda")
     assert scorer.ref.provider == "cuda"

@@ -161,8 +161,11 @@ def test_mixed_precision_stays_near_single(card: EncoderCard, facts: Facts) -> N
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_embeddings_of_the_cpu(card: EncoderCard, facts: Facts) -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_a_gpu_gives_the_embeddings_of_the_cpu_in_full_single_precision(card: EncoderCard, facts: Facts) -> None:
+    """TF32, which keeps ten bits of each factor, would differ by about 1e-3; a library may have turned it on before."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     network = EncoderNetwork(card, facts.image, fresh_backbone(Architecture.parse("cnn:small"), 2, 0))
     here = TorchEncoder(card, network).embed(images(6))
     there = TorchEncoder(card, network, Placement("cuda")).embed(images(6))
-    assert np.abs(there - here).max() <= 1e-3 * np.abs(here).max()
+    assert np.abs(there - here).max() <= 1e-4 * np.abs(here).max()
