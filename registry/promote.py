@@ -12,7 +12,8 @@ from registry.errors import GateRefusedError, NotFoundError
 from registry.export import parity_faults
 from registry.files import write_json
 from registry.gates import ALPHA, MAX_LOSS, Decision, decide
-from registry.store import PROMOTED, Reference, Store, Version
+from registry.records import Reference, Version
+from registry.store import PROMOTED, Store
 
 
 def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: float = ALPHA) -> Decision:

@@ -22,7 +22,8 @@ from registry.bundle import Bundle
 from registry.errors import StoreError
 from registry.files import sha256_of_file, sha256_of_json
 from registry.provenance import Provenance
-from registry.store import PROMOTED, ModelRecord, RunRecord, Store, Version
+from registry.records import ModelRecord, RunRecord, Version
+from registry.store import PROMOTED, Store
 
 #: aliases that MLflow gives a meaning of its own, and the one that only the gate moves
 RESERVED = re.compile(rf"latest|v\d+|{PROMOTED}")

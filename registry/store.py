@@ -21,7 +21,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from registry.bundle import Bundle, read_bundle
-from registry.cards import NAME
 from registry.errors import NotFoundError, StoreError
 from registry.files import canonical_json
 from registry.locks import exclusive, sqlite_path
 from registry.provenance import Provenance
+from registry.records import ModelRecord, Reference, RunRecord, Version
 from registry.tags import IDENTITY, metrics
 
 if TYPE_CHECKING:
@@ -50,88 +49,6 @@ MAX_EXAMPLE = 1_000_000
 _PAGE = 1000
 _BATCH = 100
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A version in words: `NAME`, `NAME@ALIAS` or `NAME/VERSION`."""
-
-    name: str
-    alias: str = ""
-    version: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Read a reference.
-
-        Raises:
-            NotFoundError: not of one of the three forms.
-        """
-        name, at, alias = text.partition("@")
-        name, slash, number = name.partition("/")
-        if not NAME.fullmatch(name) or (slash and (at or not number.isdigit())) or (at and not alias):
-            raise NotFoundError("form of reference", text, ("NAME", "NAME@ALIAS", "NAME/VERSION"))
-        return cls(name, alias, int(number or 0))
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a registered model.
-
-    Attributes:
-        name: of the registered model.
-        number: 1, 2, ...
-        model_id: its logged model.
-        tags: of the version.
-        aliases: that point to it, sorted.
-    """
-
-    name: str
-    number: int
-    model_id: str
-    tags: dict[str, str]
-    aliases: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.number}"
-
-    @property
-    def identity(self) -> str:
-        """Hash of card, weights and preprocessing."""
-        return self.tags.get(IDENTITY, "")
-
-    @property
-    def benchmarks(self) -> tuple[str, ...]:
-        """Benchmarks whose evidence is completely registered, sorted."""
-        return tuple(sorted(key.removeprefix("registered.") for key in self.tags if key.startswith("registered.")))
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """One run: what was measured of one row on one benchmark.
-
-    Attributes:
-        run_id: MLflow's.
-        experiment: MLflow's id of the benchmark's experiment.
-        started_ms: milliseconds since 1970; the time of everything logged to it.
-        tags: of the run.
-        models: ids of logged models it is linked to.
-    """
-
-    run_id: str
-    experiment: str
-    started_ms: int
-    tags: dict[str, str]
-    models: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """One logged model: its id, whether its files are complete, the run that made it."""
-
-    model_id: str
-    ready: bool
-    source_run: str
 
 
 def default_uri(workspace: Path) -> str:

@@ -13,8 +13,9 @@ import pytest
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleError, NotFoundError, StoreError
 from registry.provenance import Provenance
+from registry.records import Reference
 from registry.registration import Extras, register
-from registry.store import Reference, Store, default_uri, stamp_run
+from registry.store import Store, default_uri, stamp_run
 from tests.registry.scorecards import controls, entry, make_bundle, scorecard, task
 
 ROOT = Path(__file__).resolve().parents[2]
