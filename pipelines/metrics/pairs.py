@@ -44,6 +44,14 @@ class PairRule:
         """All columns that are named, in order."""
         return tuple(dict.fromkeys((*self.pos_sameby, *self.pos_diffby, *self.neg_sameby, *self.neg_diffby)))
 
+    def pairs(self, columns: Columns, n: int) -> Pairs:
+        """The pairs among n profiles with these columns.
+
+        Raises:
+            InputError: a column is missing or too short.
+        """
+        return Pairs(columns, self, n)
+
 
 @dataclass(frozen=True, eq=False)
 class PairScores:
@@ -92,9 +100,9 @@ def pair_scores(features: Floats, columns: Columns, rule: PairRule, distance: st
             negative.
     """
     features = check_features(features)
-    pairs = _Pairs(columns, rule, len(features))
+    pairs = rule.pairs(columns, len(features))
     scored = _Scored()
-    for query, similarity, tolerance in _similarities(features, distance):
+    for query, similarity, tolerance in Similarities(features, distance).each():
         scored.add(query, -1, similarity, pairs.positive(query), pairs.negative(query), tolerance)
     return scored.done(rule)
 
@@ -116,11 +124,11 @@ def multilabel_scores(features: Floats, membership: Mask, columns: Columns, rule
         InputError: as `pair_scores`.
     """
     features = check_features(features)
-    pairs = _Pairs(columns, rule, len(features))
+    pairs = rule.pairs(columns, len(features))
     if membership.shape[:1] != (len(features),) or membership.ndim != 2:
         raise InputError(f"Expected {len(features)} rows of labels, got shape {membership.shape}.")
     scored = _Scored()
-    for query, similarity, tolerance in _similarities(features, distance):
+    for query, similarity, tolerance in Similarities(features, distance).each():
         own = np.flatnonzero(membership[query])
         if not len(own):
             continue
@@ -130,21 +138,13 @@ def multilabel_scores(features: Floats, membership: Mask, columns: Columns, rule
     return scored.done(rule)
 
 
-class _Pairs:
-    """The rule on these columns."""
+class Pairs:
+    """A rule on n profiles with these columns."""
 
     def __init__(self, columns: Columns, rule: PairRule, n: int) -> None:
-        codes: dict[str, NDArray[np.int32]] = {}
-        for name in rule.columns:
-            if name not in columns:
-                raise InputError(f"The rule names the column `{name}`; there are {', '.join(f'`{c}`' for c in columns) or 'none'}.")
-            values = np.asarray(columns[name], dtype=np.str_)
-            if values.shape != (n,):
-                raise InputError(f"Expected {n} values of `{name}`, got shape {values.shape}.")
-            codes[name] = np.unique(values, return_inverse=True)[1].astype(np.int32)
         self._n = n
-        self._pos_same, self._pos_diff = _together(codes, rule.pos_sameby, n), [codes[name] for name in rule.pos_diffby]
-        self._neg_same, self._neg_diff = _together(codes, rule.neg_sameby, n), [codes[name] for name in rule.neg_diffby]
+        self._pos_same, self._pos_diff = combined_codes(columns, rule.pos_sameby, n), [_codes(columns, name, n) for name in rule.pos_diffby]
+        self._neg_same, self._neg_diff = combined_codes(columns, rule.neg_sameby, n), [_codes(columns, name, n) for name in rule.neg_diffby]
 
     def positive(self, query: int) -> Mask:
         """(n,) the query's positives; never itself."""
@@ -154,19 +154,43 @@ class _Pairs:
         """(n,) the query's negatives; never itself."""
         return self._pairs(query, self._neg_same, self._neg_diff)
 
-    def _pairs(self, query: int, same: NDArray[np.int32] | None, different: list[NDArray[np.int32]]) -> Mask:
-        found = np.ones(self._n, dtype=bool) if same is None else np.asarray(same == same[query])
+    def _pairs(self, query: int, same: NDArray[np.int32], different: list[NDArray[np.int32]]) -> Mask:
+        found = np.asarray(same == same[query])
         for codes in different:
             found &= codes != codes[query]
         found[query] = False
         return found
 
 
-def _together(codes: Mapping[str, NDArray[np.int32]], names: Sequence[str], n: int) -> NDArray[np.int32] | None:
-    """(n,) one code for each combination of values; None where no column is named."""
+def combined_codes(columns: Columns, names: Sequence[str], n: int) -> NDArray[np.int32]:
+    """(n,) one code for each combination of values; all alike where no column is named.
+
+    Raises:
+        InputError: a column is missing or too short.
+    """
     if not names:
-        return None
-    return np.unique(np.stack([codes[name] for name in names]), axis=1, return_inverse=True)[1].reshape(n).astype(np.int32)
+        return np.zeros(n, dtype=np.int32)
+    return np.unique(np.stack([_codes(columns, name, n) for name in names]), axis=1, return_inverse=True)[1].reshape(n).astype(np.int32)
+
+
+def _codes(columns: Columns, name: str, n: int) -> NDArray[np.int32]:
+    return np.unique(column_values(columns, name, n), return_inverse=True)[1].astype(np.int32)
+
+
+def column_values(columns: Columns, name: str, n: int) -> NDArray[np.str_]:
+    """(n,) values of a column.
+
+    Raises:
+        InputError: it is missing or too short.
+    """
+    if name not in columns:
+        raise InputError(
+            f"There is no column `{name}`, by which profiles are told apart; there are {', '.join(f'`{c}`' for c in columns) or 'none'}."
+        )
+    values = np.asarray(columns[name], dtype=np.str_)
+    if values.shape != (n,):
+        raise InputError(f"Expected {n} values of `{name}`, got shape {values.shape}.")
+    return values
 
 
 class _Scored:
@@ -209,22 +233,39 @@ class _Scored:
         return PairScores(query, label, ap, chance, m, total, tied)
 
 
-def _similarities(features: Floats, distance: str) -> Iterator[tuple[int, Floats, float]]:
-    """For each query its (n,) similarities, larger is nearer, and how close two of them must be to tie."""
-    if distance not in DISTANCES:
-        raise InputError(f"Expected a distance of {' or '.join(DISTANCES)}, got `{distance}`.")
-    if distance == "cosine":
-        lengths = np.sqrt(np.sum(features**2, axis=1))
-        x = np.divide(features, lengths[:, None], out=np.zeros_like(features), where=lengths[:, None] > 0)
-        half, tolerance = np.zeros(len(x)), TIE
-    else:
-        x = features[:, varying_columns(features)]
-        x = x - x.mean(axis=0) if x.size else x
-        # -|a - b|^2 / 2 up to what is the same for all candidates of a query
-        half = -0.5 * np.sum(x**2, axis=1)
-        tolerance = TIE * float(-2 * half.min(initial=0.0))
-    for start in range(0, len(x), _BLOCK):
-        block = x[start : start + _BLOCK] @ x.T
-        block += half
-        for offset, similarity in enumerate(block):
-            yield start + offset, similarity, tolerance
+class Similarities:
+    """How similar profiles are, larger is nearer, up to what is the same for all candidates of a query.
+
+    Args:
+        features: (n, d) finite.
+        distance: "cosine" or "euclidean".
+
+    Raises:
+        InputError: an unknown distance.
+    """
+
+    def __init__(self, features: Floats, distance: str) -> None:
+        if distance not in DISTANCES:
+            raise InputError(f"Expected a distance of {' or '.join(DISTANCES)}, got `{distance}`.")
+        if distance == "cosine":
+            lengths = np.sqrt(np.sum(features**2, axis=1))
+            self._x = np.divide(features, lengths[:, None], out=np.zeros_like(features), where=lengths[:, None] > 0)
+            self._half, self._tolerance = np.zeros(len(features)), TIE
+        else:
+            x = features[:, varying_columns(features)]
+            self._x = x - x.mean(axis=0) if x.size else x
+            # -|a - b|^2 / 2 up to the query's own length
+            self._half = -0.5 * np.sum(self._x**2, axis=1)
+            self._tolerance = TIE * float(-2 * self._half.min(initial=0.0))
+
+    def each(self) -> Iterator[tuple[int, Floats, float]]:
+        """Each query, its (n,) similarities, and how close two of them must be to tie."""
+        for start in range(0, len(self._x), _BLOCK):
+            block = self._x[start : start + _BLOCK] @ self._x.T
+            block += self._half
+            for offset, similarity in enumerate(block):
+                yield start + offset, similarity, self._tolerance
+
+    def to(self, query: int, candidates: Ints) -> tuple[Floats, float]:
+        """(m,) similarities of some candidates, and how close two of them must be to tie."""
+        return self._x[candidates] @ self._x[query] + self._half[candidates], self._tolerance

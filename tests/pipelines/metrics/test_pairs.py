@@ -148,7 +148,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     table = {"pert": np.array(["a", "b", "c"]), "plate": np.array(["1", "1", "1"])}
     with pytest.raises(InputError, match="Expected a profile with a positive and a negative"):
         pair_scores(features, table, RULES["replicability"])
-    with pytest.raises(InputError, match="names the column `plate`; there are `pert`"):
+    with pytest.raises(InputError, match="no column `plate`, by which profiles are told apart; there are `pert`"):
         pair_scores(features, {"pert": table["pert"]}, RULES["replicability"])
     with pytest.raises(InputError, match="Expected 3 values of `plate`"):
         pair_scores(features, table | {"plate": np.array(["1"])}, RULES["replicability"])

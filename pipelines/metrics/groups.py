@@ -1,0 +1,274 @@
+"""Groups of queries, such as the replicates of a compound: their mean average precision and its p-value, under two nulls.
+
+- `label_permutation` (the default): who belongs to the group is drawn anew among the group and its negatives, within strata (plates), and
+  the draw is scored by the same rule. p = (1 + draws at or above the group) / (1 + draws) is uniform when membership is exchangeable
+  within strata, whatever the size of the group and whatever ties there are.
+- `copairs` (parity with copairs 0.5.5 from a fresh cache): every query gets the null of one random list, and the nulls of a group's
+  queries are averaged draw by draw. Queries with as many positives and candidates share *one* null, so the average is no mean of several
+  lists: for four replicates it is conservative, and averaging independent nulls instead would be anti-conservative. Reported for
+  comparison with the literature, never used in a verdict.
+
+p-values are adjusted over groups as Benjamini and Hochberg (1995) do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.metrics.geometry import check_features
+from pipelines.metrics.pairs import Columns, PairRule, PairScores, Similarities, column_values, combined_codes, pair_scores
+from pipelines.metrics.ranking import chance_ap, contributions
+from registry.arrays import Floats, Ints, Mask
+from registry.errors import InputError
+
+#: draws that equal a group up to rounding count against it
+_EQUAL = 1e-12
+#: seeds of copairs lie below this number
+_COPAIRS_SEEDS = 8096
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which queries belong together, and what a permutation leaves in place.
+
+    Attributes:
+        sameby: columns whose values name a group.
+        strata: columns within whose values membership is permuted; () = anywhere. What a rule asks of these columns, of
+            `pos_diffby` and of `neg_sameby` belongs to a place and stays there.
+    """
+
+    sameby: tuple[str, ...]
+    strata: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScores:
+    """One entry per group with a scored query, in order of name.
+
+    Attributes:
+        names: values of `sameby`, joined by ` | `.
+        map: (g,) mean AP of the group's queries, 0..1, larger is better.
+        normalised: (g,) mean normalised AP: 0 is chance, 1 is perfect.
+        queries: (g,) scored queries.
+        p: (g,) one-sided; NaN where it is not estimable.
+        p_adjusted: (g,) over the groups that have one.
+        reasons: "" or why there is no p-value.
+    """
+
+    names: tuple[str, ...]
+    map: Floats
+    normalised: Floats
+    queries: Ints
+    p: Floats
+    p_adjusted: Floats
+    reasons: tuple[str, ...]
+
+
+Each = Callable[[Callable[[int], tuple[float, str]], Sequence[int]], Iterable[tuple[float, str]]]
+
+
+def group_scores(
+    features: Floats,
+    columns: Columns,
+    rule: PairRule,
+    groups: Groups,
+    *,
+    distance: str = "cosine",
+    n_permutations: int = 999,
+    seed: int = 0,
+    each: Each = map,
+) -> GroupScores:
+    """Score every group, with the p-value of `label_permutation`.
+
+    The cost of a group is about `n_permutations` x its size x the size of its pool (the group and its negatives).
+
+    Args:
+        features: (n, d) finite profiles.
+        columns: n values for each column that is named.
+        rule: what makes a pair positive or negative.
+        groups: what a group is.
+        distance: "cosine" or "euclidean".
+        n_permutations: draws per group.
+        seed: of the draws; a group's draws depend on it and the group's name alone, not on which other groups there are.
+        each: applies a function to every group, in order; one that works in parallel gives the same.
+
+    Raises:
+        InputError: as `pair_scores`; a column of `groups` is missing.
+    """
+    features = check_features(features)
+    scored = pair_scores(features, columns, rule, distance)
+    names, codes = group_codes(columns, groups.sameby, len(features))
+    null = _PermutationNull(features, columns, rule, groups, distance)
+    kept = _scored_groups(scored, codes, len(names))
+
+    def p_of(group: int) -> tuple[float, str]:
+        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(names[group].encode()).digest()[:8], "big")])
+        return null.p(np.flatnonzero(codes == group), n_permutations, rng)
+
+    found = list(each(p_of, kept))
+    return _grouped(scored, codes, names, kept, np.array([p for p, _ in found]), tuple(reason for _, reason in found))
+
+
+def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *, null_size: int = 10_000, seed: int = 0) -> GroupScores:
+    """The groups of `pair_scores` or `multilabel_scores` with the p-value copairs 0.5.5 computes from a fresh cache: parity, not a verdict.
+
+    Draws compare strictly (`>`) and in float32, as there. The draws of a configuration depend on which other configurations the call
+    has: seeds are handed out in sorted order.
+
+    Args:
+        scored: every query's AP.
+        columns: n values for each column of `sameby`.
+        groups: `strata` says nothing here.
+        null_size: draws per configuration of positives and candidates.
+        seed: of the draws.
+    """
+    names, codes = group_codes(columns, groups.sameby, int(max(len(values) for values in columns.values())))
+    kept = _scored_groups(scored, codes, len(names))
+    usable = ~np.isnan(scored.ap)
+    configurations, which = np.unique(np.stack([scored.n_positive[usable], scored.n_total[usable]], axis=1), axis=0, return_inverse=True)
+    seeds = np.random.default_rng(seed).integers(_COPAIRS_SEEDS, size=len(configurations))
+    nulls = np.stack([_random_lists(int(m), int(total), null_size, int(s)) for (m, total), s in zip(configurations, seeds, strict=True)])
+    of_query, ap = codes[scored.query[usable]], scored.ap[usable]
+    p = np.empty(len(kept))
+    for place, group in enumerate(kept):
+        mine = of_query == group
+        p[place] = (1 + int((nulls[which[mine]].mean(axis=0) > ap[mine].mean()).sum())) / (1 + null_size)
+    return _grouped(scored, codes, names, kept, p, ("",) * len(kept))
+
+
+def _random_lists(n_positive: int, n_total: int, draws: int, seed: int) -> NDArray[np.float32]:
+    """(draws,) AP of random lists, drawn and rounded as copairs does."""
+    rng = np.random.default_rng(seed)
+    places = np.tile(np.arange(n_total, dtype=np.uint16 if n_total < 2**16 else np.uint32), (draws, 1))
+    rng.permuted(places, axis=1, out=places)
+    ranks = np.sort(places[:, :n_positive], axis=1)
+    hits: Any = np.arange(1, n_positive + 1, dtype=np.float32)
+    precision = hits / (ranks + 1)
+    return np.asarray(precision.sum(axis=1) / n_positive, dtype=np.float32)
+
+
+def benjamini_hochberg(p: Floats) -> Floats:
+    """(g,) p-values adjusted for the false discovery rate; NaN stays NaN and counts for nothing."""
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    raised = p[order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
+    return adjusted
+
+
+def group_codes(columns: Columns, sameby: Sequence[str], n: int) -> tuple[tuple[str, ...], Ints]:
+    """Names of the groups, sorted, and (n,) which of them a profile is in.
+
+    Raises:
+        InputError: no column, one that is missing or too short.
+    """
+    if not sameby:
+        raise InputError("Expected at least one column that names a group, got none.")
+    joined = [column_values(columns, name, n) for name in sameby]
+    names, codes = np.unique([" | ".join(row) for row in zip(*joined, strict=True)], return_inverse=True)
+    return tuple(names.tolist()), codes.astype(np.int64)
+
+
+def _scored_groups(scored: PairScores, codes: Ints, n_groups: int) -> list[int]:
+    usable = ~np.isnan(scored.ap)
+    return np.flatnonzero(np.bincount(codes[scored.query[usable]], minlength=n_groups)).tolist()
+
+
+def _grouped(scored: PairScores, codes: Ints, names: Sequence[str], kept: Sequence[int], p: Floats, reasons: tuple[str, ...]) -> GroupScores:
+    usable = ~np.isnan(scored.ap)
+    of_query = codes[scored.query[usable]]
+    queries = np.bincount(of_query, minlength=len(names))[kept]
+    ap = np.bincount(of_query, scored.ap[usable], len(names))[kept] / queries
+    normalised = np.bincount(of_query, scored.normalised[usable], len(names))[kept] / queries
+    return GroupScores(tuple(names[group] for group in kept), ap, normalised, queries, p, benjamini_hochberg(p), reasons)
+
+
+class _PermutationNull:
+    """Draws of who belongs to a group, each scored by the rule.
+
+    What of the rule speaks of places (strata, `pos_diffby`, `neg_sameby`) is asked of the profiles as they are; what speaks of labels
+    (the rest of `pos_sameby` and `neg_diffby`) is what a draw decides: two members agree, a member and another do not.
+    """
+
+    def __init__(self, features: Floats, columns: Columns, rule: PairRule, groups: Groups, distance: str) -> None:
+        n = len(features)
+        places = {*groups.strata, *rule.pos_diffby, *rule.neg_sameby}
+        self._similarities = Similarities(features, distance)
+        self._rule_pairs = rule.pairs(columns, n)
+        self._labels = [
+            (name, combined_codes(columns, (name,), n)) for name in dict.fromkeys((*rule.pos_sameby, *rule.neg_diffby)) if name not in places
+        ]
+        of_places = PairRule(
+            tuple(c for c in rule.pos_sameby if c in places), rule.pos_diffby, rule.neg_sameby, tuple(c for c in rule.neg_diffby if c in places)
+        )
+        self._place_pairs = of_places.pairs(columns, n)
+        self._strata = combined_codes(columns, groups.strata, n)
+
+    def p(self, members: Ints, draws: int, rng: np.random.Generator) -> tuple[float, str]:
+        """The p-value of a group, or NaN and why there is none."""
+        mixed = [name for name, codes in self._labels if len(np.unique(codes[members])) > 1]
+        if mixed:
+            return np.nan, f"not estimable: its members differ in `{mixed[0]}`, by which the rule tells groups apart"
+        negatives = np.zeros(len(self._strata), dtype=bool)
+        for query in members.tolist():
+            negatives |= self._rule_pairs.negative(query)
+        negatives[members] = False
+        pool = np.concatenate([members, np.flatnonzero(negatives)])
+        drawn = self._draws(pool, len(members), draws, rng)
+        if drawn is None:
+            return np.nan, "not estimable: no stratum holds a member beside a negative, so membership cannot be permuted"
+        means = self._means(pool, drawn)
+        return (1 + int((means[1:] >= means[0] - _EQUAL).sum())) / (1 + draws), ""
+
+    def _draws(self, pool: Ints, size: int, draws: int, rng: np.random.Generator) -> Mask | None:
+        """(1 + draws, pool) members, the group itself first; as many in each stratum as the group has there."""
+        drawn = np.zeros((1 + draws, len(pool)), dtype=bool)
+        drawn[0, :size] = True
+        permuted = False
+        for stratum in np.unique(self._strata[pool]):
+            here = np.flatnonzero(self._strata[pool] == stratum)
+            taken = int((here < size).sum())
+            if taken == len(here):
+                drawn[:, here] = True
+            elif taken:
+                permuted = True
+                chosen = np.argpartition(rng.random((draws, len(here))), taken - 1, axis=1)[:, :taken]
+                drawn[np.arange(1, 1 + draws)[:, None], here[chosen]] = True
+        return drawn if permuted else None
+
+    def _means(self, pool: Ints, drawn: Mask) -> Floats:
+        """(1 + draws,) mean normalised AP over the members that can be scored; a draw with none is at chance, 0."""
+        sums, scored = np.zeros(len(drawn)), np.zeros(len(drawn))
+        for place, query in enumerate(pool.tolist()):
+            rows = np.flatnonzero(drawn[:, place])
+            if not len(rows):
+                continue
+            similar, dissimilar = self._place_pairs.positive(query)[pool], self._place_pairs.negative(query)[pool]
+            candidates = np.flatnonzero(similar | dissimilar)
+            if not len(candidates):
+                continue
+            similarity, tolerance = self._similarities.to(query, pool[candidates])
+            order = np.argsort(-similarity, kind="stable")
+            candidates = candidates[order]
+            opens = np.flatnonzero(np.concatenate([[True], np.diff(similarity[order]) < -tolerance]))
+            inside = drawn[rows][:, candidates]
+            positive = (inside & similar[candidates]).astype(np.float64)
+            listed = positive + (~inside & dissimilar[candidates])
+            if len(opens) < len(candidates):
+                positive, listed = (np.add.reduceat(values, opens, axis=1) for values in (positive, listed))
+            items = listed.astype(np.int64)
+            m, total = positive.sum(axis=1).astype(np.int64), items.sum(axis=1)
+            usable = (m > 0) & (m < total)
+            items, positive, m, total = items[usable], positive[usable], m[usable], total[usable]
+            ap = contributions(items, np.cumsum(items, axis=1) - items, positive).sum(axis=1) / m
+            chance = chance_ap(m, total - m)
+            sums[rows[usable]] += (ap - chance) / (1 - chance)
+            scored[rows[usable]] += 1
+        return np.divide(sums, scored, out=np.zeros_like(sums), where=scored > 0)
