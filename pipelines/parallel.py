@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -52,6 +52,16 @@ def in_parallel(function: Callable[[A], B], items: Sequence[A], workers: int) ->
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def made_ahead(items: Iterator[A]) -> Iterator[A]:
+    """The same items in the same order; a thread makes each of them while the one before it is in use."""
+    nothing = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        following = pool.submit(next, items, nothing)
+        while (item := following.result()) is not nothing:
+            following = pool.submit(next, items, nothing)
+            yield item  # type: ignore[misc]  # not `nothing`
 
 
 def _inherit(parent: int, function: Callable[[Any], Any], items: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipelines.benchmarks.index import Benchmark
 from pipelines.extraction.shards import code_digest
 from pipelines.loading import ImageLoader, Unreadable, chunked
+from pipelines.parallel import made_ahead
 from pipelines.params import EncoderParams
 from pipelines.progress import Progress
 from pipelines.rows import stated_card
@@ -141,15 +142,13 @@ class _Training:
         return list(batches(self.groups, self.settings.groups, self.settings.batch, rng))
 
     def _epoch(self, epoch: int, images: NDArray[Any]) -> EpochRecord:
-        generator = torch.Generator().manual_seed(draw_seed(str(self.seed), epoch))
         self.modules.train()
         losses, rate = [], 0.0
-        for number, chosen in enumerate(self._order(epoch)):
+        for number, (chosen, views) in enumerate(made_ahead(self._views(epoch, images))):
             rate = self._learning_rate(epoch * self.steps_per_epoch + number)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            pixels = self.network.to_unit(torch.from_numpy(images[chosen].astype(np.float32)))
-            loss = self._loss(pixels, chosen, generator)
+            loss = self._loss(views, chosen)
             if not torch.isfinite(loss):
                 raise BlankslideError(f"The loss of `{self.card.name}` is not finite in epoch {epoch + 1}. Lower its `learning_rate`.")
             self.optimiser.zero_grad()
@@ -158,14 +157,20 @@ class _Training:
             losses.append(loss.item())
         return EpochRecord(epoch + 1, float(np.mean(losses)), rate)
 
-    def _loss(self, images: Tensor, chosen: Ints, generator: torch.Generator) -> Tensor:
-        how = self.settings.augmentation
+    def _views(self, epoch: int, images: NDArray[Any]) -> Iterator[tuple[Ints, Tensor]]:
+        """The batches of an epoch: which images, and a random view of each; for SimCLR two, one after the other."""
+        generator = torch.Generator().manual_seed(draw_seed(str(self.seed), epoch))
+        for chosen in self._order(epoch):
+            pixels = self.network.to_unit(torch.from_numpy(images[chosen].astype(np.float32)))
+            views = [view(pixels, self.settings.augmentation, generator) for _ in range(1 if self.classes else 2)]
+            yield chosen, self.network.normalise(torch.cat(views))
+
+    def _loss(self, views: Tensor, chosen: Ints) -> Tensor:
+        vectors = self.network.vectors(views)
         if isinstance(self.head, Heads) and self.labels is not None:
-            vectors = self.network.vectors(self.network.normalise(view(images, how, generator)))
             return self.head.loss(vectors, self.labels[torch.from_numpy(chosen)])
-        views = torch.cat([view(images, how, generator), view(images, how, generator)])
-        projected = self.head(self.network.vectors(self.network.normalise(views)))
-        return contrastive_loss(projected[: len(images)], projected[len(images) :], self.settings.temperature)
+        projected = self.head(vectors)
+        return contrastive_loss(projected[: len(chosen)], projected[len(chosen) :], self.settings.temperature)
 
     def _learning_rate(self, step: int) -> float:
         """Up from a 25th of the peak in a straight line, down to nearly 0 along half a cosine (Smith and Topin 2017, arXiv 1708.07120)."""
