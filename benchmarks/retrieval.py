@@ -3,11 +3,11 @@
     python benchmarks/retrieval.py            # 6,000 profiles against copairs, then 20,000 alone; minutes
     python benchmarks/retrieval.py --quick    # 1,500 and 3,000 profiles, no verdict
 
-Profiles are noise of 384 dimensions in float32. The question is replicability within plates: positives are the wells of the same compound,
-negatives all other compounds on the query's plate. Each side runs in a process of its own; its time is that of the call, its memory the
-most the process ever held, less what it held before the call (libraries and profiles). Exit code 1: the average precisions differ by more
-than 1e-6 (copairs' similarities are float32, so that near neighbours may change places), less than 8 times as fast, more than a quarter of the
-memory, or more than 600 MB for the large set.
+Profiles are noise of 384 dimensions in float32. Positives are the wells of the same compound, negatives the wells of all others. Each side
+runs in a process of its own; its time is that of the call, its memory the most the process ever held, less what it held before the call
+(libraries and profiles). Exit code 1: an average precision differs by more than 1e-12 for more than 1 query in 100 (copairs' similarities are
+float32, so that a positive and a negative that are next to each other may change places) or by more than 0.01 for any, less than 8 times as
+fast, more than a quarter of the memory, or more than 600 MB for the large set.
 """
 
 from __future__ import annotations
@@ -24,17 +24,14 @@ import numpy as np
 import pandas as pd
 
 DIMENSIONS = 384
-WELLS = 384
 REPLICATES = 4
 FASTER, LESS, MOST_MB = 8.0, 0.25, 600.0
 
 
 def screen(n: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """n wells on plates of 384, four replicates of each compound on plates of their own."""
+    """n wells, four replicates of each compound."""
     rng = np.random.default_rng(0)
-    plates = max(n // WELLS, REPLICATES)
-    number = np.arange(n)
-    table = pd.DataFrame({"Metadata_Plate": number % plates, "Metadata_Compound": number // REPLICATES}).astype(str)
+    table = pd.DataFrame({"Metadata_Compound": np.arange(n) // REPLICATES}).astype(str)
     return rng.normal(size=(n, DIMENSIONS)).astype(np.float32), table
 
 
@@ -50,13 +47,13 @@ def child(side: str, n: int, out: Path) -> None:
         from copairs.map import average_precision
 
         before_mb, start_s = resident_mb("VmRSS"), time.perf_counter()
-        lists = (["Metadata_Compound"], [], ["Metadata_Plate"], ["Metadata_Compound"])
+        lists = (["Metadata_Compound"], [], [], ["Metadata_Compound"])
         ap = average_precision(table, features, *lists, progress_bar=False)["average_precision"].to_numpy()
     else:
         from pipelines.metrics.pairs import PairRule, pair_scores
 
         columns = {name: table[name].to_numpy(dtype=np.str_) for name in table}
-        rule = PairRule(pos_sameby=("Metadata_Compound",), neg_sameby=("Metadata_Plate",), neg_diffby=("Metadata_Compound",))
+        rule = PairRule(pos_sameby=("Metadata_Compound",), neg_diffby=("Metadata_Compound",))
         before_mb, start_s = resident_mb("VmRSS"), time.perf_counter()
         ap = pair_scores(features, columns, rule).ap
     print(time.perf_counter() - start_s, resident_mb("VmHWM") - before_mb)
@@ -86,11 +83,13 @@ def main() -> int:
         ours_s, ours_mb, ours = measured("blankslide", few, folder)
         theirs_s, theirs_mb, theirs = measured("copairs", few, folder)
         _, large_mb, _ = measured("blankslide", many, folder)
-    apart = float(np.abs(ours - theirs).max())
+    apart = np.abs(ours - theirs)
+    same = float(np.mean(apart <= 1e-12))
     speed, memory = theirs_s / ours_s, ours_mb / theirs_mb
-    print(f"largest difference of an average precision {apart:.1e}; {speed:.1f} times as fast in {memory:.2f} of the memory")
+    print(f"{same:.4f} of the average precisions are the same, the largest difference is {apart.max():.1e}")
+    print(f"{speed:.1f} times as fast in {memory:.2f} of the memory")
     print(f"{large_mb:.0f} MB for {many} profiles")
-    good = apart <= 1e-6 and speed >= FASTER and memory <= LESS and large_mb <= MOST_MB
+    good = same >= 0.99 and apart.max() <= 0.01 and speed >= FASTER and memory <= LESS and large_mb <= MOST_MB
     return 0 if good or options.quick else 1
 
 
