@@ -10,7 +10,7 @@ out, so the resize to its input size is part of it) with the same batch size on 
 
 Both use the hardware alike. On a CPU the program binds itself to as many cores as there are `--workers`, and both run one process of one
 thread on each: in extraction each of these processes also decodes. Processes start cold in both, and both keep their memory between
-batches (`pipelines.extraction.memory`), which makes the forward pass itself faster; `--plain` leaves that out of the forward pass. On CUDA
+batches (`pipelines.memory`), which makes the forward pass itself faster; `--plain` leaves that out of the forward pass. On CUDA
 both run one process; extraction decodes in `--workers` threads, and the tensors of the forward pass are on the device beforehand. Files are
 in the page cache: the disk is not measured.
 
@@ -44,8 +44,8 @@ from torch import Tensor
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.extract import ExtractSettings, extract
-from pipelines.extraction.memory import kept_memory
 from pipelines.extraction.plan import MemberPlan, RowPlan
+from pipelines.memory import kept_memory
 from pipelines.parallel import in_parallel
 from pipelines.rows import facts_of
 from registry.cards import EncoderCard

@@ -24,10 +24,10 @@ import numpy as np
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Manifest, Part, member_file, state_file, write_parts
 from pipelines.extraction.fitting import TrainingImages, sample_size
-from pipelines.extraction.memory import kept_memory
 from pipelines.extraction.plan import Draw, RowPlan, plan_cell
 from pipelines.extraction.shards import Shard, Shards, code_digest
 from pipelines.loading import ImageLoader, Unreadable, chunked, metadata_columns
+from pipelines.memory import kept_memory
 from pipelines.parallel import in_parallel, one_thread
 from pipelines.params import CellParams, Params
 from pipelines.progress import Progress
@@ -128,9 +128,10 @@ class _Extraction:
         self.name = f"[extract] {benchmark.card.name}/{out.name}"
         # side by side on a CPU, which is faster than one process on all cores and the same whatever their number;
         # a CUDA context does not survive a fork
-        self.workers = 1 if any(row.device != "cpu" for row in rows) else settings.threads
+        device = next((row.device for row in rows if row.device != "cpu"), "cpu")
+        self.workers = settings.threads if device == "cpu" else 1
         self.unreadable = Unreadable(settings.tolerance)
-        self.loader = ImageLoader(benchmark, settings.threads, self.unreadable)
+        self.loader = ImageLoader(benchmark, settings.threads, self.unreadable, device)
         identity = {
             "data": benchmark.data_hash(),
             "rows": [[row.card.as_dict(), [member.name for member in row.members], row.device, row.precision] for row in rows],

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.memory import memory_for
 from registry.arrays import PixelBatch
 from registry.errors import ImageError
 from registry.representation import Batch
@@ -64,10 +64,12 @@ class ImageLoader:
             fetch the files of the next: best where other processes use the other cores anyway, because two threads that
             take turns on one core cost each other its cache.
         unreadable: where bad images are noted; they are left out of their batch.
+        device: what the batches are for: "cpu", or "cuda:" and the card's name.
     """
 
-    def __init__(self, benchmark: Benchmark, decoders: int, unreadable: Unreadable) -> None:
+    def __init__(self, benchmark: Benchmark, decoders: int, unreadable: Unreadable, device: str = "cpu") -> None:
         self.benchmark = benchmark
+        self._memory = memory_for(device)
         self.decoders = decoders
         self.unreadable = unreadable
         self._ids: list[str] = benchmark.index["image_id"].tolist()
@@ -111,7 +113,7 @@ class ImageLoader:
         return self._batch(rows, pixels, [self._decode(row, pixels[place]) for place, row in enumerate(rows)])
 
     def _empty(self, rows: Sequence[int]) -> PixelBatch:
-        return np.empty((len(rows), *self.benchmark.card.image.shape), np.float32)
+        return self._memory((len(rows), *self.benchmark.card.image.shape))
 
     def _decode(self, row: int, into: PixelBatch) -> str:
         """Decode one image into its place; returns why it cannot be read, "" if it can."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,12 +30,14 @@ class Batch:
         pixels: (n, c, y, x) float32 raw intensities, conformed to the benchmark's ImageSpec.
         metadata: n rows of the index's `Metadata_*` columns.
         nuclei: n tables (nucleus, x_um, y_um, area_um2, type), or None where the benchmark has no nuclei.
+        elsewhere: the same pixels on a device, by its name: copied by the first representation that wants them there, for all.
     """
 
     image_ids: tuple[str, ...]
     pixels: PixelBatch
     metadata: pd.DataFrame
     nuclei: tuple[pd.DataFrame, ...] | None = None
+    elsewhere: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

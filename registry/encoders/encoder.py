@@ -93,7 +93,17 @@ class TorchEncoder:
     def embed(self, batch: Batch) -> Embedding:
         """(n, d) float32."""
         with torch.inference_mode():
-            return self._vectors(self._to_device(batch.pixels)).float().cpu().numpy()
+            return self._vectors(self._pixels(batch)).float().cpu().numpy()
+
+    def _pixels(self, batch: Batch) -> Tensor:
+        """The batch on this device; a card gets it once for all the encoders of a pass."""
+        if self._device.type == "cpu":
+            return self._to_device(batch.pixels)
+        name = str(self._device)
+        if name not in batch.elsewhere:
+            batch.elsewhere[name] = self._to_device(batch.pixels)
+        pixels: Tensor = batch.elsewhere[name]
+        return pixels
 
     def _to_device(self, pixels: PixelBatch) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)).to(self._device)

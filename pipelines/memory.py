@@ -1,10 +1,19 @@
-"""Memory that is kept between batches: without it half of an extraction of large images is spent on fetching pages from the kernel."""
+"""Memory of batches: kept from one to the next, without which half of an extraction of large images is spent on fetching pages from the
+kernel, and for a card where the card can read it by itself.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import numpy as np
+
+from registry.arrays import PixelBatch
+
+#: (n, c, y, x) to float32 of that shape, not initialised
+MakeBatch = Callable[[tuple[int, ...]], PixelBatch]
 
 #: <malloc.h>, with the C library's own defaults
 M_TRIM_THRESHOLD, DEFAULT_TRIM_BYTES = -1, 128 * 1024
@@ -33,3 +42,20 @@ def kept_memory() -> Iterator[None]:
         library.mallopt(M_MMAP_MAX, DEFAULT_MMAPS)
         library.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_BYTES)
         library.malloc_trim(0)
+
+
+def memory_for(device: str) -> MakeBatch:
+    """What makes the array of a batch for a device ("cpu", or "cuda:" and the card's name)."""
+    return _on_the_heap if device == "cpu" else _page_locked
+
+
+def _on_the_heap(shape: tuple[int, ...]) -> PixelBatch:
+    return np.empty(shape, np.float32)
+
+
+def _page_locked(shape: tuple[int, ...]) -> PixelBatch:
+    """A card copies from it several times as fast; torch keeps what is freed for the next batch."""
+    import torch
+
+    made: PixelBatch = torch.empty(shape, dtype=torch.float32, pin_memory=True).numpy()
+    return made
