@@ -7,10 +7,14 @@ import json
 
 import numpy as np
 
+from pipelines.metrics.alignment import tvn
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.groups import Groups, group_scores
 from pipelines.metrics.information import beyond_controls, judge_information
+from pipelines.metrics.pairs import PairRule
 from pipelines.metrics.probes import ProbeSettings, out_of_fold
+from pipelines.metrics.relations import consistency, recall
 from pipelines.metrics.retrieval import permutation_null, retrieve
 from pipelines.metrics.sentences import detail, sentence
 from pipelines.metrics.verdicts import judge
@@ -34,6 +38,12 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for row in (*rows, retrieved.map, retrieved.normalised, bits.encoder):
         digest.update(np.float64(row.value).tobytes() + row.without.tobytes() + row.share.tobytes())
+    columns = {"label": labels.astype(np.str_), "plate": units}
+    groups = group_scores(x, columns, PairRule(("label",), ("plate",), (), ("label",)), Groups(("label", "plate")), n_permutations=9)
+    names = [f"g{i}" for i in range(240)]
+    related = recall(x, names, [(names[i], names[-i]) for i in range(1, 40)])
+    digest.update(groups.map.tobytes() + groups.p.tobytes() + np.float64(related.value).tobytes())
+    digest.update(consistency(x, units, ["plate-0", "plate-1"]).value.tobytes() + tvn(x[:, :8], np.arange(240) < 120, units).tobytes())
     null = permutation_null(x, labels, units, 3, n_permutations=9)
     of_bits = judge_information("e", "t", bits).as_dict()
     return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])

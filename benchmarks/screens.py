@@ -1,0 +1,137 @@
+"""Simulated screens of which the truth is known: scores of rows on images in units, without networks or pixels.
+
+Image i of unit u has the label y. A row r answers with the margin
+
+    s = strength_r + unit_u + interaction_ru + class_interaction_ruy + shared_i + own_ri
+
+(all normal) and is right where s > 0. Units have log-normal sizes. `unit` and `shared` are the same for all rows, as hard plates and hard
+images are; interactions are a row's own. The truth of a statistic is that of many new units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.statistic import Statistic, image_mean
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a screen looks like.
+
+    Attributes:
+        units: number of units.
+        classes: number of classes.
+        images: mean images of a unit.
+        spread: standard deviation of the log of a unit's size.
+        absent: share of the units that lack the second class.
+        unit: standard deviation of the effect a unit has on all rows.
+        interaction: of the effect it has on one row, and of that on one row and class.
+        shared: of the effect an image has on all rows.
+    """
+
+    units: int
+    classes: int = 2
+    images: float = 20.0
+    spread: float = 1.0
+    absent: float = 0.0
+    unit: float = 0.4
+    interaction: float = 0.2
+    shared: float = 0.7
+
+    @property
+    def total(self) -> float:
+        """Standard deviation of a margin; a row's own noise has 1."""
+        return float(np.sqrt(self.unit**2 + 2 * self.interaction**2 + self.shared**2 + 1.0))
+
+    def strength(self, accuracy: float) -> float:
+        """Of a row that is right so often."""
+        return float(norm.ppf(accuracy)) * self.total
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """One draw of units, labels and what all rows share."""
+
+    design: Design
+    labels: np.ndarray
+    codes: np.ndarray
+    units: np.ndarray
+    common: np.ndarray
+
+    @classmethod
+    def draw(cls, design: Design, rng: np.random.Generator) -> Screen:
+        sizes = np.ceil(design.images * np.exp(design.spread * rng.normal(size=design.units)) / np.exp(design.spread**2 / 2)).astype(int) + 1
+        codes = np.repeat(np.arange(design.units), sizes)
+        labels = rng.integers(0, design.classes, len(codes))
+        without = rng.random(design.units) < design.absent
+        labels = np.where(without[codes] & (labels == 1), 0, labels)
+        common = design.unit * rng.normal(size=design.units)[codes] + design.shared * rng.normal(size=len(codes))
+        return cls(design, labels, codes, np.array([f"u{code:04d}" for code in codes]), common)
+
+    def margins(self, strength: float, rng: np.random.Generator) -> np.ndarray:
+        """(n,) margins of one row."""
+        d = self.design
+        own = d.interaction * rng.normal(size=d.units)[self.codes]
+        own += d.interaction * rng.normal(size=(d.units, d.classes))[self.codes, self.labels]
+        return np.asarray(strength + self.common + own + rng.normal(size=len(self.codes)))
+
+
+#: a screen, (n,) margins of a row, (n,) names of what is left out -> the row's statistic
+Score = Callable[[Screen, np.ndarray, np.ndarray], Statistic]
+
+
+def accuracy_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+    """Balanced accuracy; a wrong answer is the next class."""
+    k = screen.design.classes
+    return balanced_accuracy(screen.labels, np.where(margins > 0, screen.labels, (screen.labels + 1) % k), units, k)
+
+
+def auroc_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+    """AUROC of the second class."""
+    p = norm.cdf(np.where(screen.labels == 1, margins, -margins))
+    return macro_auroc(screen.labels, np.stack([1 - p, p], axis=1), units)
+
+
+def bits_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+    """A number per image, as bits of information are: the margin itself."""
+    return image_mean(margins, units, screen.labels, screen.design.classes)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of statistic.
+
+    Attributes:
+        score: computes it.
+        classes: of its screens.
+        truth: its value in many units, for a strength.
+    """
+
+    score: Score
+    classes: int
+    truth: Callable[[Design, float], float]
+
+    def gap(self, design: Design, low: float, high: float) -> float:
+        """True difference between two strengths."""
+        return self.truth(design, high) - self.truth(design, low)
+
+    def raised(self, design: Design, strength: float, gain: float) -> float:
+        """The strength whose truth is larger by `gain`."""
+        from scipy.optimize import brentq
+
+        return float(brentq(lambda found: self.gap(design, strength, found) - gain, strength - 6.0, strength + 6.0))
+
+
+KINDS = {
+    "balanced accuracy": Kind(accuracy_score, 2, lambda design, strength: float(norm.cdf(strength / design.total))),
+    "balanced accuracy of five classes": Kind(accuracy_score, 5, lambda design, strength: float(norm.cdf(strength / design.total))),
+    # two images of different units: the sum of two margins is above 0
+    "AUROC": Kind(auroc_score, 2, lambda design, strength: float(norm.cdf(np.sqrt(2.0) * strength / design.total))),
+    "mean over images": Kind(bits_score, 2, lambda _, strength: strength),
+}

@@ -1,0 +1,210 @@
+"""Known relationships and perturbation signal: does a map of perturbations hold what biology knows?
+
+Reference: EFAAR_benchmarking, `efaar.py` at commit 2248f40 (Celik et al. 2024; Kraus et al. 2024). Each function says how it differs. A
+representation of one or two numbers has cosines of hardly anything but 1 and -1 and can reach any recall; `describe` flags it as
+`low_rank`, and its recall must not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.metrics.geometry import check_features
+from registry.arrays import Floats, Ints, Mask
+from registry.errors import InputError
+
+#: shares of the null below and above which a pair counts as found
+THRESHOLDS = (0.05, 0.95)
+#: entities below which there is no recall (`MIN_REQ_ENT_CNT`)
+MIN_ENTITIES = 20
+NULL_SCOPES = ("genes", "all")
+_BLOCK = 512
+
+Names = Sequence[str] | NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall of known relationships.
+
+    Attributes:
+        value: share of the known pairs among the most similar and the most dissimilar pairs of the null; larger is better.
+        chance: what a random map has, 1 - high + low.
+        pairs: known pairs with both members in the map.
+        entities: of the map.
+        null_scope: "genes" or "all": over which entities the null runs.
+        thresholds: low and high.
+    """
+
+    value: float
+    chance: float
+    pairs: int
+    entities: int
+    null_scope: str
+    thresholds: tuple[float, float]
+
+
+def recall(
+    features: Floats,
+    names: Names,
+    known: Sequence[tuple[str, str]],
+    *,
+    genes: Mask | None = None,
+    null_scope: str = "genes",
+    thresholds: tuple[float, float] = THRESHOLDS,
+) -> Recall:
+    """Share of known pairs whose cosine lies in the tails of all cosines of the map.
+
+    A pair counts where at most `low` of the null is as small or smaller, or at least `high` of it is smaller. Published maps of RxRx3-core
+    take the null over genes and compounds together ("all"); compounds resemble each other, which moves the tails, so the default is the
+    genes alone. Differences: the null is exact however large the map (never sampled), too few entities and duplicate names are errors
+    where the reference builds one and does not raise it, and ties at a threshold are decided on cosines rounded to 1e-9.
+
+    Args:
+        features: (p, d) one aggregated profile per perturbation.
+        names: p names, each once.
+        known: pairs of names, in any order; repeats, self-pairs and pairs that the map lacks are left out.
+        genes: (p,) which entities are genes; None = all.
+        null_scope: "genes" or "all".
+        thresholds: shares of the null, low and high.
+
+    Raises:
+        InputError: fewer than 20 entities in the null, a name twice, no known pair, a zero profile, thresholds out of order.
+    """
+    features, labels = check_features(features), np.asarray(names, dtype=np.str_)
+    low, high = thresholds
+    if null_scope not in NULL_SCOPES or not 0 < low < high < 1:
+        raise InputError(f"Expected a null over {' or '.join(NULL_SCOPES)} and 0 < low < high < 1, got `{null_scope}` and {thresholds}.")
+    place = {name: number for number, name in enumerate(labels.tolist())}
+    if len(place) < len(labels) or len(labels) != len(features):
+        raise InputError(f"Expected {len(features)} profiles of different names, got {len(place)} names. Aggregate replicates first.")
+    inside = np.ones(len(labels), dtype=bool) if genes is None or null_scope == "all" else np.asarray(genes, dtype=bool)
+    if inside.sum() < MIN_ENTITIES:
+        raise InputError(f"Expected at least {MIN_ENTITIES} entities for a null, got {int(inside.sum())}. A recall of so few says nothing.")
+    directions = _directions(features, labels)
+    wanted = sorted({tuple(sorted((place[a], place[b]))) for a, b in known if a in place and b in place and a != b})
+    if not wanted:
+        raise InputError(f"None of the {len(known)} known pairs is in the map of {len(labels)} entities. Compare how both name their genes.")
+    first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
+    asked = np.round(np.einsum("ij,ij->i", directions[first], directions[second]), 9)
+    below, not_above, total = _ranks(directions[inside], asked)
+    found = (not_above / total <= low) | (below / total >= high)
+    return Recall(float(found.mean()), 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
+
+
+def _directions(features: Floats, names: NDArray[np.str_]) -> Floats:
+    lengths = np.linalg.norm(features, axis=1)
+    if (lengths == 0).any():
+        raise InputError(f"The profile of `{names[int(np.argmin(lengths))]}` is 0 and has no direction. Leave it out.")
+    return np.asarray(features / lengths[:, None])
+
+
+def _ranks(directions: Floats, asked: Floats) -> tuple[Ints, Ints, int]:
+    """Of each asked cosine, how many pairs of the map lie below it and how many not above it; and how many pairs there are."""
+    below, not_above = np.zeros(len(asked), dtype=np.int64), np.zeros(len(asked), dtype=np.int64)
+    n = len(directions)
+    for start in range(0, n, _BLOCK):
+        block = directions[start : start + _BLOCK] @ directions[start:].T
+        upper = np.triu(np.ones(block.shape, dtype=bool), 1)
+        cosines = np.sort(np.round(block[upper], 9))
+        below += np.searchsorted(cosines, asked, side="left")
+        not_above += np.searchsorted(cosines, asked, side="right")
+    return below, not_above, n * (n - 1) // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One statistic per perturbation, against the same statistic of negative controls.
+
+    Attributes:
+        names: sorted.
+        value: (p,) the statistic; NaN where there are too few replicates.
+        p: (p,) (1 + null at or above the value) / (1 + null); NaN likewise.
+        p_published: (p,) null at or above the value / null, as the reference has it: it can be 0, and is for parity alone.
+        null: the size of the null.
+    """
+
+    names: tuple[str, ...]
+    value: Floats
+    p: Floats
+    p_published: Floats
+    null: int
+
+
+def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Signal:
+    """Mean cosine of the pairs of a perturbation's replicates, against that of perturbations that should do nothing.
+
+    Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
+
+    Args:
+        features: (n, d) aligned replicates.
+        names: n perturbations.
+        negatives: perturbations that make the null (genes that are not expressed); they get no p themselves.
+
+    Raises:
+        InputError: no negative with two replicates, a zero profile.
+    """
+    features, labels = check_features(features), np.asarray(names, dtype=np.str_)
+    directions = _directions(features, labels)
+    unique, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(unique), features.shape[1]))
+    np.add.at(sums, codes, directions)
+    value = np.full(len(unique), np.nan)
+    several = counts > 1
+    # |sum of unit vectors|^2 = n + twice the sum over pairs
+    value[several] = (np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1))
+    return _against_null(unique, value, np.isin(unique, negatives))
+
+
+def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequence[str], *, most_controls: int = 1000, seed: int = 0) -> Signal:
+    """Energy distance of a perturbation's replicates to the controls, against that of perturbations that should do nothing.
+
+    2 E|X - Y| - E|X - X'| - E|Y - Y'| with each expectation over all pairs, a profile with itself included. Differences: the controls that
+    are drawn where there are many depend on `seed` (the reference draws them anew each time).
+
+    Args:
+        features: (n, d) aligned profiles.
+        names: n perturbations; those of controls do not matter.
+        controls: (n,) which profiles are controls.
+        negatives: as for `consistency`.
+        most_controls: more than these are sampled.
+        seed: of that sample.
+
+    Raises:
+        InputError: no control, or no negative with five replicates.
+    """
+    features, labels, controls = check_features(features), np.asarray(names, dtype=np.str_), np.asarray(controls, dtype=bool)
+    reference = features[controls]
+    if not len(reference):
+        raise InputError("Expected at least one control profile, got none. A magnitude is a distance to controls.")
+    if len(reference) > most_controls:
+        reference = reference[np.sort(np.random.default_rng(seed).choice(len(reference), most_controls, replace=False))]
+    inside = _mean_distance(reference, reference)
+    unique = np.unique(labels[~controls])
+    value = np.full(len(unique), np.nan)
+    for number, name in enumerate(unique):
+        mine = features[(labels == name) & ~controls]
+        if len(mine) >= 5:
+            value[number] = 2 * _mean_distance(mine, reference) - _mean_distance(mine, mine) - inside
+    return _against_null(unique, value, np.isin(unique, negatives))
+
+
+def _mean_distance(a: Floats, b: Floats) -> float:
+    from scipy.spatial.distance import cdist
+
+    return float(np.mean([cdist(row[None], b).mean() for row in a]))
+
+
+def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask) -> Signal:
+    null = np.sort(value[negative & ~np.isnan(value)])
+    if not len(null):
+        raise InputError("Expected a negative perturbation with enough replicates, got none. Without a null there is no p-value.")
+    asked = ~negative & ~np.isnan(value)
+    at_or_above = len(null) - np.searchsorted(null, value[asked], side="left")
+    p, published = np.full(len(value), np.nan), np.full(len(value), np.nan)
+    p[asked], published[asked] = (1 + at_or_above) / (1 + len(null)), at_or_above / len(null)
+    return Signal(tuple(names.tolist()), value, p, published, len(null))
