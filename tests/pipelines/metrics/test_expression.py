@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pipelines.metrics.expression import COMPONENTS, GRID, expression_scores
+from registry.errors import InputError
+
+
+def tissue(
+    d: int = 12, genes: int = 5, patients: int = 6, spots: int = 40, signal: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features of spots, counts that follow some of them, patients who differ in both, two folds of whole patients."""
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"patient{i}" for i in range(patients)], spots)
+    codes = np.repeat(np.arange(patients), spots)
+    x = rng.normal(size=(len(names), d)) + 0.5 * rng.normal(size=(patients, d))[codes]
+    rate = np.exp(1.0 + signal * x[:, :3] @ rng.normal(size=(3, genes)) / 2 + 0.3 * rng.normal(size=(patients, genes))[codes])
+    return x, rng.poisson(rate).astype(float), names, codes % 2
+
+
+@pytest.mark.parametrize(("protocol", "d", "spots"), [("hest_a1", 300, 120), ("hest_a2", 40, 40)])
+def test_parity_protocols_are_the_recipe_in_scikit_learn(protocol: str, d: int, spots: int) -> None:
+    x, counts, patients, folds = tissue(d=d, spots=spots)
+    found = expression_scores(x, counts, patients, folds, protocol)
+    for number in (0, 1):
+        test = folds == number
+        width = COMPONENTS if protocol == "hest_a1" else d
+        ridge = Ridge(solver="lsqr", alpha=100 / (width * 5), fit_intercept=False, max_iter=1000, random_state=1)
+        steps = [StandardScaler(), *([PCA(n_components=256, random_state=1)] if protocol == "hest_a1" else []), ridge]
+        model = make_pipeline(*steps).fit(x[~test], np.log1p(counts[~test]))
+        expected = [pearsonr(model.predict(x[test])[:, g], np.log1p(counts[test])[:, g])[0] for g in range(5)]
+        assert found.folds[number] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert found.r.value == pytest.approx(found.folds.mean())
+    assert found.spread == pytest.approx(np.std(found.folds))
+
+
+def test_the_alpha_of_the_leaderboard() -> None:
+    x, counts, patients, folds = tissue(d=300, genes=50, spots=120)
+    assert expression_scores(x, counts, patients, folds, "hest_a1").alphas == (0.0078125, 0.0078125)
+
+
+def test_hest_cv_is_the_slow_way() -> None:
+    x, counts, patients, folds = tissue()
+    found = expression_scores(x, counts, patients, folds)
+    y = np.log1p(counts)
+    for number in (0, 1):
+        test = folds == number
+        scaler = StandardScaler().fit(x[~test])
+        z, z_test = scaler.transform(x[~test]), scaler.transform(x[test])
+        scores = []
+        for alpha in GRID:
+            total = 0.0
+            for name in np.unique(patients[~test]):
+                held = patients[~test] == name
+                model = Ridge(alpha=alpha).fit(z[~held], y[~test][~held])
+                total += np.mean([pearsonr(model.predict(z[held])[:, g], y[~test][held][:, g])[0] for g in range(5)])
+            scores.append(total)
+        assert found.alphas[number] == GRID[int(np.argmax(scores))]
+        model = Ridge(alpha=found.alphas[number]).fit(z, y[~test])
+        expected = np.mean([pearsonr(model.predict(z_test)[:, g], y[test][:, g])[0] for g in range(5)])
+        assert found.folds[number] == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_a_patient_is_the_score_of_the_others() -> None:
+    x, counts, patients, folds = tissue()
+    found = expression_scores(x, counts, patients, folds)
+    assert found.r.units == tuple(sorted(set(patients)))
+    assert found.r.share.sum() == pytest.approx(1.0)
+    # the same fits scored on fewer spots: give the left-out patient to no fold is another fit, so recompute r by hand
+    y = np.log1p(counts)
+    for unit, without in zip(found.r.units, found.r.without, strict=True):
+        values = []
+        for number in (0, 1):
+            test = folds == number
+            scaler = StandardScaler().fit(x[~test])
+            model = Ridge(alpha=found.alphas[number]).fit(scaler.transform(x[~test]), y[~test])
+            kept = test & (patients != unit)
+            predicted = model.predict(scaler.transform(x[kept]))
+            values.append(np.mean([pearsonr(predicted[:, g], y[kept][:, g])[0] for g in range(5)]))
+        assert without == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_a_planted_gene_program_is_found_and_noise_is_not() -> None:
+    assert expression_scores(*tissue()).r.value > 0.4
+    noise = [expression_scores(*tissue(signal=0.0, seed=seed)).r.value for seed in range(10)]
+    assert np.mean(noise) == pytest.approx(0.0, abs=0.05)
+
+
+def test_controls_of_any_dimension_are_scored_where_the_leaderboard_cannot() -> None:
+    x, counts, patients, folds = tissue()
+    assert -1 <= expression_scores(x[:, :1], counts, patients, folds).r.value <= 1
+    with pytest.raises(InputError, match=r"`hest_a1` needs at least 256 dimensions .* got 12 .* Use `hest_cv`"):
+        expression_scores(x, counts, patients, folds, "hest_a1")
+
+
+def test_what_does_not_vary_scores_zero_and_is_counted() -> None:
+    x, counts, patients, folds = tissue()
+    constant = expression_scores(np.ones_like(x), counts, patients, folds)
+    assert (constant.r.value, constant.constant) == (0.0, 10)
+    counts[:, 0] = 3
+    found = expression_scores(x, counts, patients, folds)
+    assert found.constant == 2
+    assert found.per_gene[0] == 0.0
+
+
+def test_swapped_patients_and_folds_are_refused() -> None:
+    x, counts, patients, folds = tissue()
+    with pytest.raises(InputError, match="`patient0` is among training and test spots of fold 0"):
+        expression_scores(x, counts, patients, np.arange(len(folds)) % 2)
+    with pytest.raises(InputError, match="leaving out training patients, of which there is one"):
+        expression_scores(x[:80], counts[:80], patients[:80], folds[:80])
+    with pytest.raises(InputError, match="The logarithm is taken here"):
+        expression_scores(x, counts - 5, patients, folds)
+    with pytest.raises(InputError, match="Expected a protocol"):
+        expression_scores(x, counts, patients, folds, "hest")
