@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import TIE, check_features, varying_columns
+from pipelines.metrics.geometry import check_features
+from pipelines.metrics.pairs import Similarities
 from pipelines.metrics.ranking import ap_sum, chance_ap, group_weights, sums_by_count, sums_by_unit
 from pipelines.metrics.statistic import Statistic, UnitIndex, check_labels, index_units, tally
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v1"
-_BLOCK = 64
 _NO_QUERY = "Expected an image with a positive and a negative in another unit, got none. Retrieval needs labels in at least two units."
 
 Units = Sequence[str] | NDArray[np.str_]
@@ -244,23 +244,13 @@ def _statistic(per_query: Floats, labels: Ints, index: UnitIndex, n_classes: int
 
 def _rankings(features: Floats, codes: Ints, folds: Ints | None) -> Iterator[_Ranked]:
     """The ranked candidates of each query, in order."""
-    n = len(features)
-    fold = np.zeros(n, dtype=np.int64) if folds is None else np.asarray(folds, dtype=np.int64)
-    x = features[:, varying_columns(features)]
-    x = x - x.mean(axis=0) if x.size else x
-    norms = np.sum(x**2, axis=1)
-    tolerance = TIE * float(norms.max(initial=0.0))
-    for start in range(0, n, _BLOCK):
-        block = slice(start, min(start + _BLOCK, n))
-        distances = norms[block, None] + norms[None, :] - 2 * x[block] @ x.T
-        for offset, squared in enumerate(distances):
-            query = start + offset
-            candidates = np.flatnonzero((codes != codes[query]) & (fold == fold[query]))
-            near = squared[candidates]
-            order = np.argsort(near, kind="stable")
-            near = near[order]
-            group = np.concatenate([[0], np.cumsum(np.diff(near) > tolerance)]) if len(near) else np.zeros(0, dtype=np.int64)
-            yield _Ranked(query, candidates[order], group.astype(np.int64))
+    fold = np.zeros(len(features), dtype=np.int64) if folds is None else np.asarray(folds, dtype=np.int64)
+    for query, similarity, tolerance in Similarities(features, "euclidean").each():
+        candidates = np.flatnonzero((codes != codes[query]) & (fold == fold[query]))
+        order = np.argsort(-similarity[candidates], kind="stable")
+        near = similarity[candidates][order]
+        group = np.concatenate([[0], np.cumsum(np.diff(near) < -tolerance)]) if len(near) else np.zeros(0, dtype=np.int64)
+        yield _Ranked(query, candidates[order], group.astype(np.int64))
 
 
 def _class_means(features: Floats, codes: Ints, folds: Ints | None, drawn: Ints, n_classes: int) -> Floats:
