@@ -1,0 +1,239 @@
+"""How much of an embedding is batch: plate, centre, donor, day. Neighbourhoods, components, and what a leak gives a classifier.
+
+Every function is exact and has no seed. Neighbours are euclidean, never the profile itself, and profiles that tie with the k-th
+neighbour all count by their share, so that a constant embedding has all others as neighbours instead of the first k of the file.
+How the mixing scores differ from scib-metrics 0.5.10 (which approximates neighbours and counts a cell as its own): the profile itself is left
+out, neighbours are exact, and the value of `lisi` is the mean over profiles of the scaled index, not the scaled median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.metrics.geometry import check_features
+from pipelines.metrics.pairs import Similarities
+from registry.arrays import Floats, Ints, Mask
+from registry.errors import InputError
+
+Names = Sequence[str] | NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal component regression.
+
+    Attributes:
+        share: of the embedding's variance that the batch explains, sum of lambda R^2 / sum of lambda, 0..1; smaller is better.
+        expected: what a batch drawn at random would explain, (batches - 1) / (n - 1).
+        first: R^2 of the first component.
+    """
+
+    share: float
+    expected: float
+    first: float
+
+
+def principal_component_regression(features: Floats, batch: Names) -> Components:
+    """Variance of the principal components explained by the batch (Buettner et al. 2019); all components, so no number of them is chosen.
+
+    Over all components it is the share of the total variance that lies between batch means. A constant embedding has a share of 0.
+
+    Raises:
+        InputError: fewer than two batches, NaN or infinity.
+    """
+    features, codes = check_features(features), _codes(batch, len(features))
+    centred = features - features.mean(axis=0)
+    counts = np.bincount(codes)
+    means = np.zeros((len(counts), features.shape[1]))
+    np.add.at(means, codes, centred)
+    means /= counts[:, None]
+    total = float(np.sum(centred**2))
+    if total <= 1e-24 * float(np.sum(features**2)):
+        return Components(0.0, (len(counts) - 1) / (len(features) - 1), 0.0)
+    between = float(np.sum(counts[:, None] * means**2))
+    first = np.linalg.svd(centred, full_matrices=False)[2][0]
+    scores, of_batch = centred @ first, means @ first
+    return Components(between / total, (len(counts) - 1) / (len(features) - 1), float(np.sum(counts * of_batch**2) / np.sum(scores**2)))
+
+
+def lisi(features: Floats, names: Names, k: int = 90) -> Floats:
+    """(n,) inverse Simpson index of each profile's neighbourhood, scaled to 0..1: 0 = one name only, 1 = all names alike.
+
+    Weights fall off with distance so that the perplexity is k / 3 (Korsunsky et al. 2019). Of batches it is iLISI, larger is better; of
+    classes it is 1 - cLISI, smaller is better.
+
+    Raises:
+        InputError: fewer than two names, or no more profiles than neighbours.
+    """
+    features, codes = check_features(features), _codes(names, len(features))
+    _enough(len(features), k)
+    size = int(codes.max()) + 1
+    found = np.empty(len(features))
+    for query, neighbours, share, distance in _neighbourhoods(features, k):
+        weight = share * _perplexed(distance, share, k / 3)
+        p = np.bincount(codes[neighbours], weight, size) / weight.sum()
+        found[query] = (1 / np.sum(p**2) - 1) / (size - 1)
+    return found
+
+
+def _perplexed(distance: Floats, share: Floats, perplexity: float) -> Floats:
+    """Gaussian weights whose entropy is the log of the perplexity, by bisection on the precision."""
+    gap = distance - distance.min()
+    if gap.max() == 0.0:
+        return np.ones_like(gap)
+    low, high, beta = 0.0, np.inf, 1.0 / float(gap.mean())
+    for _ in range(60):
+        weight = np.exp(-gap * beta)
+        p = share * weight / np.sum(share * weight)
+        entropy = -float(np.sum(p[p > 0] * np.log(p[p > 0] / share[p > 0])))
+        if abs(entropy - np.log(perplexity)) < 1e-5:
+            break
+        if entropy > np.log(perplexity):
+            low, beta = beta, (beta * 2 if np.isinf(high) else (beta + high) / 2)
+        else:
+            high, beta = beta, (beta + low) / 2
+    return np.asarray(np.exp(-gap * beta))
+
+
+def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05) -> float:
+    """Share of neighbourhoods in which the batches are as mixed as in the whole (Buettner et al. 2019), 0..1; larger is better, 1 - alpha is perfect.
+
+    A chi-squared test of the k neighbours against the frequencies of all other profiles. Give profiles of one class: where classes differ
+    between batches, mixing would be wrong.
+
+    Raises:
+        InputError: fewer than two batches, or no more profiles than neighbours.
+    """
+    from scipy.stats import chi2
+
+    features, codes = check_features(features), _codes(batch, len(features))
+    _enough(len(features), k)
+    counts = np.bincount(codes).astype(np.float64)
+    bound = float(chi2.ppf(1 - alpha, len(counts) - 1))
+    accepted = 0
+    for query, neighbours, share, _ in _neighbourhoods(features, k):
+        others = counts.copy()
+        others[codes[query]] -= 1
+        expected = k * others / others.sum()
+        observed = np.bincount(codes[neighbours], share, len(counts))
+        seen = expected > 0
+        accepted += float(np.sum((observed - expected)[seen] ** 2 / expected[seen])) <= bound
+    return accepted / len(features)
+
+
+def graph_connectivity(features: Floats, classes: Names, k: int = 15) -> float:
+    """Mean over classes of the share of its profiles in its largest connected part of the neighbour graph, 0..1; larger is better.
+
+    An edge joins a profile and each of its k neighbours, either way (Luecken et al. 2022).
+
+    Raises:
+        InputError: fewer than two classes, or no more profiles than neighbours.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    features, codes = check_features(features), _codes(classes, len(features))
+    _enough(len(features), k)
+    ends = [(query, other) for query, neighbours, _, _ in _neighbourhoods(features, k) for other in neighbours.tolist()]
+    first, second = np.array(ends).T
+    inside = codes[first] == codes[second]
+    graph = coo_matrix((np.ones(int(inside.sum())), (first[inside], second[inside])), shape=(len(codes), len(codes)))
+    part = np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    return float(np.mean([np.bincount(part[codes == c]).max() / np.sum(codes == c) for c in range(int(codes.max()) + 1)]))
+
+
+def robustness_index(features: Floats, classes: Names, batch: Names, k: int = 50) -> float:
+    """SO / (SO + OS) over all profiles' k nearest neighbours: same class and other batch, against other class and same batch; 0.5 = neither leads.
+
+    Larger is better. Neighbours by cosine (de Jong et al. 2025, PathoROB). NaN where no neighbour is of either kind.
+
+    Raises:
+        InputError: fewer than two classes or batches, or no more profiles than neighbours.
+    """
+    features = check_features(features)
+    y, b = _codes(classes, len(features)), _codes(batch, len(features))
+    _enough(len(features), k)
+    so = os = 0.0
+    for query, neighbours, share, _ in _neighbourhoods(features, k, "cosine"):
+        same_class, same_batch = y[neighbours] == y[query], b[neighbours] == b[query]
+        so += float(share[same_class & ~same_batch].sum())
+        os += float(share[~same_class & same_batch].sum())
+    return so / (so + os) if so + os > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class NotSame:
+    """1-nearest-neighbour accuracy of a profile's annotation.
+
+    Attributes:
+        nsc: the neighbour is of another compound.
+        nscb: of another compound and another batch.
+        queries: profiles that have a candidate of their annotation both ways.
+    """
+
+    nsc: float
+    nscb: float
+    queries: int
+
+    @property
+    def leak(self) -> float:
+        """What sharing a batch gives: NSC - NSCB."""
+        return self.nsc - self.nscb
+
+
+def not_same_compound(features: Floats, annotation: Names, compound: Names, batch: Names) -> NotSame:
+    """Ljosa et al. 2013 and Ando et al. 2017, by cosine; of neighbours that tie each counts by its share.
+
+    Raises:
+        InputError: no profile has an annotated neighbour of another compound and batch.
+    """
+    features = check_features(features)
+    y, c, b = (_codes(names, len(features), least=1) for names in (annotation, compound, batch))
+    right: list[tuple[float, float]] = []
+    for query, similarity, tolerance in Similarities(features, "cosine").each():
+        other = c != c[query]
+        elsewhere = other & (b != b[query])
+        if (other & (y == y[query])).any() and (elsewhere & (y == y[query])).any():
+            right.append((_nearest(similarity, other, y == y[query], tolerance), _nearest(similarity, elsewhere, y == y[query], tolerance)))
+    if not right:
+        raise InputError("No profile shares its annotation with another compound in another batch, so a leak cannot be measured.")
+    nsc, nscb = np.mean(right, axis=0).tolist()
+    return NotSame(nsc, nscb, len(right))
+
+
+def _nearest(similarity: Floats, candidates: Mask, relevant: Mask, tolerance: float) -> float:
+    """Share of the nearest candidates that are relevant."""
+    nearest = candidates & (similarity >= similarity[candidates].max() - tolerance)
+    return float(relevant[nearest].mean())
+
+
+def _neighbourhoods(features: Floats, k: int, distance: str = "euclidean") -> Iterator[tuple[int, Ints, Floats, Floats]]:
+    """Each query, its neighbours, how far each counts (they sum to k), and squared distances up to what is the same for all of a query."""
+    for query, similarity, tolerance in Similarities(features, distance).each():
+        similarity = similarity.copy()
+        similarity[query] = -np.inf
+        kth = np.partition(similarity, len(similarity) - k)[len(similarity) - k]
+        near = np.flatnonzero(similarity > kth + tolerance)
+        tied = np.flatnonzero(np.abs(similarity - kth) <= tolerance)
+        share = np.concatenate([np.ones(len(near)), np.full(len(tied), (k - len(near)) / len(tied))])
+        neighbours = np.concatenate([near, tied])
+        yield query, neighbours, share, -2 * similarity[neighbours]
+
+
+def _codes(names: Names, n: int, least: int = 2) -> Ints:
+    values = np.asarray(names, dtype=np.str_)
+    if values.shape != (n,):
+        raise InputError(f"Expected {n} names, got shape {values.shape}.")
+    unique, codes = np.unique(values, return_inverse=True)
+    if len(unique) < least:
+        raise InputError(f"Expected at least {least} different names, got {len(unique)}. Where all profiles share one there is nothing to compare.")
+    return codes.astype(np.int64)
+
+
+def _enough(n: int, k: int) -> None:
+    if not 1 <= k < n:
+        raise InputError(f"Expected more profiles than neighbours, got {n} and {k}.")
