@@ -21,7 +21,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
-from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_auroc
+from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
 from pipelines.metrics.geometry import describe
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
@@ -168,6 +168,9 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     scored = [
         entry("logistic.balanced_accuracy", linear, 1 / n_classes, probe_statistic("balanced_accuracy", logistic, question), notes),
         entry("logistic.auroc", linear, 0.5, probe_statistic("auroc", logistic, question)),
+        entry("logistic.macro_f1", linear, _chance_f1(logistic.labels, n_classes), probe_statistic("macro_f1", logistic, question)),
+        # a probe that says the same of all classes has none
+        entry("logistic.calibration_error", linear, 0.0, probe_statistic("calibration_error", logistic, question)),
         entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), probe_statistic("log_loss_bits", logistic, question)),
         entry("knn.balanced_accuracy", nearest, 1 / n_classes, probe_statistic("balanced_accuracy", knn, question)),
     ]
@@ -181,13 +184,23 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
 
 
 def probe_statistic(metric: str, found: OutOfFold, question: Question) -> Statistic:
-    """One metric of out-of-fold predictions: "balanced_accuracy", "auroc" or "log_loss_bits"."""
+    """One metric of out-of-fold predictions: "balanced_accuracy", "macro_f1", "auroc", "calibration_error" or "log_loss_bits"."""
     units = question.units[found.images]
+    if metric == "macro_f1":
+        return macro_f1(found.labels, found.probabilities, units)
+    if metric == "calibration_error":
+        return calibration_error(found.labels, found.probabilities, units)
     if metric == "auroc":
         return macro_auroc(found.labels, found.probabilities, units)
     if metric == "log_loss_bits":
         return log_loss(found.labels, found.probabilities, units)
     return balanced_accuracy(found.labels, found.predicted, units, len(question.classes))
+
+
+def _chance_f1(labels: Ints, n_classes: int) -> float:
+    """Macro F1 of predictions that all classes share alike."""
+    share = np.bincount(labels, minlength=n_classes) / len(labels)
+    return float(np.mean(2 * share / (1 + n_classes * share)))
 
 
 def _predictions(row: str, member: str, question: Question, probe: str, found: OutOfFold, ids: NDArray[np.str_]) -> Predictions:

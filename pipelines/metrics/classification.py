@@ -1,6 +1,6 @@
-"""Balanced accuracy, macro AUROC and log-loss, each with every unit left out in turn.
+"""Balanced accuracy, macro F1, macro AUROC, log-loss and calibration error, each with every unit left out in turn.
 
-Nothing is resampled: leaving a unit out is exact and costs one pass, because all three are made of counts that units add up to.
+Nothing is resampled: leaving a unit out is exact and costs one pass, because all of them are made of counts that units add up to.
 Labels are codes 0..k-1 into the task's vocabulary. A class of the vocabulary that no image has is left out of the mean
 and shows as `class_in_units` 0, which makes the score not assessable.
 """
@@ -48,6 +48,90 @@ def balanced_accuracy(labels: Ints, predicted: Ints, units: Units, n_classes: in
         units=index.names,
         without=recall_without.mean(axis=1),
         share=np.mean(present[:, occurs] / total, axis=1),
+        n_images=len(labels),
+        class_in_units=int((present > 0).sum(axis=0).min()),
+    )
+
+
+def macro_f1(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
+    """Mean over classes of 2 x hits / (images + predictions) (scikit-learn's `f1_score(average="macro")`).
+
+    Classes that tie for the most probable share the prediction, so that a constant embedding has what a random guess has, and not what the first
+    class happens to give. A class that is neither there nor predicted is left out of the mean.
+
+    Args:
+        labels: (n,) true class codes.
+        probabilities: (n, k) one score per class.
+        units: n unit names.
+
+    Returns:
+        Share of unit u: mean over classes of n_uc / N_c. Without unit u it is NaN when a class occurs in u only.
+    """
+    index = index_units(units)
+    probabilities = _check_probabilities(probabilities, len(index.codes))
+    n_classes = probabilities.shape[1]
+    labels = check_labels(labels, len(index.codes), n_classes)
+    best = (probabilities == probabilities.max(axis=1, keepdims=True)).astype(np.float64)
+    best /= best.sum(axis=1, keepdims=True)
+    present = index.counts_by_class(labels, n_classes)
+    said = np.stack([index.counts(best[:, c]) for c in range(n_classes)], axis=1)
+    hits = tally(index.codes * n_classes + labels, best[np.arange(len(labels)), labels], present.size).reshape(present.shape)
+    total = present.sum(axis=0)
+    occurs = total > 0
+    without = _macro_f1(hits.sum(axis=0) - hits, total - present, said.sum(axis=0) - said)
+    without[((total - present)[:, occurs] == 0).any(axis=1)] = np.nan
+    return Statistic(
+        value=float(_macro_f1(hits.sum(axis=0)[None], total[None], said.sum(axis=0)[None])[0]),
+        units=index.names,
+        without=without,
+        share=np.mean(present[:, occurs] / total[occurs], axis=1),
+        n_images=len(labels),
+        class_in_units=int((present > 0).sum(axis=0).min()),
+    )
+
+
+def _macro_f1(hits: Floats, images: Floats, predictions: Floats) -> Floats:
+    """(...,) mean over the classes (..., k) that are there or predicted."""
+    both = images + predictions
+    # shares of predictions do not subtract to exactly 0
+    counts = both > 1e-9
+    f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=counts)
+    return np.asarray(f1.sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1))
+
+
+def calibration_error(labels: Ints, probabilities: Floats, units: Units, bins: int = 15) -> Statistic:
+    """Expected calibration error of the most probable class: |right - confidence| over bins of confidence, 0..1, smaller is better.
+
+    Classes weigh the same, as they do where the probe is fitted; with unequal classes the error on the images as they are would be that of
+    the prior. Bins are equally wide (Naeini et al. 2015; THUNDER takes 5). It is biased up where a bin holds few images.
+
+    Args:
+        labels: (n,) true class codes.
+        probabilities: (n, k) rows that sum to 1.
+        units: n unit names.
+        bins: of confidence.
+
+    Returns:
+        Share of unit u: of the weight of all images.
+    """
+    index = index_units(units)
+    probabilities = _check_probabilities(probabilities, len(index.codes))
+    n_classes = probabilities.shape[1]
+    labels = check_labels(labels, len(index.codes), n_classes)
+    present = index.counts_by_class(labels, n_classes)
+    weight = (1.0 / present.sum(axis=0).clip(1))[labels]
+    confidence = probabilities.max(axis=1)
+    place = index.codes * bins + np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = weight * ((probabilities.argmax(axis=1) == labels) - confidence)
+    gaps = tally(place, gap, len(index.names) * bins).reshape(-1, bins)
+    share = index.counts(weight)
+    left = share.sum() - share
+    without = np.divide(np.abs(gaps.sum(axis=0) - gaps).sum(axis=1), left, out=np.full_like(left, np.nan), where=left > 0)
+    return Statistic(
+        value=float(np.abs(gaps.sum(axis=0)).sum() / share.sum()),
+        units=index.names,
+        without=without,
+        share=share / share.sum(),
         n_images=len(labels),
         class_in_units=int((present > 0).sum(axis=0).min()),
     )

@@ -73,6 +73,8 @@ _PROBES = {"logistic": "logistic-regression probe", "knn": "nearest-neighbour pr
 _METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error (smaller is better)",
     "log_loss_bits": "log loss in bits (smaller is better)",
     "map": "mean average precision",
 }

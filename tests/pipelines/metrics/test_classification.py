@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
-from pipelines.metrics.classification import balanced_accuracy, log_loss, macro_auroc
+from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
 from pipelines.metrics.statistic import Statistic, image_mean
 from registry.errors import InputError
 from tests.pipelines.metrics.data import images
@@ -26,19 +26,55 @@ def test_scores_equal_scikit_learn(k: int) -> None:
     assert macro_auroc(data.labels, p, data.units).value == pytest.approx(expected, abs=1e-12)
     assert balanced_accuracy(data.labels, predicted, data.units, k).value == pytest.approx(balanced_accuracy_score(data.labels, predicted), abs=1e-12)
     assert log_loss(data.labels, p, data.units).value == pytest.approx(reference_log_loss(data.labels, p) / np.log(2), abs=1e-12)
+    untied = _probabilities(200, k, k, decimals=9)
+    assert macro_f1(data.labels, untied, data.units).value == pytest.approx(f1_score(data.labels, untied.argmax(axis=1), average="macro"), abs=1e-12)
+
+
+def _slow_calibration_error(labels: np.ndarray, p: np.ndarray, bins: int, weights: np.ndarray) -> float:
+    total, confidence = 0.0, p.max(axis=1)
+    for low in np.arange(bins) / bins:
+        inside = (confidence >= low) & ((confidence < low + 1 / bins) | ((low + 1 / bins > 1 - 1e-9) & (confidence == 1)))
+        total += abs(sum(w * (float(y == q.argmax()) - q.max()) for y, q, w in zip(labels[inside], p[inside], weights[inside], strict=True)))
+    return total / weights.sum()
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_calibration_error_is_the_slow_one_with_classes_that_weigh_the_same(k: int) -> None:
+    data = images(150, 9, k, seed=k)
+    p = np.random.default_rng(k).dirichlet(np.ones(k), size=150)
+    weights = (1 / np.bincount(data.labels))[data.labels]
+    found = calibration_error(data.labels, p, data.units, bins=10)
+    assert found.value == pytest.approx(_slow_calibration_error(data.labels, p, 10, weights), abs=1e-12)
+    for unit, without in zip(found.units, found.without, strict=True):
+        keep = data.units != unit
+        assert without == pytest.approx(_slow_calibration_error(data.labels[keep], p[keep], 10, weights[keep]), abs=1e-12)
+    assert found.share.sum() == pytest.approx(1.0)
+
+
+def test_probabilities_that_come_true_are_calibrated_and_boasts_are_not() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0, 1, 20_000)
+    labels = (rng.random(20_000) < p).astype(int)
+    units = np.arange(20_000) % 20
+    honest = calibration_error(labels, np.column_stack([1 - p, p]), units.astype(str))
+    assert honest.value < 0.01
+    sure = np.where(p > 0.5, 0.99, 0.01)
+    assert calibration_error(labels, np.column_stack([1 - sure, sure]), units.astype(str)).value == pytest.approx(0.24, abs=0.01)
 
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_leaving_a_unit_out_is_computing_without_it(k: int) -> None:
     data = images(150, 9, k, seed=k + 10)
-    p = _probabilities(150, k, k, decimals=1)
+    p, untied = (_probabilities(150, k, k, decimals=d) for d in (1, 9))
     found = {
         "accuracy": balanced_accuracy(data.labels, p.argmax(axis=1), data.units, k),
         "auroc": macro_auroc(data.labels, p, data.units),
         "loss": log_loss(data.labels, p, data.units),
+        "f1": macro_f1(data.labels, untied, data.units),
     }
     for i, unit in enumerate(found["auroc"].units):
         keep = data.units != unit
+        assert found["f1"].without[i] == pytest.approx(f1_score(data.labels[keep], untied[keep].argmax(axis=1), average="macro"), abs=1e-12)
         assert found["accuracy"].without[i] == pytest.approx(balanced_accuracy_score(data.labels[keep], p[keep].argmax(axis=1)), abs=1e-12)
         expected = roc_auc_score(data.labels[keep], p[keep][:, 1]) if k == 2 else roc_auc_score(data.labels[keep], p[keep], multi_class="ovr")
         assert found["auroc"].without[i] == pytest.approx(expected, abs=1e-12)
