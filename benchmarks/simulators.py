@@ -25,10 +25,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard
-from pipelines.benchmarks.culture import CultureParameters, draw_plate
+from pipelines.benchmarks.culture import draw_plate
+from pipelines.benchmarks.culture_design import CultureParameters
 from pipelines.benchmarks.simulate import simulate
 from pipelines.benchmarks.summaries import handedness, nuclear_peaks
-from pipelines.benchmarks.tissue import TissueParameters, draw_patient, nuclei_columns
+from pipelines.benchmarks.tissue import draw_patient, nuclei_columns
+from pipelines.benchmarks.tissue_design import TissueParameters
 from pipelines.metrics.classification import balanced_accuracy
 from pipelines.metrics.jackknife import interval
 from pipelines.rows import facts_of

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.benchmarks.culture_design import CultureParameters, Treatment
 from pipelines.benchmarks.drawing import radial_frequency, random_field
 from registry.arrays import Floats
-
-if TYPE_CHECKING:
-    from pipelines.benchmarks.culture import CultureParameters, Treatment
 
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 

@@ -12,8 +12,8 @@ from pipelines.params import parse
 from registry.errors import BenchmarkError, NotFoundError, ParamsError
 
 if TYPE_CHECKING:
-    from pipelines.benchmarks.culture import CultureParameters
-    from pipelines.benchmarks.tissue import TissueParameters
+    from pipelines.benchmarks.culture_design import CultureParameters
+    from pipelines.benchmarks.tissue_design import TissueParameters
 
 
 def simulate(name: str, out: Path, parameters: CultureParameters | TissueParameters, seed: int, workers: int = 1) -> Benchmark:
@@ -33,7 +33,8 @@ def simulate(name: str, out: Path, parameters: CultureParameters | TissueParamet
         BenchmarkError: `out` holds something that is not a simulated benchmark.
         ParamsError: `seed` is negative.
     """
-    from pipelines.benchmarks.culture import CultureParameters, draw_culture
+    from pipelines.benchmarks.culture import draw_culture
+    from pipelines.benchmarks.culture_design import CultureParameters
     from pipelines.benchmarks.tissue import draw_tissue
 
     if seed < 0:
@@ -67,8 +68,8 @@ def parameters(simulator: str, values: dict[str, Any]) -> CultureParameters | Ti
         NotFoundError: there is no such simulator.
         ParamsError: an unknown key (lists the known), or a value of the wrong type or out of range.
     """
-    from pipelines.benchmarks.culture import CultureParameters
-    from pipelines.benchmarks.tissue import TissueParameters
+    from pipelines.benchmarks.culture_design import CultureParameters
+    from pipelines.benchmarks.tissue_design import TissueParameters
 
     kinds: dict[str, type[CultureParameters | TissueParameters]] = {"culture": CultureParameters, "tissue": TissueParameters}
     if simulator not in kinds:

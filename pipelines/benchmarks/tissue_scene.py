@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.drawing import radial_frequency, random_field
+from pipelines.benchmarks.tissue_design import BLOCK, BLOCKS, SIDE, TissueParameters
 from registry.arrays import Floats, Ints, Mask
 
-if TYPE_CHECKING:
-    from pipelines.benchmarks.tissue import TissueParameters
-
-#: the lattice of `third-order`: SIDE x SIDE sites in blocks of BLOCK x BLOCK
-SIDE, BLOCK = 32, 4
-BLOCKS = (SIDE // BLOCK) ** 2
 #: optical density of haematoxylin and eosin in red, green, blue (Ruifrok and Johnston 2001)
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 #: of an empty slide, as a fraction of white; dimmer than white, so that next to nothing is clipped there

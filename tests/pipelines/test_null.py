@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipelines.benchmarks.card import Task
-from pipelines.benchmarks.culture import CultureParameters
+from pipelines.benchmarks.culture_design import CultureParameters
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.simulate import simulate
 from pipelines.evaluate import evaluate_cell, evaluate_oracle

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.benchmarks.culture import CHANNELS, CONTROL, TREATMENTS, CultureParameters, Site, Treatment, draw_plate
+from pipelines.benchmarks.culture import CHANNELS, TREATMENTS, Site, draw_plate
+from pipelines.benchmarks.culture_design import CONTROL, CultureParameters, Treatment
 from pipelines.benchmarks.culture_scene import PlateEffects, Scene, draw_scene, expected_photons, plate_effects
 from pipelines.benchmarks.drawing import radial_frequency, stream
 from pipelines.benchmarks.index import Benchmark

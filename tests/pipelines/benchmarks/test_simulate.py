@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.benchmarks.culture import CultureParameters
+from pipelines.benchmarks.culture_design import CultureParameters
 from pipelines.benchmarks.drawing import radial_frequency, random_field, stream
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.pictures import simulation_page
 from pipelines.benchmarks.simulate import parameters, simulate
-from pipelines.benchmarks.tissue import TissueParameters
+from pipelines.benchmarks.tissue_design import TissueParameters
 from registry.errors import BenchmarkError, NotFoundError, ParamsError
 from registry.files import sha256_of_file
 

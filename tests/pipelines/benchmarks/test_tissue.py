@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pipelines.benchmarks.drawing import radial_frequency, stream
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.simulate import simulate
-from pipelines.benchmarks.tissue import CHANNELS, CLASSES, DRAW, Patch, TissueParameters, draw_patient
+from pipelines.benchmarks.tissue import CHANNELS, CLASSES, DRAW, Patch, draw_patient
+from pipelines.benchmarks.tissue_design import TissueParameters
 from pipelines.benchmarks.tissue_scene import (
     BLOCKS,
     SIDE,

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.benchmarks.tissue import TYPES, Nuclei, TissueParameters, draw_arrangement, draw_third_order
+from pipelines.benchmarks.tissue import TYPES, Nuclei, draw_arrangement, draw_third_order
+from pipelines.benchmarks.tissue_design import TissueParameters
 from registry.arrays import Embedding
 from registry.controls.catalogue import make_control
 from registry.images import ImageSpec
