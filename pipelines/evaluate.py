@@ -22,6 +22,8 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
+from pipelines.metrics.few_shot import PROTOCOL as SIMPLESHOT
+from pipelines.metrics.few_shot import class_means
 from pipelines.metrics.geometry import describe
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
@@ -172,6 +174,7 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
         # a probe that says the same of all classes has none
         entry("logistic.calibration_error", linear, 0.0, probe_statistic("calibration_error", logistic, question)),
         entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), probe_statistic("log_loss_bits", logistic, question)),
+        entry("simpleshot.balanced_accuracy", SIMPLESHOT, 1 / n_classes, _simpleshot(question, features)),
         entry("knn.balanced_accuracy", nearest, 1 / n_classes, probe_statistic("balanced_accuracy", knn, question)),
     ]
     retrieval = _retrieval(question, features, benchmark, params)
@@ -195,6 +198,17 @@ def probe_statistic(metric: str, found: OutOfFold, question: Question) -> Statis
     if metric == "log_loss_bits":
         return log_loss(found.labels, found.probabilities, units)
     return balanced_accuracy(found.labels, found.predicted, units, len(question.classes))
+
+
+def _simpleshot(question: Question, features: FoldFeatures) -> Statistic:
+    """Balanced accuracy of the nearest class mean, test images of all folds together."""
+    tested = np.flatnonzero((question.codes >= 0) & (question.folds >= 0))
+    predicted = np.full(len(question.codes), -1)
+    for number in sorted(set(question.folds[tested].tolist())):
+        train, test = question.train(number), (question.codes >= 0) & (question.folds == number)
+        x = features[number]
+        predicted[test] = class_means(x[train], question.codes[train], len(question.classes), x[test]).argmax(axis=1)
+    return balanced_accuracy(question.codes[tested], predicted[tested], question.units[tested], len(question.classes))
 
 
 def _chance_f1(labels: Ints, n_classes: int) -> float:
