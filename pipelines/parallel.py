@@ -20,6 +20,8 @@ B = TypeVar("B")
 
 #: <linux/prctl.h>: the signal a process gets when its parent dies
 PR_SET_PDEATHSIG = 1
+#: where numerical libraries read how many threads they may take
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: what a worker process was forked with; empty in the parent
 _inherited: list[tuple[Callable[[Any], Any], Sequence[Any]]] = []
 
@@ -79,11 +81,17 @@ def one_thread() -> Iterator[None]:
     # torch keeps a count of its own; formulas import it only if one of them needs it
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
+    stated = {name: os.environ.get(name) for name in THREADS}
     limits = _limit_to_one_thread()
     try:
         yield
     finally:
         limits.restore_original_limits()
+        for name, value in stated.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if torch:
             torch.set_num_threads(before)
 
@@ -92,6 +100,8 @@ def _limit_to_one_thread() -> Any:
     """From now on; returns threadpoolctl's handle that undoes it for all libraries but torch."""
     from threadpoolctl import threadpool_limits
 
+    # libraries that load later, as SciPy's own linear algebra does, read how many threads to take when they load
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     return threadpool_limits(1)

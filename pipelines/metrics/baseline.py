@@ -234,6 +234,7 @@ def _tree_logits(train: Floats, test: Floats, codes: Ints, inner: InnerFolds, n_
 def _trees(train: Floats, codes: Ints, images: Floats, n_classes: int) -> Floats:
     """(m, k) centred log probabilities; a class without training images gets the floor."""
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     p = np.zeros((len(images), n_classes))
     present = np.unique(codes)
@@ -243,6 +244,8 @@ def _trees(train: Floats, codes: Ints, images: Floats, n_classes: int) -> Floats
         model = HistGradientBoostingClassifier(
             max_iter=50, max_leaf_nodes=8, min_samples_leaf=20, l2_regularization=1.0, early_stopping=False, random_state=0
         )
-        p[:, present] = model.fit(train, codes).predict_proba(images)
+        # a few thousand images: threads wait for each other longer than they work, and on a busy machine for minutes
+        with threadpool_limits(1):
+            p[:, present] = model.fit(train, codes).predict_proba(images)
     logs = np.log((1 - _MIXED) * p + _MIXED / n_classes)
     return np.asarray(logs - logs.mean(axis=1, keepdims=True))

@@ -88,7 +88,7 @@ def _newton(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Flo
 
 
 def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Floats) -> Floats:
-    """Damped Newton; its steps come from conjugate gradients, exact enough for the steps left (Dembo, Eisenstat and Steihaug 1982).
+    """Damped Newton; its steps come from conjugate gradients, to a tenth of the gradient (Dembo, Eisenstat and Steihaug 1982).
 
     The preconditioner is the Hessian of a single logit whose curvature at each image is the mean over classes: one factorisation serves
     all of them. Quasi-Newton steps on the bound of Boehning (1992) took hundreds of passes over the images where classes are nearly
@@ -130,7 +130,7 @@ def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: 
             residual = residual - scale * bent
             turned = cho_solve(factor, residual)
             before, size = size, float(np.sum(residual * turned))
-            if size <= min(0.01, left / total) * left:
+            if size <= 0.01 * left:
                 break
             direction = turned + (size / before) * direction
         along, slope, scale = x @ step, float(np.sum(gradient * step)), 1.0

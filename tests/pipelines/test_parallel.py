@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -52,3 +55,27 @@ def test_an_error_in_making_an_item_comes_after_the_items_before_it() -> None:
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="no second item"):
         next(ahead)
+
+
+LATE = """
+import sys
+from pipelines.parallel import in_parallel
+assert "scipy" not in sys.modules
+
+def threads(_):
+    import numpy, scipy.linalg
+    from threadpoolctl import threadpool_info
+    return sorted(library["num_threads"] for library in threadpool_info())
+
+if __name__ == "__main__":
+    for workers in (1, 2):
+        print(*[found for found in in_parallel(threads, range(2), workers)])
+"""
+
+
+def test_libraries_that_a_worker_loads_itself_take_one_thread_too() -> None:
+    """SciPy brings linear algebra of its own, and loads it at the first use."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
+    counts = re.findall(r"\d+", done.stdout)
+    assert len(counts) >= 4
+    assert set(counts) == {"1"}
