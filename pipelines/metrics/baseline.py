@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,8 +53,8 @@ class InformationSettings:
         """Names every rule behind the bits."""
         penalties = ",".join(f"{p:g}" for p in self.penalties)
         return (
-            f"information/controls{self.control_dims}+products{self.product_dims}+trees/row{self.row_dims}/penalties=inf,{penalties}/"
-            f"inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v1"
+            f"information/controls{self.control_dims}+trees+squares+products{self.product_dims}/row{self.row_dims}/penalties=inf,{penalties}/"
+            f"inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v2"
         )
 
 
@@ -138,7 +138,7 @@ def enlarge(
 ) -> Baseline:
     """Build B+ from the controls, everything fitted on training images.
 
-    B has penalty 0.001. The boosted-tree logits, out of fold inside training, and then the squares and products get each the penalty
+    B has penalty 0.001. The boosted-tree logits, out of fold inside training, then the squares and then the products get each the penalty
     that inner group-held-out folds choose; a block that does not help there is left out.
 
     Args:
@@ -182,7 +182,7 @@ def enlarge(
     )
     if columns:
         trees = _tree_logits(s_train, s_test, codes, inner, len(present))
-        for block in (trees, _products(s_train, s_test, settings.product_dims)):
+        for block in (trees, *_products(s_train, s_test, settings.product_dims)):
             found = _with_block(found, *_standardised(*block), settings.penalties)
     return found
 
@@ -211,12 +211,13 @@ def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     return (train[:, keep] - centre) / spread[keep], (test[:, keep] - centre) / spread[keep]
 
 
-def _products(train: Floats, test: Floats, dims: int) -> tuple[Floats, Floats]:
-    """Squares and pairwise products of the `dims` leading directions."""
+def _products(train: Floats, test: Floats, dims: int) -> Iterator[tuple[Floats, Floats]]:
+    """Squares of the `dims` leading directions, and then their pairwise products."""
     leading = fit_projection(train, dims)
     a, b = _standardised(leading.transform(train), leading.transform(test))
-    first, second = np.triu_indices(a.shape[1])
-    return a[:, first] * a[:, second], b[:, first] * b[:, second]
+    yield a**2, b**2
+    first, second = np.triu_indices(a.shape[1], 1)
+    yield a[:, first] * a[:, second], b[:, first] * b[:, second]
 
 
 def _tree_logits(train: Floats, test: Floats, codes: Ints, inner: InnerFolds, n_classes: int) -> tuple[Floats, Floats]:

@@ -82,6 +82,20 @@ def test_a_nonlinear_re_encoding_knows_nothing_new_though_it_beats_the_plain_con
     assert found.baseline.value < found.prior.value - 0.15  # B+ has learned the nonlinear part itself
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_squares_of_the_controls_are_nothing_new_to_an_encoder_that_names_them(seed: int) -> None:
+    """One square decides, and the encoder holds squares and no products: found only where squares enter the baseline as a block of their own."""
+    rng = np.random.default_rng(seed)
+    controls = rng.normal(size=(1000, 8))
+    units = np.array([f"plate-{i % 20:02d}" for i in range(1000)])
+    logit = 1.2 * controls[:, 0] - 0.8 * controls[:, 1] + controls[:, 0] ** 2 - 1
+    labels = (rng.random(1000) < 1 / (1 + np.exp(-logit))).astype(int)
+    encoder = np.hstack([controls, controls**2]) @ rng.normal(size=(16, 32))
+    found = beyond_controls(controls, encoder, {}, labels, np.arange(1000) % 2, units, 2, InformationSettings(random_networks=2))
+    assert abs(found.encoder.value) < 0.005
+    assert judge_information("simclr", "count", found, unit="plate").word != "beats"
+
+
 def test_true_information_is_found_and_said() -> None:
     case = _case(12, n=1600, hidden=1.2)
     found, verdict = _measure(case, _with_hidden(case))
