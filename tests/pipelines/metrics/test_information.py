@@ -82,7 +82,7 @@ def test_a_nonlinear_re_encoding_knows_nothing_new_though_it_beats_the_plain_con
     assert found.baseline.value < found.prior.value - 0.15  # B+ has learned the nonlinear part itself
 
 
-@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("seed", [2, 5])
 def test_squares_of_the_controls_are_nothing_new_to_an_encoder_that_names_them(seed: int) -> None:
     """One square decides, and the encoder holds squares and no products: found only where squares enter the baseline as a block of their own."""
     rng = np.random.default_rng(seed)
