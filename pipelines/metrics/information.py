@@ -15,13 +15,13 @@ Conditioning on B+ is as good as B+ is: at most `control_dims` directions of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.baseline import Baseline, InformationSettings, enlarge, log2_loss
+from pipelines.metrics.baseline import TO_GAIN, Baseline, InformationSettings, enlarge, log2_loss
 from pipelines.metrics.jackknife import ALPHA
 from pipelines.metrics.penalised import Fit, fit
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
@@ -210,22 +210,27 @@ def _with_row(baseline: Baseline, train: Floats, test: Floats, truth: Ints, sett
         return dropped
     r_train, r_test = r_train / size, r_test / size
     x = np.hstack([baseline.train, r_train])
-    losses = np.zeros(len(settings.penalties))
-    for held, start in zip(baseline.inner_held, baseline.inner_fits, strict=True):
-        losses += _path_losses(baseline, x, held, start, r_train.shape[1], settings)
+    paths = [
+        _path_losses(baseline, x, held, start, r_train.shape[1], settings)
+        for held, start in zip(baseline.inner_held, baseline.inner_fits, strict=True)
+    ]
+    # the block left out, then from the strongest penalty on; once the fit gets worse the weaker ones, which take most of the time, are never chosen
+    losses = [baseline.inner_loss]
+    for parts in zip(*paths, strict=True):
+        losses.append(sum(parts))
+        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            break
     best = int(np.argmin(losses))
     # equal losses, and so a row that adds nothing, go to the simpler fit
     if losses[best] >= baseline.inner_loss - 1e-9:
         return dropped
-    penalty = settings.penalties[best]
-    final = fit(x, baseline.labels, baseline.n_present, baseline.penalty_with(r_train.shape[1], penalty), baseline.fit)
+    penalty = settings.penalties[best - 1]
+    final = fit(x, baseline.labels, baseline.n_present, baseline.penalty_with(r_train.shape[1], penalty), baseline.fit, to_gain=TO_GAIN)
     return _Added(penalty, log2_loss(final.logits(np.hstack([baseline.test, r_test])), baseline, truth))
 
 
-def _path_losses(baseline: Baseline, x: Floats, held: NDArray[np.bool_], start: Fit, width: int, settings: InformationSettings) -> Floats:
-    """Summed loss of the held-out images for each penalty, from the strongest to the weakest."""
-    losses = []
+def _path_losses(baseline: Baseline, x: Floats, held: NDArray[np.bool_], start: Fit, width: int, settings: InformationSettings) -> Iterator[float]:
+    """Summed loss of the held-out images for each penalty, from the strongest to the weakest, fitted when it is asked for."""
     for penalty in settings.penalties:
         start = baseline.fit_inner(x, held, baseline.penalty_with(width, penalty), start)
-        losses.append(baseline.inner_loss_of(start, x, held))
-    return np.asarray(losses)
+        yield baseline.inner_loss_of(start, x, held)

@@ -16,8 +16,8 @@ from registry.arrays import Floats, Ints
 
 #: gradient norm per image at which a fit stops
 _TOLERANCE = 1e-7
-#: nats per image that are left to gain, roughly, at which a fit to several classes stops; probabilities are then right to the root of it
-_TO_GAIN = 1e-13
+#: nats per image that are left to gain at which a fit to several classes stops
+TO_GAIN = 1e-13
 _MAX_NEWTON, _MAX_CG = 100, 200
 #: keeps a minimum in being where a class has no image
 _PENALTY_OF_INTERCEPT = 1e-6
@@ -39,7 +39,15 @@ class Fit:
         return np.hstack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
 
 
-def fit(x: Floats, labels: Ints, n_classes: int, penalty: Floats, start: Fit | None = None, image_weights: Floats | None = None) -> Fit:
+def fit(
+    x: Floats,
+    labels: Ints,
+    n_classes: int,
+    penalty: Floats,
+    start: Fit | None = None,
+    image_weights: Floats | None = None,
+    to_gain: float = TO_GAIN,
+) -> Fit:
     """Fit to (n, p) features.
 
     Args:
@@ -49,14 +57,17 @@ def fit(x: Floats, labels: Ints, n_classes: int, penalty: Floats, start: Fit | N
         penalty: (p,) positive.
         start: an earlier fit to columns of which these are the same or a continuation; the new ones start at 0.
         image_weights: (n,) positive; None = 1 each.
+        to_gain: with several classes, nats per image that are left to gain, roughly, at which it stops; probabilities are right to its root.
     """
     design = np.hstack([np.ones((len(x), 1)), x])
     ridge = np.concatenate([[_PENALTY_OF_INTERCEPT], penalty])
     weights = np.zeros((design.shape[1], 1 if n_classes == 2 else n_classes))
     if start is not None:
         weights[: len(start.weights)] = start.weights
-    solve = _newton if n_classes == 2 else _newton_cg
-    return Fit(solve(design, labels, ridge, weights, np.ones(len(x)) if image_weights is None else image_weights))
+    counts = np.ones(len(x)) if image_weights is None else image_weights
+    if n_classes == 2:
+        return Fit(_newton(design, labels, ridge, weights, counts))
+    return Fit(_newton_cg(design, labels, ridge, weights, counts, to_gain * float(counts.sum())))
 
 
 def _newton(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Floats) -> Floats:
@@ -87,7 +98,7 @@ def _newton(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Flo
     return w[:, None]
 
 
-def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Floats) -> Floats:
+def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: Floats, enough: float) -> Floats:
     """Damped Newton; its steps come from conjugate gradients, to a tenth of the gradient (Dembo, Eisenstat and Steihaug 1982).
 
     The preconditioner is the Hessian of a single logit whose curvature at each image is the mean over classes: one factorisation serves
@@ -97,7 +108,7 @@ def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: 
     from scipy.linalg import cho_factor, cho_solve
 
     n, k = len(x), weights.shape[1]
-    images, penalties, total = np.arange(n), ridge[:, None], float(counts.sum())
+    images, penalties = np.arange(n), ridge[:, None]
     one_hot = np.eye(k)[labels]
 
     def at(w: Floats, logits: Floats) -> tuple[float, Floats]:
@@ -117,7 +128,7 @@ def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: 
         steepest = cho_solve(factor, -gradient)
         # about twice what is left to gain, up to a factor of the order of the number of classes
         left = -float(np.sum(gradient * steepest))
-        if left <= _TO_GAIN * total:
+        if left <= enough:
             break
         step = np.zeros_like(w)
         residual, direction, size = -gradient, steepest, left
