@@ -111,7 +111,7 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
         raise BenchmarkError(f"`{folder}` holds no rows. Run `blankslide extract` for that cell.")
     jobs = [(row, member) for row in rows if not row.manifest.not_applicable for member in row.manifest.members]
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
-    importlib.import_module("scipy.optimize")  # once, before the workers fork
+    importlib.import_module("scipy.linalg")  # once, before the workers fork
     outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
     _publish(out, _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs)))
 
@@ -309,7 +309,7 @@ def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Pat
             candidates[TOGETHER] = {
                 f.number: side_by_side([part[f.number] for part in whole], f.train, params.evaluate.max_dim) for f in benchmark.folds
             }
-    importlib.import_module("scipy.optimize")  # once, before the workers fork
+    importlib.import_module("scipy.linalg")  # once, before the workers fork
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
     losses = dict(zip(candidates, in_parallel(partial(_inner_losses, questions, params), list(candidates.values()), params.threads), strict=True))
     chosen = {q.task.name: _choose(q, losses, saw_labels, params) for q in questions}

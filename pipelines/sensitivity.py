@@ -59,7 +59,7 @@ def at_common_dim(board: Board, params: Params) -> CommonDim:
     jobs = [(row, member) for row in wide for member in row.manifest.members] if rule.max_dim < params.evaluate.max_dim else []
     if jobs and tasks:
         print(f"[diagnose] {board.benchmark.card.name}: {len(jobs)} members at no more than {rule.max_dim} principal components", flush=True)
-        importlib.import_module("scipy.optimize")  # once, before the workers fork
+        importlib.import_module("scipy.linalg")  # once, before the workers fork
     asked = [Question.of(board.benchmark, task) for task in tasks]
     found = in_parallel(partial(refitted, board.benchmark, asked, rule), jobs, params.threads)
     again = {(row.name, member, task): statistic for (row, member), each in zip(jobs, found, strict=True) for task, statistic in each.items()}

@@ -128,7 +128,7 @@ def _measured(benchmark: Benchmark) -> pd.DataFrame:
 
 def _effects(benchmark: Benchmark, task: Task, measured: pd.DataFrame) -> pd.DataFrame:
     """Difference of the two class means inside each unit, averaged, in standard deviations of an image; with its 95 % half-width."""
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     labels = benchmark.labels(task).iloc[measured.index]
     part = labels.notna().to_numpy()
@@ -141,7 +141,7 @@ def _effects(benchmark: Benchmark, task: Task, measured: pd.DataFrame) -> pd.Dat
     scale = np.where(constant, 1.0, within)
     effect = differences.mean(axis=0) / scale
     error = differences.std(axis=0, ddof=1) / np.sqrt(len(differences)) / scale if len(differences) > 1 else np.zeros_like(effect)
-    half = student.ppf(0.975, max(len(differences) - 1, 1)) * error
+    half = stdtrit(max(len(differences) - 1, 1), 0.975) * error
     names = [str(name) for name in measured.columns]
     found = pd.DataFrame({"effect": effect, "half": half, "order": [order_of(name) for name in names]}, index=names)
     # nothing varies and nothing differs: such a number has nothing to show
