@@ -92,8 +92,14 @@ def recall(
     first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
     asked = np.round(np.einsum("ij,ij->i", directions[first], directions[second]), 9)
     below, not_above, total = _ranks(directions[inside], asked)
-    found = (not_above / total <= low) | (below / total >= high)
+    found = _in_tails(below, not_above, total, thresholds)
     return Recall(float(found.mean()), 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
+
+
+def _in_tails(below: Ints, not_above: Ints, total: int, thresholds: tuple[float, float]) -> Mask:
+    """Which asked cosines lie in the lowest or the highest share of the null, ties counting against both."""
+    low, high = thresholds
+    return np.asarray((not_above / total <= low) | (below / total >= high))
 
 
 def _directions(features: Floats, names: NDArray[np.str_]) -> Floats:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipelines.metrics.relations import _mean_distance, _ranks, consistency, magnitude, recall
+from pipelines.metrics.relations import _in_tails, _ranks, consistency, magnitude, recall
 from registry.errors import InputError
 
 
@@ -35,9 +35,9 @@ class TestRecall:
     def test_the_golden_ranks_of_the_reference(self) -> None:
         """Null 1..5, asked 1 and 5: recall 0 at (0.1, 0.9) and 1 at (0.2, 0.8)."""
         null, asked = np.arange(1.0, 6.0), np.array([1.0, 5.0])
-        below, not_above = np.searchsorted(null, asked, side="left") / 5, np.searchsorted(null, asked, side="right") / 5
-        assert ((not_above <= 0.1) | (below >= 0.9)).mean() == 0.0
-        assert ((not_above <= 0.2) | (below >= 0.8)).mean() == 1.0
+        ranks = np.searchsorted(null, asked, side="left"), np.searchsorted(null, asked, side="right")
+        assert _in_tails(*ranks, 5, (0.1, 0.9)).mean() == 0.0
+        assert _in_tails(*ranks, 5, (0.2, 0.8)).mean() == 1.0
 
     @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
     def test_is_the_slow_one(self, strength: float) -> None:
@@ -120,7 +120,9 @@ class TestSignal:
     def test_the_golden_energy_distance(self) -> None:
         """Rows [1..5] against rows [6..10] of the reference's test: 22.3607."""
         a, b = np.tile(np.arange(1.0, 6.0), (5, 1)), np.tile(np.arange(6.0, 11.0), (5, 1))
-        assert 2 * _mean_distance(a, b) - _mean_distance(a, a) - _mean_distance(b, b) == pytest.approx(22.3607, abs=1e-4)
+        names = np.repeat(["real", "null", "control"], 5)
+        found = magnitude(np.concatenate([a, b + 1, b]), names, names == "control", ["null"])
+        assert found.value[found.names.index("real")] == pytest.approx(22.3607, abs=1e-4)
 
     def test_an_effect_is_found_and_the_published_p_can_be_zero(self) -> None:
         x, names, negatives = replicates(2.0)
