@@ -6,10 +6,12 @@ project is computed tie-aware and carries these flags.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from registry.arrays import Floats, Mask
 from registry.errors import InputError
@@ -72,6 +74,18 @@ def check_features(features: Floats) -> Floats:
             "Mend the encoder, or drop the image and say so."
         )
     return features
+
+
+def directions(features: Floats, names: Sequence[str] | NDArray[np.str_]) -> Floats:
+    """(n, d) profiles of length 1, whose products are cosines.
+
+    Raises:
+        InputError: a profile is 0; names the first.
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    if (lengths == 0).any():
+        raise InputError(f"The profile of `{names[int(np.argmin(lengths))]}` is 0 and has no direction. Leave it out.")
+    return np.asarray(features / lengths)
 
 
 def varying_columns(features: Floats) -> Mask:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import check_features, directions
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -85,13 +85,13 @@ def recall(
     inside = np.ones(len(labels), dtype=bool) if genes is None or null_scope == "all" else np.asarray(genes, dtype=bool)
     if inside.sum() < MIN_ENTITIES:
         raise InputError(f"Expected at least {MIN_ENTITIES} entities for a null, got {int(inside.sum())}. A recall of so few says nothing.")
-    directions = _directions(features, labels)
+    unit = directions(features, labels)
     wanted = sorted({tuple(sorted((place[a], place[b]))) for a, b in known if a in place and b in place and a != b})
     if not wanted:
         raise InputError(f"None of the {len(known)} known pairs is in the map of {len(labels)} entities. Compare how both name their genes.")
     first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
-    asked = np.round(np.einsum("ij,ij->i", directions[first], directions[second]), 9)
-    below, not_above, total = _ranks(directions[inside], asked)
+    asked = np.round(np.einsum("ij,ij->i", unit[first], unit[second]), 9)
+    below, not_above, total = _ranks(unit[inside], asked)
     found = _in_tails(below, not_above, total, thresholds)
     return Recall(float(found.mean()), 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
 
@@ -102,19 +102,12 @@ def _in_tails(below: Ints, not_above: Ints, total: int, thresholds: tuple[float,
     return np.asarray((not_above / total <= low) | (below / total >= high))
 
 
-def _directions(features: Floats, names: NDArray[np.str_]) -> Floats:
-    lengths = np.linalg.norm(features, axis=1)
-    if (lengths == 0).any():
-        raise InputError(f"The profile of `{names[int(np.argmin(lengths))]}` is 0 and has no direction. Leave it out.")
-    return np.asarray(features / lengths[:, None])
-
-
-def _ranks(directions: Floats, asked: Floats) -> tuple[Ints, Ints, int]:
+def _ranks(unit: Floats, asked: Floats) -> tuple[Ints, Ints, int]:
     """Of each asked cosine, how many pairs of the map lie below it and how many not above it; and how many pairs there are."""
     below, not_above = np.zeros(len(asked), dtype=np.int64), np.zeros(len(asked), dtype=np.int64)
-    n = len(directions)
+    n = len(unit)
     for start in range(0, n, _BLOCK):
-        block = directions[start : start + _BLOCK] @ directions[start:].T
+        block = unit[start : start + _BLOCK] @ unit[start:].T
         upper = np.triu(np.ones(block.shape, dtype=bool), 1)
         cosines = np.sort(np.round(block[upper], 9))
         below += np.searchsorted(cosines, asked, side="left")
@@ -155,10 +148,10 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
         InputError: no negative with two replicates, a zero profile.
     """
     features, labels = check_features(features), np.asarray(names, dtype=np.str_)
-    directions = _directions(features, labels)
+    unit = directions(features, labels)
     unique, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(unique), features.shape[1]))
-    np.add.at(sums, codes, directions)
+    np.add.at(sums, codes, unit)
     value = np.full(len(unique), np.nan)
     several = counts > 1
     # |sum of unit vectors|^2 = n + twice the sum over pairs

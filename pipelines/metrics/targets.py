@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.classification import macro_auroc
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import check_features, directions
 from pipelines.metrics.ranking import tie_aware_ap
 from registry.arrays import Floats
 from registry.errors import InputError
@@ -79,7 +79,7 @@ def target_scores(
         strongest = binding.setdefault(row.compound, {})
         strongest[row.gene] = min(row.nanomolar, strongest.get(row.gene, np.inf))
     pool = sorted({row.gene for row in truth} & set(place))
-    directions = _unit(gene_profiles)
+    of_genes = directions(gene_profiles, genes)
     found: dict[str, tuple[float, float, float, float]] = {}
     skipped: dict[str, str] = {}
     for compound, genes_of in sorted(binding.items()):
@@ -93,7 +93,8 @@ def target_scores(
         elif len(others) < wanted:
             skipped[compound] = f"{wanted} negatives are needed, there are {len(others)}"
         else:
-            score = np.abs(_unit(check_features(profiles[compound])) @ directions.T).max(axis=0)
+            doses = check_features(profiles[compound])
+            score = np.abs(directions(doses, [compound] * len(doses)) @ of_genes.T).max(axis=0)
             rng = np.random.default_rng([seed, *compound.encode()])
             found[compound] = _scores(score, [place[g] for g in actives], [place[g] for g in others], wanted, draws, rng)
     if not found:
@@ -114,10 +115,3 @@ def _scores(
         ap[draw] = tie_aware_ap(score[candidates], labels == 1)
         auroc[draw] = macro_auroc(labels, np.stack([-score[candidates], score[candidates]], axis=1), units).value
     return float(ap.mean()), float(auroc.mean()), len(actives) / len(labels), float(ap.std())
-
-
-def _unit(features: Floats) -> Floats:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    if (lengths == 0).any():
-        raise InputError(f"Profile {int(np.argmin(lengths))} is 0 and has no direction. Leave it out.")
-    return np.asarray(features / lengths)

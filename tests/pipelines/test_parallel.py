@@ -68,7 +68,8 @@ def threads(_):
     return sorted(library["num_threads"] for library in threadpool_info())
 
 if __name__ == "__main__":
-    for workers in (1, 2):
+    # forked before this process loads it
+    for workers in (2, 1):
         print(*[found for found in in_parallel(threads, range(2), workers)])
 """
 
