@@ -30,6 +30,7 @@ from pipelines.rows import stated_card
 from pipelines.training.augment import view
 from pipelines.training.checkpoints import Checkpoints, EpochRecord
 from pipelines.training.objectives import UNLABELLED, Heads, Projection, batches, contrastive_loss
+from pipelines.training.optimiser import AdamW
 from pipelines.training.settings import TrainSettings, settings_for
 from registry.arrays import Ints
 from registry.cards import EncoderCard
@@ -113,7 +114,7 @@ class _Training:
             torch.manual_seed(self.seed + 1)
             self.head: nn.Module = Heads(self.network.dim, self.classes) if self.classes else Projection(self.network.dim)
         self.modules = nn.ModuleDict({"network": self.network, "head": self.head})
-        self.optimiser = torch.optim.AdamW(self.modules.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimiser = AdamW(self.modules.parameters(), settings.weight_decay)
         facts = {"card": card.as_dict(), "method": method, "settings": asdict(settings), "seed": seed, "data": benchmark.data_hash()}
         self.checkpoints = Checkpoints(work, sha256_of_json({**facts, "threads": torch.get_num_threads(), "code": code_digest()}))
         self.groups = _groups(benchmark, settings, self.rows)
@@ -146,14 +147,11 @@ class _Training:
         losses, rate = [], 0.0
         for number, (chosen, views) in enumerate(made_ahead(self._views(epoch, images))):
             rate = self._learning_rate(epoch * self.steps_per_epoch + number)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
             loss = self._loss(views, chosen)
             if not torch.isfinite(loss):
                 raise BlankslideError(f"The loss of `{self.card.name}` is not finite in epoch {epoch + 1}. Lower its `learning_rate`.")
-            self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
+            self.optimiser.step(rate)
             losses.append(loss.item())
         return EpochRecord(epoch + 1, float(np.mean(losses)), rate)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from pipelines.training.optimiser import AdamW
 from registry.files import published
 
 
@@ -39,13 +39,12 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = folder, identity
 
-    def save(self, modules: nn.ModuleDict, optimiser: torch.optim.Optimizer, history: list[EpochRecord]) -> None:
+    def save(self, modules: nn.ModuleDict, optimiser: AdamW, history: list[EpochRecord]) -> None:
         """Publish the state after the last epoch of `history`, then remove the one before."""
         from safetensors.torch import save_file
 
         tensors = {f"modules.{name}": value.contiguous() for name, value in modules.state_dict().items()}
-        for number, values in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value.contiguous() for name, value in values.items()}
+        tensors |= {f"optimiser.{name}": value.contiguous() for name, value in optimiser.state().items()}
         facts = {"identity": self.identity, "history": [[r.epoch, r.loss, r.learning_rate] for r in history]}
         path = self._path(history[-1].epoch)
         with published(path) as temporary:
@@ -55,7 +54,7 @@ class Checkpoints:
             if other != path:
                 other.unlink()
 
-    def restore(self, modules: nn.ModuleDict, optimiser: torch.optim.Optimizer) -> list[EpochRecord]:
+    def restore(self, modules: nn.ModuleDict, optimiser: AdamW) -> list[EpochRecord]:
         """Load the last checkpoint into `modules` and `optimiser`; [] where there is none of this run."""
         for path in reversed(self._found()):
             stored = _read(path)
@@ -63,11 +62,7 @@ class Checkpoints:
                 path.unlink()
                 continue
             modules.load_state_dict(_below("modules.", stored.tensors))
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in _below("optimiser.", stored.tensors).items():
-                number, _, key = name.partition(".")
-                state.setdefault(int(number), {})[key] = value
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            optimiser.restore(_below("optimiser.", stored.tensors))
             return [EpochRecord(int(epoch), float(loss), float(rate)) for epoch, loss, rate in stored.facts["history"]]
         return []
 

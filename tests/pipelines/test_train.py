@@ -22,6 +22,7 @@ from pipelines.train import _Training, train
 from pipelines.training.augment import Augmentation, view
 from pipelines.training.checkpoints import Checkpoints, EpochRecord
 from pipelines.training.objectives import UNLABELLED, Heads, batches, contrastive_loss
+from pipelines.training.optimiser import AdamW
 from pipelines.training.settings import METHODS, settings_for
 from registry.cards import EncoderCard
 from registry.encoders.rows import encoder_members
@@ -179,13 +180,44 @@ class Rig:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.modules = nn.ModuleDict({"network": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), "head": nn.Linear(4, 2)})
-        self.optimiser = torch.optim.AdamW(self.modules.parameters(), lr=0.1)
+        self.optimiser = AdamW(self.modules.parameters(), 0.01)
 
     def step(self) -> None:
         inputs = torch.arange(15.0).view(5, 3)
         self.modules["head"](self.modules["network"](inputs)).square().sum().backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimiser.step(1e-2)
+
+
+def test_a_step_is_that_of_torch_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(3, 4), torch.randn(5), torch.randn(2)]
+    ours, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    optimiser, reference = AdamW(ours, 0.05), torch.optim.AdamW(theirs, weight_decay=0.05, foreach=False, fused=False)
+    for number in range(30):
+        rate = 1e-2 * (1 + number % 7)
+        # the last has a gradient in every third step only, as a head that no image of a batch is labelled for
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn_like(one) * 10.0 ** (number % 5 - 2)
+            one.grad, other.grad = (None, None) if i == 2 and number % 3 else (gradient.clone(), gradient.clone())
+        optimiser.step(rate)
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True)), number
+        assert all(one.grad is None for one in ours)
+
+
+def test_training_does_not_load_the_compiler_of_torch(benchmark: Benchmark, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from pipelines.benchmarks.index import Benchmark
+from pipelines.params import EncoderParams
+from pipelines.train import train
+card = EncoderParams("net", "s", "cnn:small", "trained", twins=["untrained-cnn-small"])
+train(Benchmark.read(Path({str(benchmark.folder)!r})), card, "weak", {SHORT!r}, Path({str(tmp_path / "net")!r}), 0, 1)
+print(sorted({{"torch._dynamo", "torch._inductor", "sympy"}} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_a_checkpoint_restores_every_number(tmp_path: Path) -> None:
