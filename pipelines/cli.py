@@ -113,7 +113,7 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--nuclei", type=Path, help="table of nuclei (image_id, nucleus, x_px, y_px, area_px[, type])")
     parser.add_argument("--pixel-size-um", type=float)
     parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
-    parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in one unit only")
+    _add_labels(parser)
     parser.add_argument("--tolerate", type=int, default=0, help="unreadable images that do not fail the import")
     parser.add_argument("--title", default="")
     parser.add_argument("--licence", default="not stated")
@@ -128,6 +128,12 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--prefix", default="", help="only keys that go on like this")
     parser.add_argument("--endpoint-url", help="another S3 endpoint")
     parser.add_argument("--out", type=Path, help="folder for the objects (default: data/raw/SOURCE)")
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in fewer than --least-units units")
+    parser.add_argument("--least-units", type=int, default=2, help="units a label must occur in (an interval needs 3)")
+    parser.add_argument("--metric", default="logistic.balanced_accuracy", help="what verdicts are about; also retrieval.map, knn.balanced_accuracy")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -235,7 +241,38 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--twin-seeds", type=int, default=10, help="draws of each kind of twin")
     parser.add_argument("--threads", type=int, default=2)
     _add_store(parser, writes=True)
+    _add_profiles(commands)
     _add_store(_add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are"))
+
+
+def _add_profiles(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "profiles", _whole("profiles"), "an encoder that comes as tables of vectors, and the controls that profiles allow")
+    parser.add_argument("tables", type=Path, nargs="+", help="CSV, TSV, Parquet (Metadata_ columns beside numbers) or AnnData, one below the other")
+    parser.add_argument("--name", required=True, help="name of the benchmark; one that is there gets a further encoder")
+    parser.add_argument("--encoder", required=True, help="name of the encoder")
+    parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
+    parser.add_argument("--unit", help="column of what is independent (plate, compound, donor), or `image`")
+    for column in ("plate", "well", "site", "batch", "patient"):
+        parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
+    parser.add_argument("--image-id", help="column of the unique id (default: image_id, else plate, well and site)")
+    parser.add_argument("--features", action="append", default=[], metavar="PATTERN", help="columns of the vector (default: all numbers)")
+    parser.add_argument("--obsm", help="array of an AnnData file that is the vector (default: X)")
+    parser.add_argument("--drop-incomplete", action="store_true", help="leave out columns with missing values")
+    parser.add_argument("--control", action="append", default=[], metavar="NAME=PATTERN[,PATTERN]", help="a negative control made of columns")
+    parser.add_argument("--untrained", type=Path, action="append", default=[], metavar="TABLE", help="a draw of the untrained encoder; repeat")
+    parser.add_argument("--annotations", type=Path, action="append", default=[], metavar="TABLE", help="a table whose columns are joined")
+    parser.add_argument("--on", action="append", default=[], metavar="COLUMN[=ITS_COLUMN]", help="what it is joined on")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
+    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
+    _add_labels(parser)
+    parser.add_argument("--title", default="")
+    parser.add_argument("--licence", default="not stated")
+    parser.add_argument("--citation", default="")
+    parser.add_argument("--source", default="")
+    parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
+    parser.add_argument("--threads", type=int, default=2)
+    _add_store(parser, writes=True)
 
 
 def _whole(name: str) -> Command:

@@ -42,8 +42,9 @@ def open_store(options: argparse.Namespace) -> Store:
 
 def import_data(options: argparse.Namespace) -> None:
     """`blankslide data import`."""
-    from pipelines.benchmarks.importer import import_folder, track
+    from pipelines.benchmarks.importer import import_folder
     from pipelines.benchmarks.options import ImportOptions, parse_where
+    from pipelines.benchmarks.publishing import track
 
     stated = ImportOptions(
         table=options.table,
@@ -71,6 +72,8 @@ def import_data(options: argparse.Namespace) -> None:
         crop=options.crop,
         folds=options.folds,
         rare_labels=options.rare_labels,
+        least_units=options.least_units,
+        metric=options.metric,
         tolerate=options.tolerate,
         replace=options.replace,
     )
@@ -292,6 +295,59 @@ def study(options: argparse.Namespace) -> None:
     run_study(options.workspace, options.folder, options.recipes, encoder, options.only, extract, options.threads)
     _sync(open_store(options), options.workspace)
     where(options)
+
+
+def profiles(options: argparse.Namespace) -> None:
+    """`blankslide profiles`."""
+    from pipelines.benchmarks.options import ImportOptions, parse_where
+    from pipelines.profiles import TableEncoder, study_profiles
+
+    limit_threads(options.threads)
+    if options.annotations and len(options.annotations) != len(options.on):
+        raise ParamsError(f"Expected one `--on` for each `--annotations`, got {len(options.on)} for {len(options.annotations)}.")
+    encoder = TableEncoder(
+        name=options.encoder,
+        tables=tuple(options.tables),
+        features=tuple(options.features),
+        controls=tuple(_parse_control(text) for text in options.control),
+        untrained=tuple(options.untrained),
+        annotations=tuple(zip(options.annotations, options.on, strict=True)),
+        obsm=options.obsm,
+        image_id=options.image_id,
+        drop_incomplete=options.drop_incomplete,
+        licence=options.licence,
+        citation=options.citation,
+    )
+    stated = ImportOptions(
+        labels=tuple(options.label),
+        unit=options.unit,
+        plate=options.plate,
+        well=options.well,
+        site=options.site,
+        batch=options.batch,
+        patient=options.patient,
+        where=tuple(parse_where(text) for text in options.where),
+        modality=options.modality,
+        title=options.title,
+        licence=options.licence,
+        citation=options.citation,
+        source=options.source,
+        folds=options.folds,
+        rare_labels=options.rare_labels,
+        least_units=options.least_units,
+        metric=options.metric,
+        replace=options.replace,
+    )
+    study_profiles(options.workspace, options.name, encoder, stated, options.threads)
+    _sync(open_store(options), options.workspace)
+    where(options)
+
+
+def _parse_control(text: str) -> tuple[str, tuple[str, ...]]:
+    name, given, patterns = text.partition("=")
+    if not given or not patterns:
+        raise ParamsError(f"Expected `--control NAME=PATTERN[,PATTERN]`, got `{text}`.")
+    return name, tuple(patterns.split(","))
 
 
 def where(options: argparse.Namespace) -> None:

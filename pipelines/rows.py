@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.params import CellParams, EncoderParams
-from registry.cards import EncoderCard
+from registry.cards import TABLE, EncoderCard
 from registry.errors import ParamsError
 from registry.files import read_json, sha256_of_file
 from registry.representation import Facts
@@ -71,12 +71,14 @@ def cards_of(cell: CellParams, root: Path) -> dict[str, EncoderCard]:
     Raises:
         ParamsError: a row that is neither the encoder of the card nor its shuffled twin.
     """
-    from registry.encoders.rows import shuffled_card
-
     if cell.card is None:
         return {}
     card = stated_card(cell.card, weights_file(cell, root))
-    known = {card.name: card, f"{SHUFFLED}{card.name}": shuffled_card(card)}
+    known = {card.name: card}
+    if card.architecture != TABLE:
+        from registry.encoders.rows import shuffled_card
+
+        known[f"{SHUFFLED}{card.name}"] = shuffled_card(card)
     unknown = [row for row in cell.rows if row not in known]
     if unknown:
         raise ParamsError(f"`cells.{cell.benchmark}--{cell.cell}`: row `{unknown[0]}` is not of its encoder. Known: {', '.join(known)}.")

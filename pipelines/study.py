@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.benchmarks.card import BenchmarkCard
-from pipelines.benchmarks.importer import import_folder, track
+from pipelines.benchmarks.importer import import_folder
+from pipelines.benchmarks.publishing import track
 from pipelines.benchmarks.recipes import Recipe, find_datasets
 from pipelines.params import CellParams, EncoderParams, EvaluateParams, ExtractParams, Params
 from pipelines.workspace_files import CODE, dvc, make_workspace, write_flow

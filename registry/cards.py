@@ -10,6 +10,8 @@ from registry.errors import CardError
 from registry.files import sha256_of_json
 from registry.images import ImageSpec
 
+#: architecture of a row whose vectors were made elsewhere (`registry.table`)
+TABLE = "table"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 ROLES = ("encoder", "twin", "negative", "positive")
 CHANNEL_STRATEGIES = ("native", "each")
@@ -23,7 +25,8 @@ class EncoderCard:
         name: `[a-z0-9][a-z0-9_-]*`.
         role: "encoder" (on trial), "twin" (untrained or shuffled), "negative" or "positive" control.
         summary: one sentence for people.
-        architecture: "timm:<tag>", "cnn:<tag>" for the product's own small networks, or "formula" for a control that is computed.
+        architecture: "timm:<tag>", "cnn:<tag>" for the product's own small networks, "formula" for a control that is computed, or
+            "table" for vectors that were made elsewhere.
         weights: "trained here", "file:<name>", "hub:<tag>", "random" or "none".
         weights_sha256: of the weights' file; "" where there is none.
         channel_strategy: "native" (the network takes all channels at once) or "each" (every channel alone, repeated to
@@ -32,7 +35,7 @@ class EncoderCard:
         mean: subtracted from intensities scaled to 0..1 by the ImageSpec, one value for all channels or one each.
         std: divides afterwards.
         pooling: "average" or "none".
-        twins: names of the rows that are its twins.
+        twins: names of the rows that are its twins; only an encoder that is a table may have none, and is never promoted without.
         licence: of the weights.
         citation: how to cite it.
         training: what it was trained on and how; {} if untrained.
@@ -61,7 +64,7 @@ class EncoderCard:
             raise CardError(f"`{self.name}`: expected a role of {', '.join(ROLES)}, got `{self.role}`.")
         if self.channel_strategy not in CHANNEL_STRATEGIES:
             raise CardError(f"`{self.name}`: expected a channel strategy of {', '.join(CHANNEL_STRATEGIES)}, got `{self.channel_strategy}`.")
-        if self.role == "encoder" and not self.twins:
+        if self.role == "encoder" and not self.twins and self.architecture != TABLE:
             raise CardError(f"`{self.name}` has no twins: no encoder stands without its controls. Name its `untrained-...` row in `twins`.")
         if any(s <= 0 for s in self.std):
             raise CardError(f"`{self.name}`: expected a positive `std`, got {self.std}.")

@@ -90,10 +90,22 @@ class ImageSpec:
             raise ImageError(f"expected dtype {' or '.join(DTYPES)}, got `{self.dtype}`.")
         if self.resize not in ("refuse", "linear"):
             raise ImageError(f"expected resize `refuse` or `linear`, got `{self.resize}`.")
+        if not self.channels and self.height == self.width == 0:
+            return
         if not self.channels or min(self.height, self.width) < 1:
             raise ImageError(f"expected at least one channel and one pixel, got {self}.")
         if len(self.intensity) != len(self.channels) or any(low >= high for low, high in self.intensity):
             raise ImageError(f"expected (low, high) intensities with low < high for each of {len(self.channels)} channels, got {self.intensity}.")
+
+    @classmethod
+    def none(cls) -> ImageSpec:
+        """That of a benchmark without images, whose vectors were made elsewhere: shape (0, 0, 0)."""
+        return cls((), "float32", 0, 0, ())
+
+    @property
+    def present(self) -> bool:
+        """Whether there are images."""
+        return bool(self.channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions
+from pipelines.benchmarks.options import IMAGE_UNIT, LEAST_UNITS, ImportOptions
 from pipelines.benchmarks.tables import require
 from registry.errors import BenchmarkError
 
-#: labels must occur in this many units to be scored on a unit that was never seen in training
-LEAST_UNITS = 2
 #: no interval below this number of units per class, and below this number of units (`metrics.jackknife`)
 UNITS_FOR_INTERVAL, UNITS_FOR_VERDICT = 3, 10
 METADATA = ("plate", "well", "site", "batch", "patient")
@@ -33,14 +31,15 @@ class Labels:
     notes: tuple[str, ...]
 
 
-def settle_labels(task: str, raw: pd.Series, units: pd.Series, rule: str) -> Labels:
-    """Apply the rule for labels that occur in one unit only, and say which labels have too few units for an interval.
+def settle_labels(task: str, raw: pd.Series, units: pd.Series, rule: str, least: int = LEAST_UNITS) -> Labels:
+    """Apply the rule for labels that occur in too few units, and say which labels have too few units for an interval.
 
     Args:
         task: the task's name, for messages.
         raw: (n,) label or null.
         units: (n,) unit.
         rule: "exclude": images with such a label take no part; "keep": they do, and cannot be predicted when their unit is held out.
+        least: units from which on a label is not rare.
 
     Raises:
         BenchmarkError: fewer than two classes, before or after the rule.
@@ -49,19 +48,20 @@ def settle_labels(task: str, raw: pd.Series, units: pd.Series, rule: str) -> Lab
     if len(per_label) < 2:
         got = f"one class, `{per_label.index[0]}`" if len(per_label) else "no label at all"
         raise BenchmarkError(f"`{task}`: expected at least two classes, got {got}. Name another label column, or widen the selection.")
-    rare = sorted(str(label) for label in per_label.index[per_label < LEAST_UNITS])
+    rare = sorted(str(label) for label in per_label.index[per_label < least])
+    few_units = "in one unit only" if least == LEAST_UNITS else f"in fewer than {least} units"
     notes = []
     if rare:
-        action = "excluded" if rule == "exclude" else "kept, and cannot be predicted when that unit is held out"
+        action = "excluded" if rule == "exclude" else "kept, and cannot be predicted when no other unit has it"
         images = int(raw.isin(rare).sum())
-        notes.append(f"`{task}`: {_listed(rare)} in one unit only ({images} images): {action}.")
+        notes.append(f"`{task}`: {_listed(rare)} {few_units} ({images} images): {action}.")
     kept = raw.where(~raw.isin(rare)) if rule == "exclude" else raw
     if kept.nunique() < 2:
         raise BenchmarkError(
-            f"`{task}`: {len(rare)} of {len(per_label)} classes occur in one unit only, so fewer than two can be predicted on units that were"
+            f"`{task}`: {len(rare)} of {len(per_label)} classes occur {few_units}, so fewer than two can be predicted on units that were"
             " held out. Name a smaller unit (`image` at the least), keep them (`--rare-labels keep`), or collect more units."
         )
-    few = sorted(str(label) for label, n in per_label.items() if LEAST_UNITS <= n < UNITS_FOR_INTERVAL)
+    few = sorted(str(label) for label, n in per_label.items() if max(least, LEAST_UNITS) <= n < UNITS_FOR_INTERVAL)
     if few:
         notes.append(f"`{task}`: {_listed(few)} in two units only; an interval needs {UNITS_FOR_INTERVAL} units of every class.")
     missing = int(raw.isna().sum())

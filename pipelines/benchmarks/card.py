@@ -13,6 +13,8 @@ from registry.images import ImageSpec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 MODALITIES = ("cells", "tissue", "natural")
+#: what a verdict can be about
+PRIMARY_METRICS = ("logistic.balanced_accuracy", "knn.balanced_accuracy", "logistic.auroc", "retrieval.map")
 
 
 def check_name(name: str) -> None:
@@ -32,8 +34,7 @@ class Task:
     Attributes:
         name: `[a-z0-9][a-z0-9_-]*`; its labels are the index column `label_<name>`.
         question: one sentence a stranger understands.
-        metric: the primary metric a verdict is about: "logistic.balanced_accuracy" (default), "knn.balanced_accuracy",
-            "logistic.auroc" or "retrieval.map".
+        metric: the primary metric a verdict is about, one of PRIMARY_METRICS.
         expectation: the planted truth in words, "" for real data.
         nuisance: a confound that is decoded and shown (where did the well lie?); nothing is promoted or refused by it.
     """
@@ -47,6 +48,8 @@ class Task:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise BenchmarkError(f"Expected a task name like `[a-z0-9][a-z0-9_-]*`, got `{self.name}`.")
+        if self.metric not in PRIMARY_METRICS:
+            raise BenchmarkError(f"`{self.name}`: expected a metric of {', '.join(PRIMARY_METRICS)}, got `{self.metric}`.")
 
     @property
     def column(self) -> str:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from pipelines.benchmarks.annotations import confound_notes, metadata, position_notes, settle_labels, settle_units, unit_notes
+from pipelines.benchmarks.annotations import settle_units
 from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.manifests import CLASS, Manifest
 from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
 from pipelines.benchmarks.objects import crop_side, object_sides, read_mask
-from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
+from pipelines.benchmarks.options import ImportOptions
 from pipelines.benchmarks.preparing import Bad, Crops, Preparation, Say, prepare
+from pipelines.benchmarks.publishing import published_folder
+from pipelines.benchmarks.questions import ask
 from pipelines.benchmarks.reading import inside, located, read_manifest, select
-from pipelines.benchmarks.splits import assign_folds, default_folds
 from pipelines.benchmarks.tables import ImageFiles, read_table, require
-from registry.errors import BenchmarkError, BlankslideError
+from registry.errors import BenchmarkError
 
 
 def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, notes: tuple[str, ...] = (), say: Say = print) -> Benchmark:
@@ -57,7 +51,7 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
         require(manifest.rows, column, "labels")
     settle_units(manifest.rows, options.unit, manifest.rows["image_id"])
     say(f"`{name}`: {len(manifest.rows)} images of `{folder}`, labelled by {', '.join(f'`{c}`' for c in labels)}.")
-    with _published_folder(out) as staging:
+    with published_folder(out) as staging:
         try:
             benchmark = _build(folder, name, staging, manifest, labels, options, notes, say)
         except OSError as error:
@@ -157,22 +151,11 @@ def _annotate(
     rows = manifest.rows.iloc[[image.row for image in common.images]].reset_index(drop=True)
     same_pixels = pd.Series([image.pixel_sha256 for image in common.images])
     units = settle_units(rows, options.unit, _image_units(rows, manifest, common, same_pixels, options))
-    unit = str(options.unit)
-    meta = metadata(rows, options)
-    index = pd.DataFrame({"image_id": rows["image_id"], "path": [";".join(image.paths) for image in common.images]}).join(meta)
-    index["unit"] = units
-    tasks, notes = [], [*unit_notes(unit, units), *position_notes(meta)]
-    for column in labels:
-        task = Task(_task_name(column), "")
-        settled = settle_labels(column, rows[column], units, options.rare_labels)
-        index[task.column] = settled.values
-        tasks.append(replace(task, question=_question(column, settled.values.nunique(), unit)))
-        notes += [*settled.notes, *confound_notes(column, settled.values, meta, units)]
-    folds = options.folds or default_folds(units.nunique())
-    index["fold"] = assign_folds(units, index[[task.column for task in tasks]], folds, options.seed)
+    asked = ask(rows, units, labels, options)
+    index = asked.index
+    index.insert(1, "path", [";".join(image.paths) for image in common.images])
     index["sha256"] = [image.sha256 for image in common.images]
-    notes += _split_notes(index, same_pixels, folds, unit)
-    return index, tuple(tasks), notes
+    return index, asked.tasks, [*asked.notes, *_copy_notes(index, same_pixels)]
 
 
 def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same_pixels: pd.Series, options: ImportOptions) -> pd.Series:
@@ -181,26 +164,13 @@ def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same
     return pd.Series([str(manifest.files[image.row][0]).rpartition("/")[2] for image in common.images])
 
 
-def _task_name(column: str) -> str:
-    return benchmark_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", column))
-
-
-def _question(column: str, classes: int, unit: str) -> str:
-    held_out = "on images" if unit == IMAGE_UNIT else f"on a {unit} that was"
-    return f"Which of {classes} kinds of `{column}` does an image show, {held_out} never seen in training?"
-
-
-def _split_notes(index: pd.DataFrame, same_pixels: pd.Series, folds: int, unit: str) -> list[str]:
-    how = f"{folds} folds" if folds > 1 else "One half of the units held out"
-    notes = [f"{how} by `{unit}`, balanced over classes."]
+def _copy_notes(index: pd.DataFrame, same_pixels: pd.Series) -> list[str]:
     copies = same_pixels.duplicated(keep=False)
     torn = index.groupby(same_pixels)["fold"].nunique()
     if (torn > 1).any():
         ids = index.loc[same_pixels.isin(torn.index[torn > 1]), "image_id"].tolist()
-        notes.append(f"{len(ids)} images have an exact copy in another fold (first: `{ids[0]}`): what is said of them was seen in training.")
-    elif copies.any():
-        notes.append(f"{int(copies.sum())} images are exact copies of one another; copies lie in one fold.")
-    return notes
+        return [f"{len(ids)} images have an exact copy in another fold (first: `{ids[0]}`): what is said of them was seen in training."]
+    return [f"{int(copies.sum())} images are exact copies of one another; copies lie in one fold."] if copies.any() else []
 
 
 def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: ImportOptions) -> NucleiTable | None:
@@ -208,47 +178,3 @@ def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: Impor
         return None
     sizes = pd.DataFrame([image.shape[1:] for image in common.images], columns=["height", "width"], index=index["image_id"])
     return convert_nuclei(read_table(located(options.nuclei, folder)), sizes, common.spec.shape[1:], common.spec.pixel_size_um)
-
-
-@contextmanager
-def _published_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well and vanishes otherwise; what a killed import left is cleared."""
-    from filelock import FileLock, Timeout
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging, former, lock = (out.parent / f".{out.name}.{kind}" for kind in ("part", "former", "lock"))
-    try:
-        with FileLock(lock, timeout=0):
-            if former.exists() and not out.exists():
-                former.rename(out)
-            for leftover in (staging, former):
-                shutil.rmtree(leftover, ignore_errors=True)
-            staging.mkdir()
-            try:
-                yield staging
-                if out.exists():
-                    out.rename(former)
-                staging.rename(out)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-                shutil.rmtree(former, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-    except Timeout as error:
-        raise BenchmarkError(f"Another process is importing into `{out}`. Wait for it.") from error
-
-
-def track(folder: Path) -> Path | None:
-    """Put a benchmark under DVC's control with `dvc add`, where its folder lies in a DVC repository.
-
-    Returns:
-        The `.dvc` file to commit, None outside of a repository.
-
-    Raises:
-        BlankslideError: `dvc add` failed; says what it said.
-    """
-    if not any((parent / ".dvc").is_dir() for parent in folder.resolve().parents):
-        return None
-    done = subprocess.run([sys.executable, "-m", "dvc", "add", folder.name], cwd=folder.parent, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BlankslideError(f"`dvc add {folder}` failed: {done.stderr.strip() or done.stdout.strip()}")
-    return folder.parent / f"{folder.name}.dvc"

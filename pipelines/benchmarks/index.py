@@ -80,7 +80,9 @@ class Benchmark:
         return read_channels(self.paths(row), self.card.image.channels)
 
     def pixels(self, row: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """(c, y, x) float32: one image, conformed to the card's ImageSpec; put into `out` if it is given."""
+        """(c, y, x) float32: one image, conformed to the card's ImageSpec; put into `out` if it is given. (0, 0, 0) where there are no images."""
+        if not self.card.image.present:
+            return np.empty(self.card.image.shape, np.float32)
         return conform(self.image(row), self.card.image, out)
 
     @cached_property

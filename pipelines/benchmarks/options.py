@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.benchmarks.card import MODALITIES, NAME
+from pipelines.benchmarks.card import MODALITIES, NAME, PRIMARY_METRICS
 from registry.errors import ParamsError
 
 #: the value of `unit` with which every image counts as independent
 IMAGE_UNIT = "image"
 RARE_RULES = ("exclude", "keep")
+#: labels must occur in this many units to be scored on a unit that was never seen in training
+LEAST_UNITS = 2
 #: a line of keys as they may be written in blankslide.yaml for the plural fields
 _ALIASES = {"label": "labels", "channel": "channels"}
 _TUPLES = ("path", "labels", "channels")
-_INTEGERS = ("crop", "folds", "tolerate", "seed", "workers")
+_INTEGERS = ("crop", "folds", "least_units", "tolerate", "seed", "workers")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class ImportOptions:
         object: column of the object's number in the mask.
         crop: side in pixels of the square cut around each object; None: `objects.crop_side`.
         folds: outer folds; 1: one held-out half; None: `splits.default_folds`.
-        rare_labels: what becomes of a label that occurs in one unit only: "exclude" or "keep".
+        rare_labels: what becomes of a label that occurs in fewer than `least_units` units: "exclude" or "keep".
+        least_units: see `rare_labels`; an interval needs 3 units of every class.
+        metric: what verdicts are about, of all tasks.
         tolerate: how many unusable images may be left out.
         seed: of the split's tie-breaking.
         replace: whether a benchmark of that name may be overwritten.
@@ -78,6 +82,8 @@ class ImportOptions:
     crop: int | None = None
     folds: int | None = None
     rare_labels: str = "exclude"
+    least_units: int = LEAST_UNITS
+    metric: str = PRIMARY_METRICS[0]
     tolerate: int = 0
     seed: int = 0
     replace: bool = False
@@ -86,9 +92,11 @@ class ImportOptions:
     def __post_init__(self) -> None:
         _one_of("modality", self.modality, MODALITIES)
         _one_of("rare_labels", self.rare_labels, RARE_RULES)
+        _one_of("metric", self.metric, PRIMARY_METRICS)
         for name, value, least in (
             ("folds", self.folds, 1),
             ("crop", self.crop, 2),
+            ("least_units", self.least_units, LEAST_UNITS),
             ("tolerate", self.tolerate, 0),
             ("seed", self.seed, 0),
             ("workers", self.workers, 1),

@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pipelines.benchmarks.annotations import LEAST_UNITS
 from pipelines.benchmarks.layout import class_layout, is_dataset
 from pipelines.benchmarks.manifests import CLASS
-from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
+from pipelines.benchmarks.options import IMAGE_UNIT, LEAST_UNITS, ImportOptions, benchmark_name
 from pipelines.benchmarks.tables import ImageFiles, masklike, normal, path_columns, read_table
 from registry.errors import BenchmarkError, ParamsError
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from pipelines.benchmarks.index import Benchmark
 from pipelines.params import CellParams
 from pipelines.rows import cards_of, facts_of, weights_file
-from registry.cards import EncoderCard
+from registry.cards import TABLE, EncoderCard
 from registry.representation import Facts, Representation
+from registry.table import TableEncoder, table_members
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,23 @@ def plan_cell(benchmark: Benchmark, cell: CellParams, root: Path, device: str, p
     facts = facts_of(benchmark)
     if cell.card is None:
         return [_control(name, facts, seed) for name in cell.rows]
+    weights = weights_file(cell, root)
+    if cell.card.architecture == TABLE and weights is not None:
+        return [RowPlan(card, _table_members(card, weights)) for card in cards_of(cell, root).values()]
     from registry.encoders.encoder import Placement
     from registry.encoders.rows import encoder_members
 
     placement = Placement(device, precision)
     placement.resolve()
-    weights = weights_file(cell, root)
     rows = []
     for card in cards_of(cell, root).values():
         members = tuple(MemberPlan(member.name, member.make) for member in encoder_members(card, facts, weights, placement, seeds))
         rows.append(RowPlan(card, members, "", placement.describe(), precision))
     return rows
+
+
+def _table_members(card: EncoderCard, path: Path) -> tuple[MemberPlan, ...]:
+    return tuple(MemberPlan(name, partial(TableEncoder, card, path, name)) for name in table_members(path))
 
 
 def _control(name: str, facts: Facts, seed: int) -> RowPlan:

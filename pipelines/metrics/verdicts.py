@@ -206,6 +206,8 @@ def _notes(unit: str, m: int, twins: Sequence[Contrast]) -> list[str]:
     notes = ["Intervals condition on the fitted probes: training variance is not in them."]
     if m > 1:
         notes.append("The gain is biased down by the choice of the best control.")
+    if not twins:
+        notes.append("No untrained twins were given: what its architecture alone would score is not known, and nothing is promoted.")
     if unit == "image":
         notes.append("Images as units: optimistic.")
     notes += [

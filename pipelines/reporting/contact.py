@@ -176,6 +176,9 @@ def contact(benchmark: Benchmark, tiles: int) -> Contact:
         tiles: about how many images each task may show.
     """
     chosen = {task.name: _choose(benchmark, task, tiles) for task in benchmark.card.tasks}
+    if not benchmark.card.image.present:
+        sheets = tuple(_sheet(benchmark, task, chosen[task.name], {}) for task in benchmark.card.tasks)
+        return Contact(sheets, (), 0, 0, "", "", "There are no images: the vectors were made elsewhere.")
     wanted = sorted({row for classes in chosen.values() for _, rows in classes for row in rows})
     pixels = {row: image for row in wanted if (image := _pixels(benchmark, row)) is not None}
     renderer = Renderer.of(benchmark.card.image, list(pixels.values()))

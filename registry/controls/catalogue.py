@@ -161,7 +161,13 @@ def _always(_facts: Facts) -> str:
     return ""
 
 
+def _needs_images(facts: Facts) -> str:
+    return "" if facts.image.present else "there are no images, only vectors made elsewhere"
+
+
 def _needs_cells(facts: Facts) -> str:
+    if not facts.image.present:
+        return _needs_images(facts)
     if facts.modality == "natural":
         return "natural images hold no cells to count"
     return "every image is one cell" if facts.cells_per_image == "one" else ""
@@ -190,12 +196,12 @@ def _needs_window(facts: Facts) -> str:
 def _catalogue() -> Catalogue:
     catalogue = Catalogue()
     for entry in (
-        Entry("intensity", _intensity, _always),
-        Entry("histogram", _histogram, _always),
+        Entry("intensity", _intensity, _needs_images),
+        Entry("histogram", _histogram, _needs_images),
         Entry("density", _density, _needs_cells),
-        Entry("spectrum", _spectrum, _always),
-        Entry("texture", _texture, _always),
-        Entry("pixels-pca", _pixels_pca, _always),
+        Entry("spectrum", _spectrum, _needs_images),
+        Entry("texture", _texture, _needs_images),
+        Entry("pixels-pca", _pixels_pca, _needs_images),
         Entry("layout", _layout, _needs_wells),
         Entry("random", _random, _always),
         Entry("composition", _composition, _needs_types),

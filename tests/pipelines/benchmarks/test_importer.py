@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.benchmarks.importer import import_folder, track
+from pipelines.benchmarks.importer import import_folder
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.intensities import Intensities
 from pipelines.benchmarks.objects import centroids, crop, crop_side, object_sides
 from pipelines.benchmarks.options import ImportOptions, parse_where
+from pipelines.benchmarks.publishing import track
 from registry.errors import BenchmarkError, ParamsError
 from registry.images import read_image
 from tests.pipelines.benchmarks.folders import classes, noise, table, write

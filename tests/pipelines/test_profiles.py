@@ -1,0 +1,173 @@
+"""An encoder that comes as tables, from the files to verdicts, bundles and the report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipelines import stages
+from pipelines.benchmarks.index import Benchmark
+from pipelines.benchmarks.options import ImportOptions
+from pipelines.benchmarks.profiles import make_benchmark
+from pipelines.params import EvaluateParams, Params, parse
+from pipelines.profiles import TableEncoder, snippet, with_cells, write_rows
+from pipelines.profiles import read as read_tables
+from pipelines.study import asdict_without_none
+from registry.errors import BenchmarkError, ParamsError
+from registry.evidence import Scorecard
+from registry.files import read_json
+from registry.gates import decide
+from registry.receipts import sync
+from registry.store import Store, default_uri
+
+from .folder import write_images
+
+OPTIONS = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", title="A small screen")
+
+
+def table(path: Path, signal: float, seed: int) -> Path:
+    """Two plates of 24 compounds in three mechanisms; `signal` is how far the mechanisms lie apart in the first three of eight numbers."""
+    rng = np.random.default_rng(seed)
+    compounds = np.tile(np.arange(24), 2)
+    values = rng.normal(size=(48, 8)) + rng.normal(size=(24, 8))[compounds]
+    values[:, :3] += signal * np.eye(3)[compounds % 3]
+    about = {
+        "Metadata_Plate": np.repeat(["P0", "P1"], 24),
+        "Metadata_Well": [f"{'ABCD'[c // 6]}{1 + c % 6:02d}" for c in compounds],
+        "Metadata_compound": [f"c{c:02d}" for c in compounds],
+        "Metadata_moa": [f"m{c % 3}" for c in compounds],
+        "Metadata_Count_Cells": rng.poisson(100, 48),
+    }
+    pd.DataFrame(about).join(pd.DataFrame(values.astype(np.float32), columns=[f"f{i}" for i in range(8)])).to_csv(path, index=False)
+    return path
+
+
+def prepare(root: Path, folder: Path, signal: float) -> Params:
+    """Everything of the command but DVC."""
+    encoder = TableEncoder(
+        "mine",
+        (table(folder / "mine.csv", signal, 1),),
+        controls=(("count", ("Metadata_Count_*",)),),
+        untrained=tuple(table(folder / f"untrained-{k}.csv", 0.0, 10 + k) for k in range(10)),
+    )
+    profiles = read_tables(encoder, OPTIONS)
+    benchmark = make_benchmark(profiles, "screen", root / "data" / "screen", OPTIONS, say=lambda _: None)
+    cells = write_rows(root, benchmark, encoder, profiles)
+    params = with_cells(root, benchmark, cells, 1)
+    (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
+    return params
+
+
+def flow(root: Path, params: Params) -> Scorecard:
+    for stage in ("extract", "evaluate"):
+        for cell in params.cells_of("screen"):
+            stages.run(stage, root, "screen", cell.cell)
+    for stage in ("oracle", "diagnose", "package"):
+        stages.run(stage, root, "screen")
+    stages.run("report", root)
+    return Scorecard.from_dict(read_json(root / "out" / "verdicts" / "screen" / "mine.scorecard.json"))
+
+
+def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    card = flow(root, prepare(root, tmp_path, signal=6.0))
+    (evidence,) = card.tasks
+    assert evidence.word == "beats"
+    assert {c.control for c in evidence.comparisons} == {"layout", "random", "count", "untrained-mine/fresh", "oracle"}
+    assert evidence.n_units == 24
+    unlike = read_json(root / "out" / "verdicts" / "screen" / "intensity.scorecard.json")
+    assert "there are no images" in unlike["not_applicable"]
+    page = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "There are no images: the vectors were made elsewhere." in page
+    assert "Example" not in page.partition('id="screen--moa"')[2].partition("</figure>")[0]
+    bundle = read_json(root / "out" / "bundles" / "screen" / "mine" / "card.json")
+    assert bundle["unservable"] == "its vectors were made elsewhere; a new image cannot be embedded here"
+    store = Store(default_uri(root))
+    sync(store, root, lambda _: None)
+    assert {"mine", "count", "untrained-mine", "layout", "random"} <= set(store.models())
+
+
+def test_noise_beats_nothing_and_without_twins_nothing_is_promoted(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    params = prepare(root, tmp_path, signal=0.0)
+    assert flow(root, params).tasks[0].word != "beats"
+
+    loud = TableEncoder("alone", (table(tmp_path / "alone.csv", 6.0, 2),))
+    cells = write_rows(root, Benchmark.read(root / "data" / "screen"), loud, read_tables(loud, OPTIONS))
+    assert cells["screen--alone"].card is not None
+    params = Params(0, 1, params.cells | cells, ["screen"], evaluate=EvaluateParams())
+    (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
+    for stage in ("extract", "evaluate"):
+        stages.run(stage, root, "screen", "alone")
+    for stage in ("oracle", "diagnose"):
+        stages.run(stage, root, "screen")
+    card = Scorecard.from_dict(read_json(root / "out" / "verdicts" / "screen" / "alone.scorecard.json"))
+    assert card.tasks[0].word == "beats"
+    assert "No untrained twins were given" in card.tasks[0].detail
+    decision = decide([card], {})
+    assert not decision.passed
+
+
+def test_a_table_joins_a_benchmark_with_images_by_image_id(tmp_path: Path) -> None:
+    benchmark = write_images(tmp_path / "data" / "tiny")
+    numbers = np.arange(2.0 * len(benchmark.index)).reshape(-1, 2)
+    frame = pd.DataFrame({"image_id": benchmark.index["image_id"], "x": numbers[:, 0], "y": numbers[:, 1]}).iloc[::-1]
+    frame.to_parquet(tmp_path / "closed.parquet")
+    encoder = TableEncoder("closed", (tmp_path / "closed.parquet",))
+    cells = write_rows(tmp_path, benchmark, encoder, read_tables(encoder, ImportOptions()))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(Params(0, 1, cells, ["tiny"]))))
+    stages.run("extract", tmp_path, "tiny", "closed")
+    stored = pd.read_parquet(tmp_path / "out" / "embeddings" / "tiny" / "closed" / "closed" / "main.parquet")
+    np.testing.assert_array_equal(np.stack(stored["embedding"].tolist()), numbers)
+    fewer = TableEncoder("closed", (tmp_path / "fewer.parquet",))
+    frame.iloc[1:].to_parquet(tmp_path / "fewer.parquet")
+    with pytest.raises(BenchmarkError, match=r"lacks 1 of the"):
+        write_rows(tmp_path, benchmark, fewer, read_tables(fewer, ImportOptions()))
+
+
+def test_names_and_twins_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = table(tmp_path / "mine.csv", 0.0, 1)
+    root = tmp_path / "work"
+    root.mkdir()
+    prepare(root, tmp_path, 0.0)
+    benchmark = Benchmark.read(root / "data" / "screen")
+    twice = TableEncoder("mine", (path,), controls=(("mine", ("f0",)),))
+    with pytest.raises(ParamsError, match="a name of its own"):
+        write_rows(root, benchmark, twice, read_tables(twice, OPTIONS))
+    pd.read_csv(path).drop(columns="f3").to_csv(tmp_path / "narrow.csv", index=False)
+    narrow = TableEncoder("mine", (path,), untrained=(tmp_path / "narrow.csv",))
+    with pytest.raises(BenchmarkError, match=r"it lacks 1 \(first: `f3`\)"):
+        write_rows(root, benchmark, narrow, read_tables(narrow, OPTIONS))
+
+
+def test_cells_for_parameters_written_by_hand_are_printed_as_they_are_read(tmp_path: Path) -> None:
+    benchmark = write_images(tmp_path / "data" / "tiny")
+    frame = pd.DataFrame({"image_id": benchmark.index["image_id"], "x": np.arange(float(len(benchmark.index)))})
+    frame.to_parquet(tmp_path / "closed.parquet")
+    encoder = TableEncoder("closed", (tmp_path / "closed.parquet",))
+    cells = write_rows(tmp_path, benchmark, encoder, read_tables(encoder, ImportOptions()))
+    assert parse(Params, {"seed": 0, "threads": 1, "compare": ["tiny"], **yaml.safe_load(snippet(cells))}, "here").cells == cells
+
+
+@pytest.mark.slow
+def test_one_command_from_a_table_to_a_registry(tmp_path: Path) -> None:
+    root, path = tmp_path / "work", table(tmp_path / "mine.csv", 6.0, 1)
+    command = [sys.executable, "-m", "pipelines.cli", "--workspace", str(root), "profiles", str(path), "--name", "screen", "--label", "Metadata_moa"]
+    command += ["--unit", "Metadata_compound", "--threads", "1", "--control", "count=Metadata_Count_*"]
+    done = subprocess.run([*command, "--encoder", "mine"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "on `moa`, mine beats" in done.stdout
+    other = [part if part != str(path) else str(table(tmp_path / "other.csv", 0.0, 2)) for part in command]
+    again = subprocess.run([*other, "--encoder", "other"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {"mine", "other", "count", "layout", "random"} <= set(Store(default_uri(root)).models())
+    third = subprocess.run([*other, "--encoder", "other"], capture_output=True, text=True, check=False)
+    assert "up to date" in third.stdout
