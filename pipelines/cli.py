@@ -99,8 +99,9 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--table", type=Path, help="CSV, TSV or Parquet with one row per image; without it class folders are expected")
     parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
     parser.add_argument("--unit", help="column of what is independent (plate, patient, donor), or `image`")
-    for column in ("plate", "well", "site", "batch", "patient"):
+    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
         parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
+    parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
     parser.add_argument("--path", action="append", default=[], help="path column; repeat where every channel is a file of its own")
     parser.add_argument("--pattern", help="file names as `{well}_{site}_{channel}.tif`; each field becomes a column")
     parser.add_argument("--image-id", help="column of the unique id (default: image_id, else the file's name)")
@@ -252,8 +253,9 @@ def _add_profiles(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--encoder", required=True, help="name of the encoder")
     parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
     parser.add_argument("--unit", help="column of what is independent (plate, compound, donor), or `image`")
-    for column in ("plate", "well", "site", "batch", "patient"):
+    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
         parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
+    parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
     parser.add_argument("--image-id", help="column of the unique id (default: image_id, else plate, well and site)")
     parser.add_argument("--features", action="append", default=[], metavar="PATTERN", help="columns of the vector (default: all numbers)")
     parser.add_argument("--obsm", help="array of an AnnData file that is the vector (default: X)")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines import replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
@@ -31,6 +32,7 @@ from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, r
 from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
+from pipelines.replicates import Replicates, Wells
 from pipelines.scores import Predictions, Scored, write_scores
 from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
@@ -113,7 +115,24 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
     importlib.import_module("scipy.linalg")  # once, before the workers fork
     outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
-    _publish(out, _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs)))
+    found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
+    replicates.write(out, _replicates(benchmark, [row for row in rows if not row.manifest.not_applicable], params))
+    _publish(out, found)
+
+
+def _replicates(benchmark: Benchmark, rows: list[Row], params: Params) -> list[Replicates]:
+    """The questions about replicates, asked of one draw of every row: of twins the first."""
+    wells = replicates.wells_of(benchmark)
+    if wells is None:
+        return []
+    return [one for found in in_parallel(partial(_replicates_of, benchmark, wells, params.seed), rows, params.threads) for one in found]
+
+
+def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> list[Replicates]:
+    if row.manifest.folds:
+        return replicates.not_asked(row.name, "it is fitted anew for every fold, and vectors of different folds cannot be compared")
+    vectors = row.embedding(row.manifest.members[0], 0, benchmark.index["image_id"].tolist()).astype(np.float64)
+    return replicates.replicates(row.name, vectors, wells, seed=seed)
 
 
 def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:

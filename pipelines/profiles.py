@@ -88,7 +88,8 @@ def read(encoder: TableEncoder, options: ImportOptions) -> Profiles:
         BenchmarkError: they cannot be used.
     """
     about = {*options.labels, *(c for c, _ in options.where), *(on.partition("=")[0] for _, on in encoder.annotations)}
-    about |= {str(c) for c in (options.unit, options.plate, options.well, options.site, options.batch, options.patient) if c}
+    about |= {str(c) for c in (options.unit, options.plate, options.well, options.site, options.batch, options.patient, options.treatment) if c}
+    about |= {options.negcon[0]} if options.negcon else set()
     profiles = read_profiles(encoder.tables, about, encoder.obsm, encoder.image_id, encoder.drop_incomplete)
     for path, on in encoder.annotations:
         profiles = annotated(profiles, path, on)

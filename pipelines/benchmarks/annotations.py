@@ -13,7 +13,7 @@ from registry.errors import BenchmarkError
 
 #: no interval below this number of units per class, and below this number of units (`metrics.jackknife`)
 UNITS_FOR_INTERVAL, UNITS_FOR_VERDICT = 3, 10
-METADATA = ("plate", "well", "site", "batch", "patient")
+METADATA = ("plate", "well", "site", "batch", "patient", "treatment")
 #: rows A to AF of plates with up to 1536 wells
 _WELL = re.compile(r"([A-Z]|A[A-F])[-_ ]?0*([1-9]\d?)")
 
@@ -75,7 +75,7 @@ def _listed(labels: list[str]) -> str:
     return f"label {shown}" if len(labels) == 1 else f"{len(labels)} labels ({shown}{', ...' if len(labels) > 8 else ''})"
 
 
-def settle_units(rows: pd.DataFrame, column: str | None, images: pd.Series) -> pd.Series:
+def settle_units(rows: pd.DataFrame, column: str | None, images: pd.Series, controls: pd.Series | None = None) -> pd.Series:
     """What is independent.
 
     Args:
@@ -83,6 +83,7 @@ def settle_units(rows: pd.DataFrame, column: str | None, images: pd.Series) -> p
         column: a column, or "image".
         images: (n,) the units of "image": the image's id; for copies the id of the first of them, so that no copy of a test image is
             trained on; for objects the image they were cut from.
+        controls: (n,) control wells: where they have no unit they are one each, since they take part in no task.
 
     Returns:
         (n,) text.
@@ -98,6 +99,8 @@ def settle_units(rows: pd.DataFrame, column: str | None, images: pd.Series) -> p
     if column == IMAGE_UNIT:
         return images
     values = require(rows, column, "unit")
+    if controls is not None:
+        values = values.where(values.notna() | ~controls, rows["image_id"])
     if values.isna().any():
         empty = int(values.isna().sum())
         raise BenchmarkError(f"The unit column `{column}` is empty for {empty} of {len(values)} images. Fill it, or select with `--where`.")
@@ -113,7 +116,8 @@ def unit_notes(unit: str, units: pd.Series) -> list[str]:
 
 
 def metadata(rows: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
-    """`Metadata_Plate`, `_Well`, `_Site`, `_Batch`, `_Patient` where columns hold them; `_Row` and `_Column` (from 1) from names like `B03`.
+    """`Metadata_Plate`, `_Well`, `_Site`, `_Batch`, `_Patient`, `_Treatment` where columns hold them; `_Row` and `_Column` (from 1) from names
+    like `B03`; `Metadata_control`, whether it is a control well, where `options.negcon` says how they are known.
 
     Positions are only derived when every well is a letter-number name: a plain number does not say how its plate is counted.
 
@@ -132,7 +136,28 @@ def metadata(rows: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
         if all(matches):
             found["Metadata_Row"] = pd.Series([_row_number(m[1]) for m in matches if m], index=rows.index)
             found["Metadata_Column"] = pd.Series([int(m[2]) for m in matches if m], index=rows.index)
+    if options.negcon is not None:
+        controls = found["Metadata_control"] = control_rows(rows, options)
+        if "Metadata_Treatment" in found:
+            treatments = found["Metadata_Treatment"]
+            found["Metadata_Treatment"] = treatments.where(treatments.notna() | ~controls, "control")
     return pd.DataFrame(found, index=rows.index)
+
+
+def control_rows(rows: pd.DataFrame, options: ImportOptions) -> pd.Series:
+    """(n,) whether each row is a control well.
+
+    Raises:
+        BenchmarkError: no such column, or none is.
+    """
+    if options.negcon is None:
+        return pd.Series(False, index=rows.index)
+    column, value = options.negcon
+    found = require(rows, column, "control wells") == value
+    if not found.any():
+        there = ", ".join(f"`{v}`" for v in sorted(rows[column].dropna().unique())[:12])
+        raise BenchmarkError(f"No row has `{value}` in `{column}`, which is to name the control wells. There are: {there}.")
+    return found
 
 
 def _row_number(letters: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.benchmarks.annotations import settle_units
+from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.index import Benchmark, write_benchmark
@@ -49,7 +49,7 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
     labels = options.labels or (CLASS,)
     for column in labels:
         require(manifest.rows, column, "labels")
-    settle_units(manifest.rows, options.unit, manifest.rows["image_id"])
+    settle_units(manifest.rows, options.unit, manifest.rows["image_id"], control_rows(manifest.rows, options))
     say(f"`{name}`: {len(manifest.rows)} images of `{folder}`, labelled by {', '.join(f'`{c}`' for c in labels)}.")
     with published_folder(out) as staging:
         try:
@@ -150,7 +150,7 @@ def _annotate(
     """The index, its tasks and what must be said about labels, units and split."""
     rows = manifest.rows.iloc[[image.row for image in common.images]].reset_index(drop=True)
     same_pixels = pd.Series([image.pixel_sha256 for image in common.images])
-    units = settle_units(rows, options.unit, _image_units(rows, manifest, common, same_pixels, options))
+    units = settle_units(rows, options.unit, _image_units(rows, manifest, common, same_pixels, options), control_rows(rows, options))
     asked = ask(rows, units, labels, options)
     index = asked.index
     index.insert(1, "path", [";".join(image.paths) for image in common.images])

@@ -37,7 +37,8 @@ class ImportOptions:
         image_id: column of the unique id; None: the column `image_id` where there is one, else the file's name.
         labels: columns, one task each; () with class folders, whose task is `class`.
         unit: what is independent: a column, or "image". There is no default.
-        plate, well, site, batch, patient: columns of that metadata; None: the column of exactly that name, or `Metadata_<Name>`.
+        plate, well, site, batch, patient, treatment: columns of that metadata; None: the column of exactly that name, or `Metadata_<Name>`.
+        negcon: (column, value) that control wells have; they need no label, treatment or unit.
         where: (column, value) pairs that a row must have; several values of one column are alternatives.
         channels: names in order; with one file per channel, the values of `{channel}`. (): what the files say, else `channel_1`, ...
         pixel_size_um: micrometres per pixel; None: what the files say.
@@ -68,6 +69,8 @@ class ImportOptions:
     site: str | None = None
     batch: str | None = None
     patient: str | None = None
+    treatment: str | None = None
+    negcon: tuple[str, str] | None = None
     where: tuple[tuple[str, str], ...] = ()
     channels: tuple[str, ...] = ()
     pixel_size_um: float | None = None
@@ -172,6 +175,8 @@ def _converted(name: str, value: Any, source: str) -> Any:
         return tuple(str(v) for v in value) if isinstance(value, (list, tuple)) else (str(value),)
     if name == "where":
         return _conditions(value, source)
+    if name == "negcon":
+        return parse_where(str(value))
     if name in ("table", "nuclei"):
         return Path(str(value))
     if name == "replace":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.benchmarks.annotations import settle_units
+from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, check_name
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions
@@ -266,7 +266,7 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
     rows = rows.reset_index(drop=True)
     for column in options.labels:
         require(rows, column, "labels")
-    units = settle_units(rows, options.unit, rows["image_id"])
+    units = settle_units(rows, options.unit, rows["image_id"], control_rows(rows, options))
     asked = ask(rows, units, options.labels, options, "profile")
     # the values belong to the encoder, not to the benchmark: a profile is its name
     index = asked.index.assign(path="", sha256="")

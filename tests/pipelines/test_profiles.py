@@ -18,6 +18,7 @@ from pipelines.benchmarks.profiles import make_benchmark
 from pipelines.params import EvaluateParams, Params, parse
 from pipelines.profiles import TableEncoder, snippet, with_cells, write_rows
 from pipelines.profiles import read as read_tables
+from pipelines.replicates import read as read_replicates
 from pipelines.study import asdict_without_none
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard
@@ -28,7 +29,7 @@ from registry.store import Store, default_uri
 
 from .folder import write_images
 
-OPTIONS = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", title="A small screen")
+OPTIONS = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", treatment="Metadata_compound", title="A small screen")
 
 
 def table(path: Path, signal: float, seed: int) -> Path:
@@ -82,6 +83,11 @@ def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Pa
     assert evidence.word == "beats"
     assert {c.control for c in evidence.comparisons} == {"layout", "random", "count", "untrained-mine/fresh", "oracle"}
     assert evidence.n_units == 24
+    asked = {found.question: found for found in read_replicates(root / "out" / "scores" / "screen" / "mine")}
+    assert asked["activity"].note == "not estimable: the index names no control wells"
+    assert asked["replicability"].value > 0.3
+    assert asked["replicability"].treatments == 24
+    assert "same well" in asked["replicability"].drop_note
     unlike = read_json(root / "out" / "verdicts" / "screen" / "intensity.scorecard.json")
     assert "there are no images" in unlike["not_applicable"]
     page = (root / "reports" / "index.html").read_text(encoding="utf-8")

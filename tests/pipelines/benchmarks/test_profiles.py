@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -161,6 +162,23 @@ def test_rows_are_selected(tmp_path: Path) -> None:
     options = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", where=(("Metadata_Plate", "P1"),))
     _, benchmark = made(tmp_path, options)
     assert set(benchmark.index["Metadata_Plate"]) == {"P1"}
+
+
+def test_control_wells_need_no_label_treatment_or_unit(tmp_path: Path) -> None:
+    table = screen().assign(Metadata_kind="trt")
+    table.loc[table["Metadata_compound"] == "c00", ["Metadata_compound", "Metadata_moa", "Metadata_kind"]] = [None, None, "negcon"]
+    profiles = read_profiles([to_csv(table, tmp_path)])
+    options = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", treatment="Metadata_compound", negcon=("Metadata_kind", "negcon"))
+    index = make_benchmark(profiles, "screen", tmp_path / "screen", options, say=lambda _: None).index
+    assert index["Metadata_control"].sum() == 2
+    controls = index[index["Metadata_control"]]
+    assert set(controls["Metadata_Treatment"]) == {"control"}
+    assert controls["label_moa"].isna().all()
+    assert controls["unit"].nunique() == 2
+    with pytest.raises(BenchmarkError, match="No row has `water` in `Metadata_kind`"):
+        make_benchmark(profiles, "other", tmp_path / "other", replace(options, negcon=("Metadata_kind", "water")), say=lambda _: None)
+    with pytest.raises(BenchmarkError, match="unit column `Metadata_compound` is empty"):
+        make_benchmark(profiles, "other", tmp_path / "other", replace(options, negcon=None), say=lambda _: None)
 
 
 def test_what_cannot_be_a_benchmark_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,188 @@
+"""The field's questions about replicates of a screen, asked of every row alike: activity, replicability, the control for position.
+
+They apply where the index says which treatment a well got (`Metadata_Treatment`) on which plate, and activity where it says which
+wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
+standardised on the control wells of their plate (on all its wells where there are fewer than four) and compared by euclidean
+distance, because rows of few dimensions take part, of which a cosine knows little but a sign. p-values permute treatments within
+plates. Where a question takes its negatives from the query's own plate, what standardisation leaves of the plate pulls the value
+below 0 (negatives are nearer for the plate's sake); the p-value has the same plates in its null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.metrics.alignment import aggregate, centre_scale
+from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, WELL, percent_replicating, position_control, reference_index
+from pipelines.metrics.groups import Groups, group_scores
+from registry.arrays import Floats, Mask
+from registry.errors import InputError
+from registry.files import published
+
+TREATMENT, CONTROL = "Metadata_Treatment", "Metadata_control"
+#: draws of the null of each treatment
+PERMUTATIONS = 999
+QUESTIONS = ("activity", "activity-within-plates", "replicability")
+#: names the rule in every result
+PROTOCOL = "replicates:v1:controls-standardised-euclidean:permuted-within-plates"
+FALSE_DISCOVERIES = 0.05
+#: control wells of a plate from which on profiles are standardised on them alone
+FEWEST_CONTROLS = 4
+FILE = "replicates.parquet"
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """One row and question.
+
+    Attributes:
+        row: name of the encoder or control.
+        question: one of QUESTIONS.
+        protocol_id: names the rule.
+        value: mean over treatments of their mean normalised average precision: 0 is chance, 1 is perfect. NaN where it is not estimable.
+        significant: share of the treatments that are found at a false discovery rate of 5 %.
+        treatments: how many were scored.
+        drop: of the value when positives must lie in other wells; NaN where that is not estimable.
+        drop_note: why it is not.
+        replicating: share of the treatments that correlate better than 95 % of pairs of different treatments, as the older literature has it.
+        note: why the question is not estimable; "".
+    """
+
+    row: str
+    question: str
+    protocol_id: str
+    value: float
+    significant: float
+    treatments: int
+    drop: float
+    drop_note: str
+    replicating: float
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Wells:
+    """Profiles of wells.
+
+    Attributes:
+        codes: (n,) the well each tested image is in, -1 for the others.
+        columns: of the p wells, as `canonical.RULES` name them.
+        controls: (p,) which are control wells.
+    """
+
+    codes: NDArray[np.int64]
+    columns: dict[str, NDArray[np.str_]]
+    controls: Mask
+
+
+def wells_of(benchmark: Benchmark) -> Wells | None:
+    """The tested wells of a benchmark; None where it names no treatments, plates or wells."""
+    index = benchmark.index
+    if not {TREATMENT, "Metadata_Plate", "Metadata_Well"} <= set(index.columns):
+        return None
+    named = {PERTURBATION: TREATMENT, PLATE: "Metadata_Plate", WELL: "Metadata_Well"}
+    tested = (index["fold"] >= 0) & index[TREATMENT].notna()
+    values = {name: index[column].astype(str) for name, column in named.items()}
+    keys = values[PLATE] + "\n" + values[WELL] + "\n" + values[PERTURBATION]
+    unique, first, codes = np.unique(keys[tested].to_numpy(dtype=np.str_), return_index=True, return_inverse=True)
+    every = np.full(len(index), -1)
+    every[tested.to_numpy()] = codes
+    columns = {name: found[tested].to_numpy(dtype=np.str_)[first] for name, found in values.items()}
+    control = index[CONTROL].fillna(False).astype(bool) if CONTROL in index else pd.Series(False, index=index.index)
+    controls = control[tested].to_numpy()[first] if len(unique) else np.zeros(0, dtype=bool)
+    columns |= {REFERENCE: reference_index(controls), KIND: np.where(controls, "control", "treated").astype(np.str_)}
+    return Wells(every, columns, controls)
+
+
+def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Replicates]:
+    """Ask every question of one row.
+
+    Args:
+        row: its name.
+        vectors: (n, d) of all images of the benchmark.
+        wells: from `wells_of`.
+        permutations: draws of the null of each treatment.
+        seed: of the draws.
+    """
+    taking_part = wells.codes >= 0
+    _, means = aggregate(vectors[taking_part], [f"{code:09d}" for code in wells.codes[taking_part]])
+    aligned = standardised(means, wells)
+    return [_ask(row, question, aligned, wells, permutations, seed) for question in QUESTIONS]
+
+
+def not_asked(row: str, reason: str) -> list[Replicates]:
+    """Every question, with the reason it is not asked of this row."""
+    return [_none(row, question, reason) for question in QUESTIONS]
+
+
+def _none(row: str, question: str, reason: str) -> Replicates:
+    return Replicates(row, question, PROTOCOL, np.nan, np.nan, 0, np.nan, "", np.nan, f"not estimable: {reason}")
+
+
+def standardised(profiles: Floats, wells: Wells) -> Floats:
+    """(p, d) z-scores on the control wells of each plate, on all wells of a plate that has fewer than four."""
+    plates = wells.columns[PLATE]
+    without = np.array([wells.controls[plates == plate].sum() < FEWEST_CONTROLS for plate in plates], dtype=bool)
+    return centre_scale(profiles, wells.controls | without, plates)
+
+
+def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: int, seed: int) -> Replicates:
+    treated = ~wells.controls
+    if question.startswith("activity") and not wells.controls.any():
+        return _none(row, question, "the index names no control wells")
+    # control wells are no treatment whose replicates are looked for, but they are what activity is told from
+    kept = np.ones(len(treated), dtype=bool) if question.startswith("activity") else treated
+    columns = {name: values[kept] for name, values in wells.columns.items()}
+    try:
+        found = group_scores(
+            profiles[kept],
+            columns,
+            RULES[question],
+            Groups((PERTURBATION,), (PLATE,)),
+            distance="euclidean",
+            n_permutations=permutations,
+            seed=seed,
+        )
+        position = position_control(profiles[kept], columns, RULES[question], distance="euclidean")
+    except InputError as error:
+        return _none(row, question, str(error))
+    of_treatments = np.isin(np.array(found.names), np.unique(wells.columns[PERTURBATION][treated]))
+    adjusted = found.p_adjusted[of_treatments]
+    return Replicates(
+        row=row,
+        question=question,
+        protocol_id=PROTOCOL,
+        value=float(np.mean(found.normalised[of_treatments])),
+        significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
+        treatments=int(of_treatments.sum()),
+        drop=np.nan if position.drop is None else position.drop,
+        drop_note=position.reason,
+        replicating=_replicating(profiles[treated], wells.columns[PERTURBATION][treated], seed),
+        note="",
+    )
+
+
+def _replicating(profiles: Floats, treatments: NDArray[np.str_], seed: int) -> float:
+    try:
+        return percent_replicating(profiles, treatments, seed=seed).share
+    except InputError:
+        return np.nan
+
+
+def write(folder: Path, found: Sequence[Replicates]) -> None:
+    """Publish `replicates.parquet`; an empty table where nothing was asked."""
+    table = pd.DataFrame([asdict(one) for one in found], columns=list(Replicates.__dataclass_fields__))
+    with published(folder / FILE) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read(folder: Path) -> list[Replicates]:
+    """Read what `write` wrote."""
+    return [Replicates(**{str(k): v for k, v in record.items()}) for record in pd.read_parquet(folder / FILE).to_dict("records")]

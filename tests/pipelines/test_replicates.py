@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.replicates import QUESTIONS, Replicates, read, replicates, standardised, wells_of, write
+from registry.arrays import Floats
+from registry.images import ImageSpec
+
+DIM = 6
+
+
+def screen(folder: Path, layouts: int, plates: int = 4, treatments: int = 8, controls: int = 6) -> Benchmark:
+    """Four tested plates of eight treatments and six control wells, two sites each, in one layout for all plates or in several."""
+    rng = np.random.default_rng(0)
+    wells = [f"{'ABCD'[i // 6]}{1 + i % 6:02d}" for i in range(treatments + controls)]
+    orders = [rng.permutation(len(wells)) for _ in range(layouts)]
+    rows = [
+        {
+            "image_id": f"p{plate}-{wells[place]}-{site}",
+            "path": "",
+            "sha256": "",
+            "Metadata_Plate": f"p{plate}",
+            "Metadata_Well": wells[place],
+            "Metadata_Site": site,
+            "Metadata_Treatment": f"t{number}" if number < treatments else "DMSO",
+            "Metadata_control": number >= treatments,
+            "unit": f"p{plate}",
+            "fold": -1 if plate == plates else 0,
+            "label_kind": "control" if number >= treatments else "treated",
+        }
+        for plate in range(plates + 1)
+        for number, place in enumerate(orders[plate % layouts])
+        for site in (1, 2)
+    ]
+    card = BenchmarkCard("screen", "Screen", "cells", ImageSpec.none(), "plate", (Task("kind", "?"),))
+    return write_benchmark(folder, card, pd.DataFrame(rows))
+
+
+def vectors(benchmark: Benchmark, effect: float, position: float = 0.0, seed: int = 0) -> Floats:
+    """Noise, with a direction of its own for every treatment (none for controls), for every well name, and an offset for every plate."""
+    rng = np.random.default_rng(seed)
+    index = benchmark.index
+    x = rng.normal(size=(len(index), DIM))
+    for column, size in (("Metadata_Treatment", effect), ("Metadata_Well", position), ("Metadata_Plate", 3.0)):
+        for name in sorted(index[column].unique()):
+            if name != "DMSO":
+                x[(index[column] == name).to_numpy()] += size * rng.normal(size=DIM)
+    return x
+
+
+def ask(benchmark: Benchmark, x: Floats, permutations: int = 199) -> dict[str, Replicates]:
+    wells = wells_of(benchmark)
+    assert wells is not None
+    return {found.question: found for found in replicates("mine", x, wells, permutations, 0)}
+
+
+def test_a_planted_effect_is_found_by_every_question(tmp_path: Path) -> None:
+    found = ask(benchmark := screen(tmp_path, layouts=3), vectors(benchmark, effect=3.0))
+    assert list(found) == list(QUESTIONS)
+    for question, one in found.items():
+        assert one.value > 0.6, question
+        assert one.significant > 0.7, question
+        assert one.treatments == 8
+        assert abs(one.drop) < 0.15, question
+
+
+def test_without_an_effect_nothing_is_found(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    found = [ask(benchmark, vectors(benchmark, effect=0.0, seed=seed)) for seed in range(12)]
+    for question in QUESTIONS:
+        values = [each[question].value for each in found]
+        # below 0 where negatives lie on the query's own plate, which its controls do not centre exactly
+        assert np.mean(values) < 3 * np.std(values, ddof=1) / np.sqrt(12), question
+        assert np.mean([each[question].significant for each in found]) < 0.05, question
+
+
+def test_a_score_of_the_position_shows_in_the_drop_or_is_not_estimable(tmp_path: Path) -> None:
+    several = screen(tmp_path / "several", layouts=2)
+    one = ask(several, vectors(several, effect=0.0, position=3.0))["replicability"]
+    assert one.value > 0.1
+    assert one.drop > 0.3
+    same = screen(tmp_path / "same", layouts=1)
+    other = ask(same, vectors(same, effect=0.0, position=3.0))["replicability"]
+    # the same wells on every plate: the score is perfect, and the design cannot say of what
+    assert other.value > 0.8
+    assert np.isnan(other.drop)
+    assert "same well" in other.drop_note
+
+
+def test_a_constant_embedding_scores_chance(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    for one in ask(benchmark, np.ones((len(benchmark.index), 2))).values():
+        assert one.value == pytest.approx(0.0, abs=1e-9)
+        assert one.significant == 0.0
+
+
+def test_plates_are_standardised_on_their_own_controls(tmp_path: Path) -> None:
+    wells = wells_of(screen(tmp_path, layouts=3))
+    assert wells is not None
+    x = np.random.default_rng(0).normal(size=(len(wells.controls), 2)) * 5 + 100
+    aligned = standardised(x, wells)
+    for plate in np.unique(wells.columns["plate"]):
+        own = aligned[(wells.columns["plate"] == plate) & wells.controls]
+        np.testing.assert_allclose([own.mean(axis=0), own.std(axis=0)], [[0, 0], [1, 1]], atol=1e-9)
+
+
+def test_training_images_take_no_part(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    x = vectors(benchmark, effect=1.0)
+    other = x.copy()
+    other[(benchmark.index["fold"] < 0).to_numpy()] = 99
+    assert ask(benchmark, x) == ask(benchmark, other)
+
+
+def test_a_plate_effect_alone_is_no_replicability_unless_plates_are_taken_for_treatments(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    x = vectors(benchmark, effect=0.0)
+    wells = wells_of(benchmark)
+    assert wells is not None
+    swapped = replace(wells, columns=wells.columns | {"perturbation": wells.columns["plate"], "plate": wells.columns["perturbation"]})
+    right, wrong = (replicates("mine", x, each, 99, 0)[2] for each in (wells, swapped))
+    assert right.value < 0.1
+    assert wrong.value > 0.5
+
+
+def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    bare = replace(benchmark, index=benchmark.index.drop(columns="Metadata_control"))
+    found = ask(bare, vectors(benchmark, effect=3.0))
+    assert found["activity"].note == "not estimable: the index names no control wells"
+    assert found["replicability"].value > 0.3
+    assert wells_of(replace(benchmark, index=benchmark.index.drop(columns="Metadata_Treatment"))) is None
+
+
+def test_the_table_on_disk_is_what_was_found(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path / "data", layouts=1)
+    found = list(ask(benchmark, vectors(benchmark, effect=3.0), permutations=49).values())
+    write(tmp_path, found)
+    assert repr(read(tmp_path)) == repr(found)
+    write(tmp_path, [])
+    assert read(tmp_path) == []
