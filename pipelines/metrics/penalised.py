@@ -20,6 +20,8 @@ _TOLERANCE = 1e-7
 #: nats per image that are left to gain at which a fit to several classes stops
 TO_GAIN = 1e-13
 _MAX_NEWTON, _MAX_CG = 100, 200
+#: conjugate gradient passes of one step after which the blocks that precondition it are computed again
+_PASSES_OF_BLOCKS = 12
 #: keeps a minimum in being where a class has no image
 _PENALTY_OF_INTERCEPT = 1e-6
 
@@ -119,17 +121,22 @@ def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: 
 
     w, logits = weights.copy(), x @ weights
     value, p = at(w, logits)
+    factors: list[Floats] = []
+    fresh = False
     for _ in range(_MAX_NEWTON):
-        factors = [_factor(x, counts * p[:, c] * (1 - p[:, c]), ridge) for c in range(k)]
+        if not factors:
+            factors, fresh = [_factor(x, counts * p[:, c] * (1 - p[:, c]), ridge) for c in range(k)], True
         gradient = x.T @ (counts[:, None] * (p - one_hot)) + penalties * w
         steepest = _solve(factors, -gradient)
-        # about twice what is left to gain, up to a factor of the order of the number of classes
+        # about twice what is left to gain, up to a factor of the order of the number of classes; by blocks of an earlier step less surely
         left = -float(np.sum(gradient * steepest))
-        if left <= enough:
+        if left <= (enough if fresh else 0.1 * enough):
             break
         step = np.zeros_like(w)
         residual, direction, size = -gradient, steepest, left
+        passes = 0
         for _ in range(_MAX_CG):
+            passes += 1
             change = x @ direction
             change -= (p * change).sum(axis=1, keepdims=True)
             bent = x.T @ (change * p * counts[:, None]) + penalties * direction
@@ -148,6 +155,10 @@ def _newton_cg(x: Floats, labels: Ints, ridge: Floats, weights: Floats, counts: 
             break
         w, logits = w + scale * step, logits + scale * along
         value, p = found
+        # blocks cost as much as dozens of passes: they serve until they no longer fit
+        fresh = False
+        if passes > _PASSES_OF_BLOCKS:
+            factors = []
     return w
 
 
