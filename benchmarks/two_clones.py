@@ -28,7 +28,7 @@ from registry.provenance import read_provenance
 from registry.reproduce import differences
 
 MUST_BE_THE_SAME = ("out/scores", "out/oracle", "out/verdicts")
-SHOWN = ("data", "out/weights", "out/embeddings", "out/bundles", "out/plots", "out/receipts", "reports/index.html", "dvc.lock")
+SHOWN = ("data", "out/weights", "out/embeddings", "out/bundles", "out/plots", "out/receipts", "reports/index.html", "reports/claims.html", "dvc.lock")
 #: differing files, and differing values of a JSON file, that are listed one by one
 LISTED = 8
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.claims import Claim, claims
 from pipelines.embeddings import read_rows
 from pipelines.params import Params
 from pipelines.reporting import words
@@ -46,7 +47,7 @@ class Record:
 
 
 def write_report(workspace: Workspace, params: Params) -> None:
-    """Write `reports/index.html` about every benchmark of `params.compare`.
+    """Write `reports/index.html` about every benchmark of `params.compare`, and `reports/claims.html` on what the study's claims become there.
 
     Raises:
         ParamsError: nothing is compared.
@@ -65,6 +66,11 @@ def write_report(workspace: Workspace, params: Params) -> None:
     path = workspace.root / "reports" / "index.html"
     with published(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    found = claims([card for scorecards in cards.values() for card in scorecards])
+    with published(workspace.root / "reports" / "claims.html") as temporary:
+        temporary.write_text(render_claims(found), encoding="utf-8")
+    for claim in found:
+        print(f"[report] {claim.name}: {claim.word}. {claim.found}", flush=True)
     print(f"[report] {len(views)} benchmarks, {sum(r.tasks for r in records(views))} verdicts, {len(page) / 1e6:.1f} MB: {path}", flush=True)
 
 
@@ -130,6 +136,14 @@ def render(views: Sequence[BenchmarkView], params: Params, facts: Mapping[str, A
             flags=words.FLAGS,
         )
     )
+    return page
+
+
+def render_claims(found: Sequence[Claim]) -> str:
+    """The page of claims as HTML."""
+    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    policy = content_security_policy(style, "")
+    page: str = _environment().get_template("claims.html.j2").render(claims=found, style=style, policy=policy)
     return page
 
 
