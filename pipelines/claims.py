@@ -151,8 +151,8 @@ def masked(cases: Sequence[Case]) -> Claim:
     return Claim(
         name="masked",
         says="The usual metrics mask this: by them an encoder often cannot be told from a baseline.",
-        rule="For each metric the share of encoder and task pairs in which some twin or control scores at least as high. Supported where that is half or"
-        " more for most metrics, in part where it is for some. `blankslide ladder` tests the metrics themselves, on encoders of known quality.",
+        rule="For each metric the share of encoder and task pairs in which some twin or control scores at least as high. Supported where that is half"
+        " or more for most metrics, in part where it is for some. `blankslide ladder` tests the metrics themselves, on encoders of known quality.",
         word=_decide(blind, len(tally) - blind, len(tally)) if 2 * blind <= len(tally) or not tally else SUPPORTED,
         found=f"{blind} of {len(tally)} metrics put a control level with the encoder, or ahead, in at least half of {_tasks(len(cases))}.",
         columns=("metric", "pairs", "a control scores as high", "an untrained or shuffled twin does"),
@@ -175,8 +175,8 @@ def missing(cases: Sequence[Case]) -> Claim:
     return Claim(
         name="missing",
         says="Features that would need more than counting and texture are missing from the encoders.",
-        rule="How far each encoder has come from its best control (0) to the positive control (1), by Fieller. Supported where the whole interval lies below 1"
-        " on every task that has one, in part where on some.",
+        rule="How far each encoder has come from its best control (0) to the positive control (1), by Fieller. Supported where the whole interval"
+        " lies below 1 on every task that has one, in part where on some.",
         word=_decide(short, whole, told) if told else (UNDECIDED if cases else NOT_TESTED),
         found=f"{_tasks(told)} of {len(cases)} have a ceiling clear of the best control; on {short} the encoder falls short of it.",
         columns=("encoder", "benchmark", "task", "share of the gap", "why there is none", "bits beyond its controls"),
@@ -197,7 +197,8 @@ def improve(cases: Sequence[Case]) -> Claim:
     return Claim(
         name="improve",
         says="Comparing an encoder with its baselines shows what to improve.",
-        rule="Controls that are ahead of the encoder beyond doubt (upper bound of its gain below 0), and what each of them knows. Supported where any is.",
+        rule="Controls that are ahead of the encoder beyond doubt (upper bound of its gain below 0), and what each of them knows. Supported where"
+        " there is one.",
         word=(SUPPORTED if lines else NOT_SUPPORTED) if cases else NOT_TESTED,
         found=f"On {len(named)} of {_tasks(len(cases))} a control is ahead, and names what the encoder lacks.",
         columns=("encoder", "benchmark", "task", "control ahead", "by", "what it knows"),
