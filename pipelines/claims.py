@@ -124,7 +124,7 @@ def contrast(cases: Sequence[Case]) -> Claim:
         rule="The gain over the stronger kind of untrained twin, as a share of what chance leaves, natural minus microscopy, for one encoder on both;"
         " intervals by MOVER (Zou and Donner 2008). Supported where every interval lies above 0, in part where some do. Numbers of"
         " classes and images are those of the benchmarks: nothing is matched unless the benchmarks are.",
-        word=NOT_TESTED if not natural or not pairs else _decide(for_it, against, pairs),
+        word=_decide_every(for_it, against, pairs),
         found="There is no benchmark of natural images with the same encoder in this workspace."
         if not pairs
         else f"Training is worth more on natural images in {for_it} of {pairs} comparisons, less in {against}.",
@@ -177,7 +177,7 @@ def missing(cases: Sequence[Case]) -> Claim:
         says="Features that would need more than counting and texture are missing from the encoders.",
         rule="How far each encoder has come from its best control (0) to the positive control (1), by Fieller. Supported where the whole interval"
         " lies below 1 on every task that has one, in part where on some.",
-        word=_decide(short, whole, told) if told else (UNDECIDED if cases else NOT_TESTED),
+        word=_decide_every(short, whole, told) if told else (UNDECIDED if cases else NOT_TESTED),
         found=f"{_tasks(told)} of {len(cases)} have a ceiling clear of the best control; on {short} the encoder falls short of it.",
         columns=("encoder", "benchmark", "task", "share of the gap", "why there is none", "bits beyond its controls"),
         lines=tuple(lines),
@@ -218,6 +218,12 @@ def _decide(for_it: int, against: int, of: int) -> str:
     if for_it and against:
         return IN_PART
     return SUPPORTED if for_it else NOT_SUPPORTED
+
+
+def _decide_every(for_it: int, against: int, of: int) -> str:
+    """As `_decide`, but what is undecided stands in the way of more than `in part`."""
+    word = _decide(for_it, against, of)
+    return IN_PART if word == SUPPORTED and for_it < of else word
 
 
 @dataclass(frozen=True)

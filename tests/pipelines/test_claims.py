@@ -65,6 +65,13 @@ def test_the_contrast_is_the_gain_of_training_on_both(cells: float, photos: floa
     assert found(one, replace(other, row="another"))["contrast"].word == NOT_TESTED
 
 
+def test_what_is_undecided_stands_in_the_way_of_the_contrast() -> None:
+    photos = encoder("beats", [against("untrained/fresh", "twin", 0.3)], "photos", "natural")
+    clear, unclear = (encoder("beats", [against("untrained/fresh", "twin", gain)], f"b{gain}") for gain in (0.05, 0.29))
+    assert found(photos, clear)["contrast"].word == SUPPORTED
+    assert found(photos, clear, unclear)["contrast"].word == IN_PART
+
+
 def test_mover_is_the_plain_interval_where_both_are_symmetric() -> None:
     gap = Step(0.5, 0.4, 0.6).minus(Step(0.2, 0.17, 0.23))
     half = (0.1**2 + 0.03**2) ** 0.5
