@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 #: `import time:      self [us] | cumulative | imported package`, of which the first line is the heading
-REPORTED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|")
+REPORTED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s*([^\s.]+)")
 #: what belongs to the process that started this one, not to a flow
 #: (the kernels a machine is told to use, such as OPENBLAS_CORETYPE, stay: both flows run on that machine)
 NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH")
@@ -44,8 +45,8 @@ def environment_of(clone: Path) -> dict[str, str]:
     return {**kept, **folders, "PATH": path, "PYTHONPATH": str(clone.resolve())}
 
 
-def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> tuple[float, float]:
-    """Run `dvc repro` whole; returns its seconds and how many of them went into imports.
+def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> tuple[float, Counter[str]]:
+    """Run `dvc repro` whole; returns its seconds and how many of them went into imports, by package.
 
     Every process that dvc starts, and dvc itself, reports its imports (PYTHONPROFILEIMPORTTIME: microseconds that each import took
     without those it led to), wherever in a stage they happen.
@@ -67,17 +68,17 @@ def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> 
     return time.monotonic() - started, imports_s
 
 
-def imported_s(lines: Iterable[str]) -> float:
-    """Seconds spent in imports; every other line is passed on."""
-    microseconds = 0
+def imported_s(lines: Iterable[str]) -> Counter[str]:
+    """Seconds spent in imports by package; every other line is passed on."""
+    seconds: Counter[str] = Counter()
     for line in lines:
         found = REPORTED.search(line)
         if found:
-            microseconds += int(found[1])
+            seconds[found[2]] += int(found[1]) / 1e6  # type: ignore[assignment]  # a Counter adds up fractions too
         elif "import time:" not in line:
             sys.stderr.write(line)
             sys.stderr.flush()
-    return microseconds / 1e6
+    return seconds
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:

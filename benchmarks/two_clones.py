@@ -90,7 +90,8 @@ def reproduced(repository: Path, folder: Path, targets: list[str]) -> Place:
     """A fresh clone with the whole flow run in it."""
     environment = clone(repository, folder)
     print(f"[{folder.name}] dvc repro", flush=True)
-    whole_s, imports_s = reproduce(folder, environment, targets)
+    whole_s, by_package = reproduce(folder, environment, targets)
+    imports_s = sum(by_package.values())
     print(f"[{folder.name}] done after {whole_s:.0f} s, {imports_s:.0f} s of them imports ({imports_s / whole_s:.1%})", flush=True)
     return Place(folder, idle(folder, environment, targets))
 
