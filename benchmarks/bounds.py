@@ -1,0 +1,137 @@
+"""Every score and verdict of a large benchmark: time and memory.
+
+    python benchmarks/bounds.py                 # 10,000 images x 10 rows x 384 dimensions
+    python benchmarks/bounds.py --images 1000
+
+Vectors are drawn (the encoder knows the label, its ten untrained draws and eight controls know less of it), written as tables, and go through
+the flow's own stages: extract (a look-up here), evaluate, oracle, diagnose. 100 plates, a fifth of them tested; two tasks, of 4 and of 2
+classes. Exit code 1 when it takes ten minutes or 4 GB (proportional set size of all processes together, sampled) or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import yaml
+
+from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.benchmarks.profiles import write_table
+from pipelines.params import CellParams, EncoderParams, Params
+from pipelines.study import asdict_without_none
+from registry.cards import TABLE
+from registry.images import ImageSpec
+
+MOST_S, MOST_GB = 600.0, 4.0
+PLATES, DRAWS, CONTROLS = 100, 10, 8
+NAME = "large"
+
+
+def make(root: Path, images: int, dims: int) -> None:
+    """A benchmark without images, its tables and parameters."""
+    rng = np.random.default_rng(0)
+    plate = np.arange(images) % PLATES
+    treatment = rng.integers(0, 4, images)
+    index = pd.DataFrame(
+        {
+            "image_id": [f"i{i:06d}" for i in range(images)],
+            "path": "",
+            "sha256": "",
+            "Metadata_Plate": [f"p{p:03d}" for p in plate],
+            "Metadata_Well": [f"{'ABCDEFGH'[w // 12 % 8]}{1 + w % 12:02d}" for w in np.arange(images) // PLATES],
+            "unit": [f"p{p:03d}" for p in plate],
+            "fold": np.where(plate % 5 == 0, 0, -1),
+            "label_kind": [f"k{t}" for t in treatment],
+            "label_half": [f"h{t // 2}" for t in treatment],
+        }
+    )
+    card = BenchmarkCard(NAME, "Large", "cells", ImageSpec.none(), "plate", (Task("kind", "Which kind?"), Task("half", "Which half?")))
+    benchmark = write_benchmark(root / "data" / NAME, card, index)
+    of_plate = rng.normal(size=(PLATES, dims))
+
+    def vectors(signal: float) -> np.ndarray:
+        x = rng.normal(size=(images, dims)) + of_plate[plate]
+        x[:, :4] += signal * np.eye(4)[treatment]
+        return (x @ rng.normal(size=(dims, dims)) / np.sqrt(dims)).astype(np.float32)
+
+    cells = [row(root, benchmark, EncoderParams("encoder", "s", TABLE, "", twins=["untrained"]), {"main": vectors(2.0)}, dims)]
+    draws = {f"fresh-{k:02d}": vectors(1.0) for k in range(DRAWS)}
+    cells.append(row(root, benchmark, EncoderParams("untrained", "s", TABLE, "", role="twin"), draws, dims))
+    cells += [
+        row(root, benchmark, EncoderParams(f"control-{k}", "s", TABLE, "", role="negative"), {"main": vectors(0.1 * k)}, dims)
+        for k in range(CONTROLS)
+    ]
+    params = Params(0, 2, {f"{NAME}--{cell.cell}": cell for cell in cells}, [NAME])
+    (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
+
+
+def row(root: Path, benchmark: Benchmark, card: EncoderParams, members: dict[str, np.ndarray], dims: int) -> CellParams:
+    path = f"tables/{card.name}.npz"
+    write_table(root / path, benchmark, [f"f{i}" for i in range(dims)], members)
+    stated = {**asdict_without_none(Params(0, 1, {"x": CellParams("x", "x", [], "", card)}, []))["cells"]["x"]["card"], "weights": f"file:{path}"}
+    return CellParams(NAME, card.name, [card.name], path, EncoderParams(**stated))
+
+
+@dataclass
+class Watched:
+    """Peak proportional set size of this process' children, in GB."""
+
+    peak: float = 0.0
+    done: bool = False
+
+    def watch(self) -> None:
+        me = psutil.Process()
+        while not self.done:
+            total = 0
+            for child in me.children(recursive=True):
+                try:
+                    total += child.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total / 1e9)
+            time.sleep(0.5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--dims", type=int, default=384)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bounds-") as folder:
+        root = Path(folder)
+        make(root, options.images, options.dims)
+        cells = list(yaml.safe_load((root / "params.yaml").read_text())["cells"].values())
+        stages = [[stage, NAME, cell["cell"]] for stage in ("extract", "evaluate") for cell in cells]
+        stages += [[stage, NAME] for stage in ("oracle", "diagnose")]
+        watched = Watched()
+        thread = threading.Thread(target=watched.watch, daemon=True)
+        thread.start()
+        spent: dict[str, float] = {}
+        for stage in stages:
+            started = time.monotonic()
+            done = subprocess.run([sys.executable, "-m", "pipelines.cli", "--workspace", folder, *stage], env={**os.environ}, check=False)
+            if done.returncode:
+                print(f"bounds: `blankslide {' '.join(stage)}` failed; the reason is above", file=sys.stderr)
+                return 2
+            spent[stage[0]] = spent.get(stage[0], 0.0) + time.monotonic() - started
+        watched.done = True
+        thread.join()
+    whole = sum(spent.values())
+    print(f"{options.images:,} images x {2 + CONTROLS} rows x {options.dims} dimensions: {', '.join(f'{k} {v:.0f} s' for k, v in spent.items())}")
+    print(f"{whole:.0f} s altogether (at most {MOST_S:.0f}), at most {watched.peak:.2f} GB at a time (at most {MOST_GB:g})")
+    return 0 if whole < MOST_S and watched.peak < MOST_GB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
