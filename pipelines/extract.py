@@ -33,6 +33,7 @@ from pipelines.params import CellParams, Params
 from pipelines.progress import Progress
 from registry.arrays import Embedding
 from registry.bundle import read_arrays, write_arrays
+from registry.cards import TABLE
 from registry.errors import BlankslideError, InputError, ParamsError
 from registry.files import sha256_of_file, sha256_of_json
 from registry.representation import Batch
@@ -83,7 +84,7 @@ def extract_cell(benchmark: Benchmark, cell: CellParams, params: Params, workspa
 def _device(wanted: str, cell: CellParams) -> str:
     if wanted != "auto":
         return wanted
-    if cell.card is None:
+    if cell.card is None or cell.card.architecture == TABLE:
         return "cpu"
     import torch
 

@@ -177,3 +177,12 @@ def test_one_command_from_a_table_to_a_registry(tmp_path: Path) -> None:
     assert {"mine", "other", "count", "layout", "random"} <= set(Store(default_uri(root)).models())
     third = subprocess.run([*other, "--encoder", "other"], capture_output=True, text=True, check=False)
     assert "up to date" in third.stdout
+
+
+def test_looking_vectors_up_does_not_load_torch(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    prepare(root, tmp_path, 0.0)
+    code = f"import sys; from pipelines import stages; from pathlib import Path; stages.run('extract', Path({str(root)!r}), 'screen', 'mine')"
+    done = subprocess.run([sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
