@@ -14,6 +14,7 @@ from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
 
 SUPPORTED, IN_PART, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported here", "in part", "not supported here", "undecided", "not tested here"
 NATURAL = "natural"
+CONFOUND = "layout"
 #: metrics of which less is better
 SMALLER_IS_BETTER = ("log_loss_bits", "calibration_error")
 #: scores closer than this are the same
@@ -140,7 +141,7 @@ def masked(cases: Sequence[Case]) -> Claim:
     for case in cases:
         for entry in case.card.scores:
             if entry.task == case.task.task:
-                reached = [_reaches(entry, row, case.task.task) for row in case.rows if row.role in ("twin", "negative") and row.row != "layout"]
+                reached = [_reaches(entry, row, case.task.task) for row in case.rows if row.role in ("twin", "negative") and row.row != CONFOUND]
                 twins = [_reaches(entry, row, case.task.task) for row in case.rows if row.role == "twin"]
                 tally.setdefault(entry.metric, []).append((any(reached), any(twins)))
     lines, blind = [], 0
@@ -189,10 +190,9 @@ def improve(cases: Sequence[Case]) -> Claim:
     """The comparison says what to improve."""
     lines = []
     for case in cases:
-        ahead = [
-            c for c in case.task.comparisons if c.role != "twin" and c.control in LACKS and c.high_corrected is not None and c.high_corrected < 0
-        ]
-        lines += [(*case.where, c.control, f"{-c.gain:.3f}", LACKS[c.control]) for c in sorted(ahead, key=lambda c: c.gain)]
+        known = [c for c in case.task.comparisons if c.role == "negative" or c.control == CONFOUND]
+        ahead = [c for c in known if c.high_corrected is not None and c.high_corrected < 0]
+        lines += [(*case.where, c.control, f"{-c.gain:.3f}", LACKS.get(c.control, "what it is made of")) for c in sorted(ahead, key=lambda c: c.gain)]
     named = {line[:3] for line in lines}
     return Claim(
         name="improve",

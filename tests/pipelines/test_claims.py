@@ -106,10 +106,19 @@ def test_missing_is_the_distance_to_the_positive_control(gap: dict[str, object],
 
 
 def test_improve_names_the_controls_that_are_ahead_and_what_they_know() -> None:
-    comparisons = [against("density", "negative", -0.2), against("texture", "negative", -0.01), against("untrained/fresh", "twin", -0.3)]
+    comparisons = [
+        against("density", "negative", -0.2),
+        against("counts", "negative", -0.1),
+        against("oracle", "aside", -0.4),
+        against("texture", "negative", -0.01),
+        against("untrained/fresh", "twin", -0.3),
+    ]
     claim = found(encoder("loses", comparisons))["improve"]
     assert claim.word == SUPPORTED
-    assert claim.lines == (("enc", "screen", "t", "density", "0.200", "how many cells there are"),)
+    assert claim.lines == (
+        ("enc", "screen", "t", "density", "0.200", "how many cells there are"),
+        ("enc", "screen", "t", "counts", "0.100", "what it is made of"),
+    )
     assert found(encoder("beats", [against("density", "negative", 0.2)]))["improve"].word == NOT_SUPPORTED
 
 
