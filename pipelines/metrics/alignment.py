@@ -1,8 +1,8 @@
 """Post-processing of profiles, by name: what is done to embeddings before perturbations are compared.
 
 Every function takes (n, d) profiles and returns (n, k) aligned ones; nothing is fitted but on the profiles given, most of it on their
-controls alone. The name of a rule belongs into every result made with it (`ALIGNMENTS`). Reference: EFAAR_benchmarking, `efaar.py` at
-commit 2248f40 (Celik et al. 2024); where ours differs it says so.
+controls alone. The name of a rule belongs into every result made with it (`ALIGNMENTS`). References: EFAAR_benchmarking, `efaar.py` at
+commit 2248f40 (Celik et al. 2024), and for sphering pycytominer; where ours differs it says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import check_features, varying_columns
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -72,6 +72,53 @@ def tvn_global(features: Floats, controls: Mask) -> Floats:
     return _coral(_z(turned, turned[controls]), controls, np.zeros(len(features), dtype=np.str_))
 
 
+def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsilon: float = 1e-6, uncentred: bool = False) -> Floats:
+    """(n, d) sphered profiles: the covariance of all controls together (ddof 1) becomes the identity; pycytominer's `normalize(method="spherize")`.
+
+    Profiles are centred on the controls and, with "ZCA-cor", brought to their standard deviation (ddof 0). With the singular values S and
+    directions V of the controls so treated, the result is x V diag(sqrt(n - 1) / (S + epsilon)) V', n being the number of controls. That is
+    pycytominer up to 1.2.4 and 1.7.1. The versions from 1.3.0 to 1.7.0 take S and V of the controls as they came, neither centred nor scaled, and
+    apply them to the treated ones, so that the covariance becomes something else: `uncentred=True` gives their numbers.
+
+    With d or fewer controls, n - 1 directions are known and all others are taken to vary as little as the last of those; the covariance is then
+    the identity in the n - 1 only. Both are the reference's rules. Its "PCA" and "PCA-cor" are the same profiles turned: no distance and no cosine
+    differs, so they are not offered.
+
+    Args:
+        features: (n, d) finite.
+        controls: (n,) which profiles are controls.
+        method: "ZCA-cor", the default of `normalize`, or "ZCA": no standard deviations.
+        epsilon: added to the singular values; 1e-6 is the default of `normalize`, CHAMMI-75 takes 1e-3 for CPJUMP1.
+        uncentred: as pycytominer 1.3.0 to 1.7.0.
+
+    Raises:
+        InputError: fewer than two controls; a feature that is constant among them; controls that depend on each other linearly, for which
+            the reference may return rounding errors times a million; NaN, infinity, an unknown method.
+    """
+    features, controls = check_features(features), np.asarray(controls, dtype=bool)
+    _batches(np.full(len(features), "all"), controls, len(features), least=2)
+    if method not in ("ZCA-cor", "ZCA") or not epsilon >= 0:
+        raise InputError(f"Expected a method of `ZCA-cor`, `ZCA` and an epsilon of at least 0, got `{method}` and {epsilon}.")
+    reference = features[controls]
+    n, d = reference.shape
+    if not d:
+        raise InputError("Expected at least one feature to sphere, got none.")
+    constant = np.flatnonzero(~varying_columns(reference))
+    if len(constant):
+        raise InputError(f"Column {constant[0]} is constant among the controls ({len(constant)} such columns). Leave it out before sphering.")
+    centre, scale = reference.mean(axis=0), reference.std(axis=0) if method == "ZCA-cor" else np.ones(d)
+    treated = (reference - centre) / scale
+    _, sizes, directions = np.linalg.svd(treated, full_matrices=False)
+    known = min(n - 1, d)
+    if sizes[known - 1] <= sizes[0] * max(n, d) * np.finfo(np.float64).eps:
+        raise InputError(f"The {n} controls span fewer than the {known} directions expected. Leave out copies and columns that follow from others.")
+    if uncentred:
+        _, sizes, directions = np.linalg.svd(reference, full_matrices=False)
+    gain, kept = np.sqrt(n - 1) / (sizes[:known] + epsilon), directions[:known]
+    x = (features - centre) / scale
+    return np.asarray(gain[-1] * x + ((x @ kept.T) * (gain - gain[-1])) @ kept)
+
+
 #: rule -> (profiles, controls, batches) to aligned profiles
 ALIGNMENTS: dict[str, Callable[[Floats, Mask, Batches], Floats]] = {
     "none": lambda features, _controls, _batches: check_features(features),
@@ -79,6 +126,8 @@ ALIGNMENTS: dict[str, Callable[[Floats, Mask, Batches], Floats]] = {
     "pca128-centre-scale": pca_centre_scale,
     "tvn": tvn,
     "tvn-global": lambda features, controls, _batches: tvn_global(features, controls),
+    "spherize-1.7.1": lambda features, controls, _batches: spherize(features, controls),
+    "spherize-1.6.0": lambda features, controls, _batches: spherize(features, controls, uncentred=True),
 }
 
 

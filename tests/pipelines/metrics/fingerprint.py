@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from pipelines.metrics.alignment import tvn
+from pipelines.metrics.alignment import spherize, tvn
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.classification import balanced_accuracy, macro_auroc
 from pipelines.metrics.groups import Groups, group_scores
@@ -44,6 +44,7 @@ def fingerprint() -> str:
     related = recall(x, names, [(names[i], names[-i]) for i in range(1, 40)])
     digest.update(groups.map.tobytes() + groups.p.tobytes() + np.float64(related.value).tobytes())
     digest.update(consistency(x, units, ["plate-0", "plate-1"]).value.tobytes() + tvn(x[:, :8], np.arange(240) < 120, units).tobytes())
+    digest.update(spherize(x[:, :8], np.arange(240) < 120).tobytes())
     null = permutation_null(x, labels, units, 3, n_permutations=9)
     of_bits = judge_information("e", "t", bits).as_dict()
     return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.linalg import fractional_matrix_power
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.metrics.alignment import ALIGNMENTS, aggregate, centre_scale, pca_centre_scale, tvn, tvn_global
+from pipelines.metrics.alignment import ALIGNMENTS, aggregate, centre_scale, pca_centre_scale, spherize, tvn, tvn_global
 from registry.errors import InputError
 
 
@@ -67,7 +71,7 @@ def test_components_then_centre_and_scale() -> None:
     np.testing.assert_allclose(cosines(pca_centre_scale(x, controls, batches, dims=3)), cosines(expected), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in ALIGNMENTS if name not in ("none", "tvn-global")])
+@pytest.mark.parametrize("name", ["centre-scale", "pca128-centre-scale", "tvn"])
 def test_a_batch_effect_is_gone(name: str) -> None:
     """Shift and scale of each batch were planted: afterwards the controls of all batches have one mean and one variance."""
     x, controls, batches = screen()
@@ -99,6 +103,62 @@ def test_more_features_than_controls() -> None:
     x, controls, batches = rng.normal(size=(40, 64)), np.tile([True, False], 20), np.repeat(["a", "b"], 20)
     for name, rule in ALIGNMENTS.items():
         assert np.isfinite(rule(x, controls, batches)).all(), name
+
+
+def answers(version: str) -> list[dict[str, Any]]:
+    stored = json.loads((Path(__file__).parent / "golden" / f"spherize-{version}.json").read_text())
+    assert stored["pycytominer"] == version
+    return list(stored["cases"])
+
+
+@pytest.mark.parametrize(("version", "uncentred"), [("1.2.2", False), ("1.6.0", True), ("1.7.1", False)])
+def test_sphering_is_pycytominers_of_each_version(version: str, uncentred: bool) -> None:
+    cases = answers(version)
+    assert {(case["name"], case["method"], case["epsilon"]) for case in cases} >= {("few controls", "ZCA-cor", 1e-3), ("many controls", "ZCA", 1e-6)}
+    for case in cases:
+        x, expected = np.array(case["x"]), np.array(case["expected"])
+        controls = np.arange(len(x)) < case["controls"]
+        found = spherize(x, controls, method=case["method"], epsilon=case["epsilon"], uncentred=uncentred)
+        np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max(), err_msg=case["name"])
+        assert np.abs(spherize(x, controls, method=case["method"], epsilon=case["epsilon"], uncentred=not uncentred) - expected).max() > 0.5
+        if (case["method"], case["epsilon"]) == ("ZCA-cor", 1e-6):
+            batches = np.repeat("a", len(x))
+            np.testing.assert_array_equal(ALIGNMENTS["spherize-1.6.0" if uncentred else "spherize-1.7.1"](x, controls, batches), found)
+
+
+@pytest.mark.parametrize("method", ["ZCA", "ZCA-cor"])
+def test_sphered_controls_have_the_identity_as_covariance(method: str) -> None:
+    x, controls, _ = screen()
+    found = spherize(x, controls, method=method)
+    np.testing.assert_allclose(found[controls].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(found[controls], rowvar=False), np.eye(6), atol=1e-5)
+    broken = spherize(x, controls, method=method, uncentred=True)
+    assert np.abs(np.cov(broken[controls], rowvar=False) - np.eye(6)).max() > 0.1
+    swapped = spherize(x, ~controls, method=method)
+    assert np.abs(np.cov(swapped[controls], rowvar=False) - np.eye(6)).max() > 0.1
+
+
+def test_sphering_with_fewer_controls_than_features_knows_n_minus_1_directions() -> None:
+    rng = np.random.default_rng(2)
+    x, controls = rng.normal(size=(30, 12)) @ rng.normal(size=(12, 12)), np.arange(30) < 8
+    values = np.linalg.eigvalsh(np.cov(spherize(x, controls)[controls], rowvar=False))
+    np.testing.assert_allclose(values, [0] * 5 + [1] * 7, atol=1e-4)
+
+
+def test_what_cannot_be_sphered_is_refused_in_words() -> None:
+    x, controls, _ = screen()
+    with pytest.raises(InputError, match="Batch `all` has 1 controls, at least 2"):
+        spherize(x, np.arange(len(x)) == 3)
+    with pytest.raises(InputError, match="Column 4 is constant among the controls"):
+        spherize(np.where(np.arange(6) == 4, 7.3, x), controls)
+    with pytest.raises(InputError, match="90 controls span fewer than the 7 directions"):
+        spherize(np.hstack([x, x[:, :1] + x[:, 1:2]]), controls)
+    with pytest.raises(InputError, match=r"`ZCA-cor`, `ZCA`.*got `PCA`"):
+        spherize(x, controls, method="PCA")
+    with pytest.raises(InputError, match="at least one feature"):
+        spherize(x[:, :0], controls)
+    with pytest.raises(InputError, match="a batch and a control flag"):
+        spherize(x, controls[:-1])
 
 
 def test_means_of_replicates() -> None:
