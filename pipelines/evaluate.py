@@ -29,6 +29,8 @@ from pipelines.metrics.geometry import describe
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, retrieve
+from pipelines.metrics.ridge import fit_ridge
+from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
@@ -194,6 +196,7 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
         entry("logistic.calibration_error", linear, 0.0, probe_statistic("calibration_error", logistic, question)),
         entry("logistic.log_loss_bits", linear, float(np.log2(n_classes)), probe_statistic("log_loss_bits", logistic, question)),
         entry("simpleshot.balanced_accuracy", SIMPLESHOT, 1 / n_classes, _simpleshot(question, features)),
+        entry("ridge.balanced_accuracy", ridge_protocol(rule), 1 / n_classes, _ridge(question, features, logistic, rule)),
         entry("knn.balanced_accuracy", nearest, 1 / n_classes, probe_statistic("balanced_accuracy", knn, question)),
     ]
     retrieval = _retrieval(question, features, benchmark, params)
@@ -228,6 +231,17 @@ def _simpleshot(question: Question, features: FoldFeatures) -> Statistic:
         x = features[number]
         predicted[test] = class_means(x[train], question.codes[train], len(question.classes), x[test]).argmax(axis=1)
     return balanced_accuracy(question.codes[tested], predicted[tested], question.units[tested], len(question.classes))
+
+
+def _ridge(question: Question, features: FoldFeatures, logistic: OutOfFold, rule: ProbeSettings) -> Statistic:
+    """Balanced accuracy of the ridge probe on what the logistic probe sees: its projection is the same one, and costs more than the fit."""
+    predicted = np.full(len(question.codes), -1)
+    for number, probe in logistic.probes.items():
+        train, test = question.train(number), (question.codes >= 0) & (question.folds == number)
+        project, x = probe.projection.transform, features[number]
+        ridge = fit_ridge(project(x[train]), question.codes[train], question.units[train], len(question.classes), rule.inner_folds)
+        predicted[test] = ridge.predict(project(x[test]))
+    return balanced_accuracy(logistic.labels, predicted[logistic.images], question.units[logistic.images], len(question.classes))
 
 
 def _chance_f1(labels: Ints, n_classes: int) -> float:

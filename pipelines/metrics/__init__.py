@@ -33,6 +33,9 @@ probes          everything fitted sees training images only
     fit_knn(features, labels, n_classes, settings) -> KnnProbe             .predict_proba(features)
     out_of_fold(features, labels, folds, groups, n_classes, settings, kind="logistic") -> OutOfFold
 
+ridge           the cheapest fitted probe, on projected features
+    fit_ridge(z, labels, groups, n_classes, n_folds) -> RidgeProbe         .scores(z) .predict(z) .penalty
+
 choice          which representation holds most, by inner folds of the training images
     inner_loss(features, labels, groups, n_classes, settings) -> float; chance_loss(labels, groups, n_classes, settings) -> float
     choose(losses, saw_labels, chance) -> str

@@ -69,7 +69,12 @@ FLAGS = {
     "collapsed": "the vectors hardly differ between images",
     "low_rank": "the vectors vary in very few directions",
 }
-_PROBES = {"logistic": "logistic-regression probe", "knn": "nearest-neighbour probe", "simpleshot": "nearest class mean"}
+_PROBES = {
+    "logistic": "logistic-regression probe",
+    "ridge": "ridge-regression probe",
+    "knn": "nearest-neighbour probe",
+    "simpleshot": "nearest class mean",
+}
 _METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",

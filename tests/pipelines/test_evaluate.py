@@ -11,6 +11,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
+from pipelines.metrics.projection import fit_projection
+from pipelines.metrics.ridge import fit_ridge
 from pipelines.params import CellParams, EvaluateParams, Params
 from pipelines.scores import Scored, read_scores
 from registry.bundle import read_arrays
@@ -74,7 +76,7 @@ def test_a_random_count_is_at_chance_and_low_rank(tmp_path: Path, benchmark_on_d
 def test_a_count_that_carries_the_label_is_above_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
     count = np.random.default_rng(1).poisson(20 + 15 * truth(benchmark_on_disk))[:, None]
     found = scores_of(tmp_path, benchmark_on_disk, {"main": count.astype(float)})
-    for metric in ("logistic.balanced_accuracy", "knn.balanced_accuracy", "logistic.auroc"):
+    for metric in ("logistic.balanced_accuracy", "ridge.balanced_accuracy", "knn.balanced_accuracy", "logistic.auroc"):
         assert found[metric].statistic.value > 0.9
     assert found["retrieval.map"].statistic.value > found["retrieval.map"].chance + 0.2
     assert found["logistic.auroc"].flags == "low_rank"
@@ -197,6 +199,22 @@ def test_a_row_that_knows_the_test_labels_of_another_fold_gains_nothing(tmp_path
     evaluate_cell(benchmark_on_disk, tmp_path / "cell", PARAMS, tmp_path / "scores")
     found = {s.metric: s.statistic.value for s in read_scores(tmp_path / "scores")}
     assert found["logistic.balanced_accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert found["ridge.balanced_accuracy"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_ridge_probe_is_fitted_to_the_training_images_of_each_fold(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    index, label = benchmark_on_disk.index, truth(benchmark_on_disk)
+    vectors = np.random.default_rng(12).normal(size=(len(index), 40)) + 0.3 * label[:, None]
+    found = scores_of(tmp_path, benchmark_on_disk, {"main": vectors})["ridge.balanced_accuracy"]
+    x, units, said = vectors.astype(np.float32).astype(float), index["unit"].to_numpy(str), np.full(len(index), -1)
+    for fold in benchmark_on_disk.folds:
+        projection = fit_projection(x[fold.train], PARAMS.evaluate.max_dim)
+        probe = fit_ridge(projection.transform(x[fold.train]), label[fold.train].astype(int), units[fold.train], 2, PARAMS.evaluate.inner_folds)
+        said[fold.test] = probe.predict(projection.transform(x[fold.test]))
+    assert found.statistic.value == pytest.approx(balanced_accuracy_score(label, said), abs=1e-12)
+    assert found.statistic.value > 0.7
+    without = [balanced_accuracy_score(label[units != unit], said[units != unit]) for unit in found.statistic.units]
+    assert found.statistic.without == pytest.approx(without, abs=1e-12)
 
 
 def test_scores_agree_with_the_stored_predictions_and_heads_with_fold_0(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:

@@ -16,6 +16,7 @@ from pipelines.metrics.pairs import PairRule
 from pipelines.metrics.probes import ProbeSettings, out_of_fold
 from pipelines.metrics.relations import consistency, recall
 from pipelines.metrics.retrieval import permutation_null, retrieve
+from pipelines.metrics.ridge import fit_ridge
 from pipelines.metrics.sentences import detail, sentence
 from pipelines.metrics.verdicts import judge
 
@@ -45,6 +46,7 @@ def fingerprint() -> str:
     digest.update(groups.map.tobytes() + groups.p.tobytes() + np.float64(related.value).tobytes())
     digest.update(consistency(x, units, ["plate-0", "plate-1"]).value.tobytes() + tvn(x[:, :8], np.arange(240) < 120, units).tobytes())
     digest.update(spherize(x[:, :8], np.arange(240) < 120).tobytes())
+    digest.update(fit_ridge(x[:, :20], labels, units, 3).scores(x[:, :20]).tobytes())
     null = permutation_null(x, labels, units, 3, n_permutations=9)
     of_bits = judge_information("e", "t", bits).as_dict()
     return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])
