@@ -36,6 +36,9 @@ probes          everything fitted sees training images only
 ridge           the cheapest fitted probe, on projected features
     fit_ridge(z, labels, groups, n_classes, n_folds) -> RidgeProbe         .scores(z) .predict(z) .penalty
 
+code_length     labels in bits, given the vectors, coded unit after unit
+    online_code(features, labels, units, n_classes, settings, fractions, seed) -> OnlineCode   .compression (Statistic) .online_bits .uniform_bits
+
 choice          which representation holds most, by inner folds of the training images
     inner_loss(features, labels, groups, n_classes, settings) -> float; chance_loss(labels, groups, n_classes, settings) -> float
     choose(losses, saw_labels, chance) -> str

@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.metrics.alignment import spherize, tvn
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.code_length import online_code
 from pipelines.metrics.groups import Groups, group_scores
 from pipelines.metrics.information import beyond_controls, judge_information
 from pipelines.metrics.pairs import PairRule
@@ -47,6 +48,8 @@ def fingerprint() -> str:
     digest.update(consistency(x, units, ["plate-0", "plate-1"]).value.tobytes() + tvn(x[:, :8], np.arange(240) < 120, units).tobytes())
     digest.update(spherize(x[:, :8], np.arange(240) < 120).tobytes())
     digest.update(fit_ridge(x[:, :20], labels, units, 3).scores(x[:, :20]).tobytes())
+    code = online_code(x, labels, units, 3, ProbeSettings(max_dim=16, grid=(0.01, 1.0)))
+    digest.update(code.bits.tobytes() + code.compression.without.tobytes() + "".join(code.order).encode())
     null = permutation_null(x, labels, units, 3, n_permutations=9)
     of_bits = judge_information("e", "t", bits).as_dict()
     return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])
