@@ -39,6 +39,10 @@ ridge           the cheapest fitted probe, on projected features
 code_length     labels in bits, given the vectors, coded unit after unit
     online_code(features, labels, units, n_classes, settings, fractions, seed) -> OnlineCode   .compression (Statistic) .online_bits .uniform_bits
 
+selectivity     the task against control tasks that can only be learned by heart
+    selectivity(features, labels, types, folds, groups, n_classes, settings, kind, draws, seed) -> Selectivity   .selectivity .control .recurring
+    control_labels(labels, types, n_classes, seed, draw) -> (n,) codes
+
 choice          which representation holds most, by inner folds of the training images
     inner_loss(features, labels, groups, n_classes, settings) -> float; chance_loss(labels, groups, n_classes, settings) -> float
     choose(losses, saw_labels, chance) -> str

@@ -18,6 +18,7 @@ from pipelines.metrics.probes import ProbeSettings, out_of_fold
 from pipelines.metrics.relations import consistency, recall
 from pipelines.metrics.retrieval import permutation_null, retrieve
 from pipelines.metrics.ridge import fit_ridge
+from pipelines.metrics.selectivity import selectivity
 from pipelines.metrics.sentences import detail, sentence
 from pipelines.metrics.verdicts import judge
 
@@ -50,6 +51,9 @@ def fingerprint() -> str:
     digest.update(fit_ridge(x[:, :20], labels, units, 3).scores(x[:, :20]).tobytes())
     code = online_code(x, labels, units, 3, ProbeSettings(max_dim=16, grid=(0.01, 1.0)))
     digest.update(code.bits.tobytes() + code.compression.without.tobytes() + "".join(code.order).encode())
+    treatments = np.array([f"t{i % 9}" for i in range(240)])
+    heart = selectivity(x[:, :20], labels, treatments, folds, units, 3, ProbeSettings(grid=(0.01,)), draws=2)
+    digest.update(heart.selectivity.without.tobytes() + heart.control.tobytes())
     null = permutation_null(x, labels, units, 3, n_permutations=9)
     of_bits = judge_information("e", "t", bits).as_dict()
     return json.dumps([digest.hexdigest(), null.p, sentence(verdict), detail(verdict), of_bits])
