@@ -77,8 +77,8 @@ def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsil
 
     Profiles are centred on the controls and, with "ZCA-cor", brought to their standard deviation (ddof 0). With the singular values S and
     directions V of the controls so treated, the result is x V diag(sqrt(n - 1) / (S + epsilon)) V', n being the number of controls. That is
-    pycytominer up to 1.2.4 and 1.7.1. The versions from 1.3.0 to 1.7.0 take S and V of the controls as they came, neither centred nor scaled, and
-    apply them to the treated ones, so that the covariance becomes something else: `uncentred=True` gives their numbers.
+    pycytominer 1.1.0 to 1.2.4, and again 1.7.1. The versions from 1.3.0 to 1.7.0 take S and V of the controls as they came, neither centred nor
+    scaled, and apply them to the treated ones, so that the covariance becomes something else: `uncentred=True` gives their numbers.
 
     With d or fewer controls, n - 1 directions are known and all others are taken to vary as little as the last of those; the covariance is then
     the identity in the n - 1 only. Both are the reference's rules. Its "PCA" and "PCA-cor" are the same profiles turned: no distance and no cosine
