@@ -29,6 +29,8 @@ from registry.errors import InputError
 
 #: draws that equal a group up to rounding count against it
 _EQUAL = 1e-12
+#: profiles of a pool up to which all its lists are held at once, and how many of their entries are scored at once
+_POOL_AT_ONCE, _CELLS_AT_ONCE = 2_000, 1_000_000
 #: seeds of copairs lie below this number
 _COPAIRS_SEEDS = 8096
 
@@ -86,7 +88,8 @@ def group_scores(
 ) -> GroupScores:
     """Score every group, with the p-value of `label_permutation`.
 
-    The cost of a group is about `n_permutations` x its size x the size of its pool (the group and its negatives).
+    The cost of a pool (a group and its negatives; groups that could take each other's places share one) is about `n_permutations` x
+    the group's size x the pool's.
 
     Args:
         features: (n, d) finite profiles.
@@ -95,7 +98,8 @@ def group_scores(
         groups: what a group is.
         distance: "cosine" or "euclidean".
         n_permutations: draws per group.
-        seed: of the draws; a group's draws depend on it and the group's name alone, not on which other groups there are.
+        seed: of the draws, which depend on it and on how many profiles of each stratum are drawn from how many, not on which other groups there are.
+            Groups that are drawn alike from the same pool share their draws.
         each: applies a function to every group, in order; one that works in parallel gives the same.
 
     Raises:
@@ -108,8 +112,7 @@ def group_scores(
     kept = _scored_groups(scored, codes, len(names))
 
     def p_of(group: int) -> tuple[float, str]:
-        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(names[group].encode()).digest()[:8], "big")])
-        return null.p(np.flatnonzero(codes == group), n_permutations, rng)
+        return null.p(np.flatnonzero(codes == group), n_permutations, seed)
 
     found = list(each(p_of, kept))
     return _grouped(scored, codes, names, kept, np.array([p for p, _ in found]), tuple(reason for _, reason in found))
@@ -210,8 +213,9 @@ class _PermutationNull:
         )
         self._place_pairs = of_places.pairs(columns, n)
         self._strata = combined_codes(columns, groups.strata, n)
+        self._drawn: dict[bytes, Floats | None] = {}
 
-    def p(self, members: Ints, draws: int, rng: np.random.Generator) -> tuple[float, str]:
+    def p(self, members: Ints, draws: int, seed: int) -> tuple[float, str]:
         """The p-value of a group, or NaN and why there is none."""
         mixed = [name for name, codes in self._labels if len(np.unique(codes[members])) > 1]
         if mixed:
@@ -219,32 +223,77 @@ class _PermutationNull:
         negatives = np.zeros(len(self._strata), dtype=bool)
         for query in members.tolist():
             negatives |= self._rule_pairs.negative(query)
-        negatives[members] = False
-        pool = np.concatenate([members, np.flatnonzero(negatives)])
-        drawn = self._draws(pool, len(members), draws, rng)
-        if drawn is None:
+        negatives[members] = True
+        pool = np.flatnonzero(negatives)
+        own = np.isin(pool, members)
+        key = hashlib.sha256(pool.tobytes() + np.bincount(self._strata[members]).tobytes()).digest()
+        if key not in self._drawn:
+            drawn = self._draws(pool, own, draws, seed)
+            self._drawn[key] = None if drawn is None else self._means(pool, drawn)
+        null = self._drawn[key]
+        if null is None:
             return np.nan, "not estimable: no stratum holds a member beside a negative, so membership cannot be permuted"
-        means = self._means(pool, drawn)
-        return (1 + int((means[1:] >= means[0] - _EQUAL).sum())) / (1 + draws), ""
+        return (1 + int((null >= self._means(pool, own[None])[0] - _EQUAL).sum())) / (1 + draws), ""
 
-    def _draws(self, pool: Ints, size: int, draws: int, rng: np.random.Generator) -> Mask | None:
-        """(1 + draws, pool) members, the group itself first; as many in each stratum as the group has there."""
-        drawn = np.zeros((1 + draws, len(pool)), dtype=bool)
-        drawn[0, :size] = True
+    def _draws(self, pool: Ints, own: Mask, draws: int, seed: int) -> Mask | None:
+        """(draws, pool) members: as many in each stratum as the group has there; None where that leaves one way only."""
+        strata = self._strata[pool]
+        counts = [(int(own[strata == stratum].sum()), int((strata == stratum).sum())) for stratum in np.unique(strata)]
+        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(repr(counts).encode()).digest()[:8], "big")])
+        drawn = np.zeros((draws, len(pool)), dtype=bool)
         permuted = False
-        for stratum in np.unique(self._strata[pool]):
-            here = np.flatnonzero(self._strata[pool] == stratum)
-            taken = int((here < size).sum())
-            if taken == len(here):
+        for stratum, (taken, there) in zip(np.unique(strata), counts, strict=True):
+            here = np.flatnonzero(strata == stratum)
+            if taken == there:
                 drawn[:, here] = True
             elif taken:
                 permuted = True
-                chosen = np.argpartition(rng.random((draws, len(here))), taken - 1, axis=1)[:, :taken]
-                drawn[np.arange(1, 1 + draws)[:, None], here[chosen]] = True
+                chosen = np.argpartition(rng.random((draws, there)), taken - 1, axis=1)[:, :taken]
+                drawn[np.arange(draws)[:, None], here[chosen]] = True
         return drawn if permuted else None
 
     def _means(self, pool: Ints, drawn: Mask) -> Floats:
-        """(1 + draws,) mean normalised AP over the members that can be scored; a draw with none is at chance, 0."""
+        """(draws,) mean normalised AP over the members that can be scored; a draw with none is at chance, 0."""
+        lists = self._lists(pool) if len(pool) <= _POOL_AT_ONCE and len(drawn) > 1 else None
+        sums, scored = self._at_once(lists, drawn) if lists is not None else self._one_by_one(pool, drawn)
+        return np.divide(sums, scored, out=np.zeros_like(sums), where=scored > 0)
+
+    def _lists(self, pool: Ints) -> tuple[Ints, Mask, Mask] | None:
+        """(p, p) the pool from nearest to farthest of each of its profiles, and which of these are similar and dissimilar; None if any tie."""
+        orders, similar, dissimilar = [], [], []
+        for query in pool.tolist():
+            like, unlike = self._place_pairs.positive(query)[pool], self._place_pairs.negative(query)[pool]
+            similarity, tolerance = self._similarities.to(query, pool)
+            # what is no candidate comes last, where it neither ties nor counts
+            similarity[~(like | unlike)] = -np.inf
+            order = np.argsort(-similarity, kind="stable")
+            among = similarity[order][: int((like | unlike).sum())]
+            if (np.diff(among) >= -tolerance).any():
+                return None
+            orders.append(order)
+            similar.append(like[order])
+            dissimilar.append(unlike[order])
+        return np.stack(orders), np.stack(similar), np.stack(dissimilar)
+
+    @staticmethod
+    def _at_once(lists: tuple[Ints, Mask, Mask], drawn: Mask) -> tuple[Floats, Floats]:
+        """Sums of normalised AP and numbers of scored members of each draw, where nothing ties."""
+        orders, similar, dissimilar = lists
+        sums, scored = np.zeros(len(drawn)), np.zeros(len(drawn))
+        rows, places = np.nonzero(drawn)
+        step = max(1, _CELLS_AT_ONCE // len(orders))
+        for start in range(0, len(rows), step):
+            row, place = rows[start : start + step], places[start : start + step]
+            inside = drawn[row[:, None], orders[place]]
+            positive = inside & similar[place]
+            listed = (positive | (~inside & dissimilar[place])).astype(np.int64)
+            ap, usable = _normalised_ap(listed, positive.astype(np.float64))
+            np.add.at(sums, row[usable], ap)
+            np.add.at(scored, row[usable], 1)
+        return sums, scored
+
+    def _one_by_one(self, pool: Ints, drawn: Mask) -> tuple[Floats, Floats]:
+        """As `_at_once`, query after query: for any ties and pools of any size."""
         sums, scored = np.zeros(len(drawn)), np.zeros(len(drawn))
         for place, query in enumerate(pool.tolist()):
             rows = np.flatnonzero(drawn[:, place])
@@ -263,12 +312,22 @@ class _PermutationNull:
             listed = positive + (~inside & dissimilar[candidates])
             if len(opens) < len(candidates):
                 positive, listed = (np.add.reduceat(values, opens, axis=1) for values in (positive, listed))
-            items = listed.astype(np.int64)
-            m, total = positive.sum(axis=1).astype(np.int64), items.sum(axis=1)
-            usable = (m > 0) & (m < total)
-            items, positive, m, total = items[usable], positive[usable], m[usable], total[usable]
-            ap = contributions(items, np.cumsum(items, axis=1) - items, positive).sum(axis=1) / m
-            chance = chance_ap(m, total - m)
-            sums[rows[usable]] += (ap - chance) / (1 - chance)
+            ap, usable = _normalised_ap(listed.astype(np.int64), positive)
+            sums[rows[usable]] += ap
             scored[rows[usable]] += 1
-        return np.divide(sums, scored, out=np.zeros_like(sums), where=scored > 0)
+        return sums, scored
+
+
+def _normalised_ap(items: Ints, positive: Floats) -> tuple[Floats, Mask]:
+    """Normalised AP of the lists that have a positive and a negative, and which these are.
+
+    Args:
+        items: (r, k) how many are listed in each tie, from nearest to farthest.
+        positive: (r, k) how many of them are positive.
+    """
+    m, total = positive.sum(axis=1).astype(np.int64), items.sum(axis=1)
+    usable = (m > 0) & (m < total)
+    items, positive, m, total = items[usable], positive[usable], m[usable], total[usable]
+    ap = contributions(items, np.cumsum(items, axis=1) - items, positive).sum(axis=1) / m
+    chance = chance_ap(m, total - m)
+    return (ap - chance) / (1 - chance), usable

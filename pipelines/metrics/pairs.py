@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from registry.errors import InputError
 DISTANCES = ("cosine", "euclidean")
 #: queries whose similarities are held at a time
 _BLOCK = 128
+#: profiles up to which all their products are kept (72 MB)
+_KEPT = 3_000
 
 Columns = Mapping[str, Sequence[str] | NDArray[np.str_]]
 
@@ -268,4 +271,10 @@ class Similarities:
 
     def to(self, query: int, candidates: Ints) -> tuple[Floats, float]:
         """(m,) similarities of some candidates, and how close two of them must be to tie."""
-        return self._x[candidates] @ self._x[query] + self._half[candidates], self._tolerance
+        products = self._products
+        return (self._x[candidates] @ self._x[query] if products is None else products[query, candidates]) + self._half[candidates], self._tolerance
+
+    @cached_property
+    def _products(self) -> Floats | None:
+        """(n, n) all products at once, where they are few enough to be kept."""
+        return self._x @ self._x.T if len(self._x) <= _KEPT else None

@@ -78,7 +78,7 @@ class TestPermutation:
             features = np.round(features)
         null = _PermutationNull(features, columns_of(table), rule, BY_PERT, "euclidean")
         pool = np.arange(len(table))
-        drawn = null._draws(pool, 5, 60, rng)
+        drawn = null._draws(pool, pool < 5, 60, 4)
         assert drawn is not None
         means = null._means(pool, drawn)
         for members, mean in zip(drawn, means, strict=True):
@@ -90,6 +90,18 @@ class TestPermutation:
             np.testing.assert_allclose(mean, scored.normalised[mine].mean() if mine.any() else 0.0, atol=1e-12)
         assert (drawn.sum(axis=1) == 5).all()
         assert (drawn[:, (table["plate"] == "p0").to_numpy()].sum(axis=1) == 3).all()
+
+    def test_groups_that_could_take_each_others_places_share_their_draws_and_each_p_is_that_of_the_group_alone(self) -> None:
+        rng = np.random.default_rng(5)
+        table = pd.DataFrame({"pert": [f"g{i % 6}" for i in range(48)], "plate": [f"p{i // 12}" for i in range(48)]})
+        features = rng.normal(size=(48, 3)) + 2 * (table["pert"] == "g0").to_numpy()[:, None]
+        rule = PairRule(pos_sameby=("pert",), neg_sameby=("plate",), neg_diffby=("pert",))
+        together = _PermutationNull(features, columns_of(table), rule, BY_PERT, "euclidean")
+        for name in sorted(set(table["pert"])):
+            members = np.flatnonzero((table["pert"] == name).to_numpy())
+            alone = _PermutationNull(features, columns_of(table), rule, BY_PERT, "euclidean")
+            assert together.p(members, 99, 0) == alone.p(members, 99, 0)
+        assert len(together._drawn) == 1
 
     def test_p_is_uniform_without_an_effect(self) -> None:
         rng = np.random.default_rng(1)
