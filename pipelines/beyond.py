@@ -46,10 +46,15 @@ def unknown(board: Board, encoder: str, task: Task, reason: str) -> dict[str, An
     return {"bits": None, "low": None, "high": None, "word": "not assessable", "sentence": sentence, "note": "", "against": []}
 
 
+def information_settings(params: Params) -> InformationSettings:
+    """The one rule of every encoder."""
+    return InformationSettings(inner_folds=params.evaluate.inner_folds, seed=params.seed)
+
+
 def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) -> dict[str, Any]:
     encoder, task = job
     question = Question.of(board.benchmark, task)
-    settings = InformationSettings(inner_folds=params.evaluate.inner_folds, seed=params.seed)
+    settings = information_settings(params)
     found = beyond_controls(
         controls_together(board),
         fold_features(board.rows[encoder], "main", board.benchmark),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from pipelines.benchmarks.card import Task
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
+from pipelines.made_by import of_row, read_made_by
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
 from pipelines.metrics.statistic import Statistic
@@ -23,7 +24,7 @@ from pipelines.tracking import versions
 from pipelines.workspace import Workspace
 from registry.errors import NotFoundError
 from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
-from registry.files import write_json
+from registry.files import sha256_of_file, write_json
 
 
 def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
@@ -45,7 +46,8 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
             found = replace(found, at_common_dim=narrower, detail=f"{found.detail} {narrower.sentence}")
         evidence.setdefault(v.encoder, []).append(found)
     narrowed = {name: _primary_entries(name, narrow.board) for name in board.roles}
-    cards = [replace(_scorecard(name, board, evidence.get(name, []), params), at_common_dim=narrowed[name]) for name in board.roles]
+    made = read_made_by(workspace, benchmark, [row.manifest for row in board.rows.values()])
+    cards = [replace(_scorecard(name, board, evidence.get(name, []), params, made), at_common_dim=narrowed[name]) for name in board.roles]
     for card in cards:
         write_json(folder / f"{card.row}.scorecard.json", card.as_dict())
     write_json(
@@ -182,7 +184,7 @@ def per_unit_scores(workspace: Workspace, board: Board, row: str, task: Task) ->
     return {str(unit): float(value) for unit, value in right.items()} if len(right) <= 20 else {}
 
 
-def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Params) -> Scorecard:
+def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Params, made: Mapping[str, Mapping[str, Any]]) -> Scorecard:
     card = board.benchmark.card
     extracted = board.rows.get(row)
     mine = [s for s in board.scored if s.row == row]
@@ -201,7 +203,9 @@ def _scorecard(row: str, board: Board, evidence: list[TaskEvidence], params: Par
         tasks=evidence,
         provenance={
             "versions": versions(),
+            **of_row(made, row, board.roles[row]),
             "card_hash": extracted.manifest.card_hash if extracted else "",
+            "benchmark_card": sha256_of_file(board.benchmark.folder / "card.json"),
             "evaluate": asdict(params.evaluate),
             "diagnose": asdict(params.diagnose),
             "seed": params.seed,

@@ -39,6 +39,7 @@ class Manifest:
         not_applicable: the reason the row does not apply here; "" if it does.
         unservable: why it cannot be served; "" if it can.
         content: sha256 of the embedding values per file.
+        versions: of the libraries that computed them.
     """
 
     row: str
@@ -57,6 +58,7 @@ class Manifest:
     not_applicable: str = ""
     unservable: str = ""
     content: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Publish `folder/manifest.json`, last of all: a row without a manifest does not exist."""

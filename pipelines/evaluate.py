@@ -21,6 +21,7 @@ from pipelines import replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row, read_rows
+from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
 from pipelines.metrics.few_shot import PROTOCOL as SIMPLESHOT
@@ -118,7 +119,9 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     importlib.import_module("scipy.linalg")  # once, before the workers fork
     outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
     found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
-    replicates.write(out, _replicates(benchmark, [row for row in rows if not row.manifest.not_applicable], params))
+    scored = [row for row in rows if not row.manifest.not_applicable]
+    replicates.write(out, _replicates(benchmark, scored, params))
+    write_made_by(out, scored)
     _publish(out, found)
 
 
@@ -347,7 +350,9 @@ def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Pat
     losses = dict(zip(candidates, in_parallel(partial(_inner_losses, questions, params), list(candidates.values()), params.threads), strict=True))
     chosen = {q.task.name: _choose(q, losses, saw_labels, params) for q in questions}
     jobs = [(q, {fold: candidates[name][fold] for fold, name in chosen[q.task.name].items()}) for q in questions]
-    _publish(out, list(in_parallel(partial(_score_oracle, benchmark, params), jobs, params.threads)))
+    found = list(in_parallel(partial(_score_oracle, benchmark, params), jobs, params.threads))
+    write_made_by(out, rows, ORACLE)
+    _publish(out, found)
     write_json(out / "card.json", oracle_card(benchmark, chosen).as_dict())
 
 

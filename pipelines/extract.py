@@ -27,6 +27,7 @@ from pipelines.extraction.fitting import TrainingImages, sample_size
 from pipelines.extraction.plan import Draw, RowPlan, plan_cell
 from pipelines.extraction.shards import Shard, Shards, code_digest
 from pipelines.loading import ImageLoader, Unreadable, chunked, metadata_columns
+from pipelines.made_by import vector_versions
 from pipelines.memory import kept_memory
 from pipelines.parallel import in_parallel, one_thread
 from pipelines.params import CellParams, Params
@@ -294,6 +295,7 @@ class _Extraction:
             not_applicable=row.not_applicable,
             unservable=draws[0].representation.unservable() if draws else row.not_applicable,
             content=content,
+            versions={} if row.not_applicable else vector_versions(row.card.architecture),
         )
 
 

@@ -47,12 +47,17 @@ def common_tasks(board: Board) -> list[Task]:
     return [task for task in questions(board) if task.metric in METRICS]
 
 
+def common_rule(params: Params) -> ProbeSettings:
+    """The one rule of every row, at the common dimension."""
+    return replace(probe_settings(params.evaluate), max_dim=min(params.diagnose.common_dim, params.evaluate.max_dim))
+
+
 def at_common_dim(board: Board, params: Params) -> CommonDim:
     """The primary scores of `common_tasks` at the common dimension.
 
     The oracle is no row of vectors: its scores, like those of retrieval, stay as they are.
     """
-    rule = replace(probe_settings(params.evaluate), max_dim=min(params.diagnose.common_dim, params.evaluate.max_dim))
+    rule = common_rule(params)
     tasks = common_tasks(board)
     scored_rows = {s.row for s in board.scored}
     wide = [row for name, row in board.rows.items() if name in scored_rows and row.manifest.dim > rule.max_dim]

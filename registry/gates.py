@@ -5,7 +5,8 @@ An encoder passes if
 - on at least one task, after Holm over all its tasks, it beats its twins and every negative control (`layout` is a
   confound, not a control to beat);
 - on no task the smallest upper bound of its gains lies below -`max_loss`;
-- its ONNX file computes what its source computes.
+- its ONNX file computes what its source computes;
+- none of its evidence is stale.
 
 A benchmark on which `layout` beats the encoder is confounded: its tasks support no promotion, their losses still count.
 Controls are never promoted, the positive ones neither. A loss that the evidence does not exclude is said.
@@ -13,13 +14,14 @@ Controls are never promoted, the positive ones neither. A loss that the evidence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from registry.errors import InputError
 from registry.evidence import Comparison, Scorecard, TaskEvidence
 from registry.export import parity_faults
+from registry.staleness import Staleness
 
 ALPHA = 0.025
 MAX_LOSS = 0.02
@@ -87,7 +89,13 @@ class Decision:
         return {"decision": self.word, **asdict(self)}
 
 
-def decide(scorecards: Sequence[Scorecard], parity: dict[str, Any], max_loss: float = MAX_LOSS, alpha: float = ALPHA) -> Decision:
+def decide(
+    scorecards: Sequence[Scorecard],
+    parity: dict[str, Any],
+    max_loss: float = MAX_LOSS,
+    alpha: float = ALPHA,
+    staleness: Mapping[str, Staleness] | None = None,
+) -> Decision:
     """Whether the evidence carries a promotion.
 
     Args:
@@ -95,15 +103,17 @@ def decide(scorecards: Sequence[Scorecard], parity: dict[str, Any], max_loss: fl
         parity: `registry.export.ExportReport.as_dict()` of its ONNX file; {} if there is none.
         max_loss: largest loss that is tolerated, on the scale of the scores.
         alpha: one-sided level; Holm runs over all tasks of all scorecards.
+        staleness: by benchmark, what is known about the evidence.
 
     Raises:
         InputError: no scorecard, two of one benchmark, scorecards of several rows, or a negative `max_loss`.
     """
     _check(scorecards, max_loss)
     lines = task_lines(scorecards, max_loss, alpha)
-    refusals = [*_role_refusal(scorecards[0]), *_refusals(scorecards, lines, alpha, max_loss), *parity_faults(parity)]
+    known = staleness or {}
+    refusals = [*_role_refusal(scorecards[0]), *_stale(known), *_refusals(scorecards, lines, alpha, max_loss), *parity_faults(parity)]
     carried = [] if refusals else [_carries(line, len(lines)) for line in lines if line.beats]
-    reasons = (*(refusals or carried), *_remarks(lines, max_loss))
+    reasons = (*(refusals or carried), *_remarks(lines, max_loss), *_unchecked(known))
     return Decision(not refusals, reasons, lines, alpha, max_loss)
 
 
@@ -177,6 +187,14 @@ def _role_refusal(scorecard: Scorecard) -> list[str]:
         return []
     kind = {"twin": "an untrained or shuffled twin", "positive": "a positive control"}.get(scorecard.role, "a negative control")
     return [f"`{scorecard.row}` is {kind}; controls are never promoted."]
+
+
+def _stale(known: Mapping[str, Staleness]) -> list[str]:
+    return [f"Its evidence on `{name}` is stale: {found.because}. Run `blankslide rescore`." for name, found in known.items() if found.stale]
+
+
+def _unchecked(known: Mapping[str, Staleness]) -> list[str]:
+    return [f"Whether its evidence on `{name}` is stale was not checked: {found.unchecked}." for name, found in known.items() if found.unchecked]
 
 
 def _refusals(scorecards: Sequence[Scorecard], lines: Sequence[TaskLine], alpha: float, max_loss: float) -> list[str]:

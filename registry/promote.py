@@ -1,22 +1,26 @@
-"""Promotion: the alias `promoted` moves only through the gate, and every decision is recorded on the version it was about."""
+"""Promotion: the alias `promoted` moves only through the gate, and every decision is recorded on the version it was about.
+
+A version keeps the alias only while its decision is about the evidence it has: `review` asks the gate again.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.bundle import Bundle
 from registry.errors import GateRefusedError, NotFoundError
 from registry.export import parity_faults
-from registry.files import write_json
+from registry.files import sha256_of_json, write_json
 from registry.gates import ALPHA, MAX_LOSS, Decision, decide
 from registry.records import Reference, Version
+from registry.staleness import Judge, Staleness, from_tags
 from registry.store import PROMOTED, Store
 
 
-def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: float = ALPHA) -> Decision:
+def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: float = ALPHA, judge: Judge | None = None) -> Decision:
     """Ask the gate about a version; move the alias `promoted` to it if it passes.
 
     The decision is recorded either way: tags `gate.decision`, `gate.reasons`, `gate.evidence` and `gate.decided_at` of the
@@ -28,6 +32,7 @@ def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: flo
         reference: `NAME/VERSION`, `NAME@ALIAS`, or `NAME` for the one version that carries a benchmark's alias.
         max_loss: largest loss on any task that is tolerated.
         alpha: one-sided level.
+        judge: says whether evidence is stale; what it cannot check is as the registry's tags say.
 
     Raises:
         NotFoundError: no such version, or `NAME` is ambiguous.
@@ -36,14 +41,66 @@ def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: flo
     with store.writing():
         version = candidate(store, reference)
         bundles = _bundles(store, version)
-        decision = decide([bundle.scorecard for bundle in bundles], _parity(bundles), max_loss, alpha)
+        decision = _decide(version, bundles, max_loss, alpha, judge)
         reasons = [*decision.reasons, *_still_promoted(version, decision)]
-        _record(store, version, bundles, decision, reasons)
+        _record(store, version, bundles, decision, decision.word, reasons)
         if decision.passed:
             store.move_alias(version, PROMOTED)
     if not decision.passed:
         raise GateRefusedError(f"`{version}` is not promoted. " + " ".join(reasons))
     return decision
+
+
+def review(store: Store, version: Version, max_loss: float = MAX_LOSS, alpha: float = ALPHA, judge: Judge | None = None) -> Decision:
+    """Ask the gate again about a version that carries the alias `promoted`; take the alias away if it does not pass.
+
+    The decision is recorded as one of `promote` is; its word is "promoted" or "withdrawn". The record comes first, so a process that
+    is killed in between leaves an alias without its decision, which the next review finds.
+
+    Args:
+        store: the registry.
+        version: carries the alias.
+        max_loss: largest loss on any task that is tolerated.
+        alpha: one-sided level.
+        judge: as for `promote`.
+    """
+    with store.writing():
+        version = store.version(str(version))
+        bundles = _bundles(store, version)
+        decision = _decide(version, bundles, max_loss, alpha, judge)
+        if PROMOTED not in version.aliases:
+            return decision
+        taken = [] if decision.passed else [f"The alias `{PROMOTED}` was taken away."]
+        _record(store, version, bundles, decision, decision.word if decision.passed else "withdrawn", [*decision.reasons, *taken])
+        if not decision.passed:
+            store.remove_alias(version, PROMOTED)
+    return decision
+
+
+def outdated(version: Version) -> list[str]:
+    """Benchmarks on which a promoted version has other evidence than its last decision was about."""
+    if PROMOTED not in version.aliases:
+        return []
+    if version.tags.get("gate.decision") != "promoted":
+        return list(version.benchmarks)
+    decided = dict(pair.rpartition(":")[::2] for pair in version.tags.get("gate.evidence", "").split())
+    return [name for name, digest in decided.items() if version.evidence(name) != digest]
+
+
+def _decide(version: Version, bundles: Sequence[Bundle], max_loss: float, alpha: float, judge: Judge | None) -> Decision:
+    return decide([bundle.scorecard for bundle in bundles], _parity(bundles), max_loss, alpha, _staleness(version, bundles, judge))
+
+
+def _staleness(version: Version, bundles: Sequence[Bundle], judge: Judge | None) -> Mapping[str, Staleness]:
+    """What is known of each benchmark's evidence: by the judge, else by the registry."""
+    found = {}
+    for bundle in bundles:
+        name = bundle.card.benchmark
+        here = judge(bundle.scorecard, sha256_of_json(bundle.card.card.as_dict())) if judge else Staleness(unchecked="nobody was asked")
+        noted = from_tags(version.tags, name)
+        found[name] = noted if here.unchecked and not noted.unchecked else here
+    # without a judge nothing was to be checked
+    return found if judge else {name: each for name, each in found.items() if each.stale}
 
 
 def candidate(store: Store, reference: str) -> Version:
@@ -88,13 +145,13 @@ def _still_promoted(version: Version, decision: Decision) -> list[str]:
     return [f"It still carries the alias `{PROMOTED}` from an earlier decision; promote another version to move it."]
 
 
-def _record(store: Store, version: Version, bundles: Sequence[Bundle], decision: Decision, reasons: Sequence[str]) -> None:
+def _record(store: Store, version: Version, bundles: Sequence[Bundle], decision: Decision, word: str, reasons: Sequence[str]) -> None:
     now = datetime.now(UTC)
     evidence = {bundle.card.benchmark: bundle.evidence_hash for bundle in bundles}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{now:%Y%m%dT%H%M%S.%fZ}.json"
         written = {"version": str(version), "identity": version.identity, "evidence": evidence, "decided_at": now.isoformat()}
-        write_json(path, {**decision.as_dict(), **written, "reasons": list(reasons)})
+        write_json(path, {**decision.as_dict(), **written, "decision": word, "reasons": list(reasons)})
         store.log_model_file(version.model_id, path, "gate")
-    facts = {"gate.decision": decision.word, "gate.reasons": " ".join(reasons), "gate.decided_at": now.isoformat(timespec="seconds")}
+    facts = {"gate.decision": word, "gate.reasons": " ".join(reasons), "gate.decided_at": now.isoformat(timespec="seconds")}
     store.tag_version(version, {**facts, "gate.evidence": " ".join(f"{name}:{digest}" for name, digest in evidence.items())})

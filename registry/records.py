@@ -62,6 +62,10 @@ class Version:
         """Benchmarks whose evidence is completely registered, sorted."""
         return tuple(sorted(key.removeprefix("registered.") for key in self.tags if key.startswith("registered.")))
 
+    def evidence(self, benchmark: str) -> str:
+        """Hash of its current evidence on a benchmark; "" if there is none."""
+        return self.tags.get(f"registered.{benchmark}", "").partition(":")[0]
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -102,6 +102,9 @@ def _register(store: Store, bundle: Bundle, provenance: Provenance) -> None:
         # another host was first: what was stored belongs to its model
         _store(store, run, store.model(version.model_id), bundle, path)
     evidence = {f"run.{benchmark}": run.run_id, f"bundle.{benchmark}": path, **tags.evidence_tags(scorecard)}
+    if version.tags.get(f"stale.{benchmark}"):
+        # that was said of the evidence before; nobody has looked at this one yet
+        evidence[f"stale.{benchmark}"] = ""
     summary = tags.summary_tags({**version.tags, **evidence})
     store.tag_version(version, {**evidence, **summary})
     store.describe_version(version, tags.description(bundle), {**fixed, **evidence, **summary})

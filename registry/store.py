@@ -29,7 +29,8 @@ import numpy as np
 
 from registry.bundle import Bundle, read_bundle
 from registry.errors import NotFoundError, StoreError
-from registry.files import canonical_json
+from registry.evidence import Scorecard
+from registry.files import canonical_json, read_json
 from registry.locks import exclusive, sqlite_path
 from registry.provenance import Provenance
 from registry.records import ModelRecord, Reference, RunRecord, Version
@@ -221,6 +222,33 @@ class Store:
             lock = path.read_bytes() if path else b""
         return Provenance(facts.get("git.commit", ""), facts.get("git.dirty") != "false", facts.get("git.prefix", ""), lock)
 
+    def scorecard(self, version: Version, benchmark: str) -> Scorecard:
+        """The current scorecard of a version on one benchmark, without the rest of its bundle.
+
+        Raises:
+            NotFoundError: the version has no evidence on it.
+        """
+        if benchmark not in version.benchmarks:
+            raise NotFoundError(f"benchmark of `{version}`", benchmark, version.benchmarks)
+        return self.scorecard_of(version.tags[f"run.{benchmark}"])
+
+    def scorecard_of(self, run_id: str) -> Scorecard:
+        """The scorecard of one run: one set of evidence, current or earlier."""
+        with tempfile.TemporaryDirectory() as scratch, _errors(f"The scorecard of run `{run_id}` cannot be read"):
+            path = Path(self._client.download_artifacts(run_id, "scorecard.json", scratch))
+            return Scorecard.from_dict(read_json(path))
+
+    def history(self, version: Version, benchmark: str) -> list[RunRecord]:
+        """Every set of evidence a version ever had on one benchmark, oldest first."""
+        with _errors(f"The evidence of `{version}` cannot be listed"):
+            experiment = self._client.get_experiment_by_name(benchmark)
+            if experiment is None:
+                return []
+            wanted = f"tags.`{IDENTITY}` = '{version.identity}' AND attributes.run_name = '{version.name}'"
+            found = self._client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=_PAGE)
+        # what a killed process left has no scorecard yet
+        return [_run_record(run) for run in found if run.info.status == "FINISHED"]
+
     def run(self, run_id: str) -> RunRecord:
         """One run by its id."""
         with _errors(f"Run `{run_id}` cannot be read"):
@@ -397,6 +425,12 @@ class Store:
         """Point an alias to a version."""
         with _errors(f"The alias `{alias}` cannot be moved to `{version}`"):
             self._client.set_registered_model_alias(version.name, alias, str(version.number))
+
+    def remove_alias(self, version: Version, alias: str) -> None:
+        """Take an alias from the version it points to; one that points elsewhere by now is left alone."""
+        if alias in self.version(str(version)).aliases:
+            with _errors(f"The alias `{alias}` cannot be taken from `{version}`"):
+                self._client.delete_registered_model_alias(version.name, alias)
 
     # ------------------------------------------------------------------------------------------ inside
 
