@@ -127,7 +127,8 @@ def _add_scoring(app: FastAPI, models: dict[str, Scorer], settings: Settings, ur
 
 
 def _add_information(app: FastAPI, models: dict[str, Scorer], url: str) -> None:
-    health = Health(live=True, ready=True, models=list(models))
+    stale = {name: scorer.evidence for name, scorer in models.items() if scorer.evidence.startswith("stale")}
+    health = Health(live=True, ready=True, models=list(models), stale=stale)
     page = resources.files("serving").joinpath("web", "index.html").read_text(encoding="utf-8")
 
     @app.get("/v1/models", openapi_extra=_sample(f"curl -sSf '{url}/v1/models'"), tags=["models"])

@@ -38,6 +38,10 @@ class ModelRef(_Model):
     identity: str = Field(description="SHA-256 over card, weights and preprocessing: what makes a version a version.")
     benchmark: str = Field(description="The benchmark whose heads, scores and controls are quoted.")
     provider: str = Field(description="What it runs on: `cpu` or `cuda`.")
+    evidence: str = Field(
+        default="not checked",
+        description="Whether scores and verdicts are what would be computed when the service started: `current`, `stale: ...` or `not checked: ...`.",
+    )
 
 
 class ModelFacts(ModelRef):
@@ -128,6 +132,7 @@ class Health(_Answer):
     live: bool
     ready: bool
     models: list[str]
+    stale: dict[str, str] = Field(default={}, description="Models whose evidence is stale, with the reasons; they answer all the same.")
 
 
 class ErrorAnswer(_Answer):

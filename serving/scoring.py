@@ -35,6 +35,8 @@ from serving.schema import (
     VerdictSaid,
 )
 
+#: what is said of evidence where a bundle comes without its registry or workspace: it cannot know what changed after it was written
+UNCHECKED = "not checked: a bundle alone does not say"
 #: golden answers may come from another processor, which rounds otherwise: they may differ by this many tolerances
 GOLDEN_SLACK = 5
 #: largest difference of a probability from the golden one; a head can amplify the embedding's tolerance
@@ -71,13 +73,15 @@ class Scorer:
         encoder: the encoder's network and heads.
         companions: those of its twin and controls, by row.
         max_pixels: largest image, over all channels.
+        evidence: whether the scorecard is what would be computed now, in the words of `registry.staleness.Staleness`.
 
     Raises:
         BundleError: on its golden images the network or a head computes something else than its source.
     """
 
-    def __init__(self, bundle: Bundle, encoder: Voice, companions: dict[str, Voice], max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, bundle: Bundle, encoder: Voice, companions: dict[str, Voice], max_pixels: int = MAX_PIXELS, evidence: str = UNCHECKED) -> None:
         self.bundle = bundle
+        self.evidence = evidence
         self._encoder = encoder
         self._companions = companions
         self._max_pixels = max_pixels
@@ -88,7 +92,7 @@ class Scorer:
         self._check_golden()
 
     @classmethod
-    def open(cls, folder: Path, provider: str = "cpu", threads: int = 1, max_pixels: int = MAX_PIXELS) -> Scorer:
+    def open(cls, folder: Path, provider: str = "cpu", threads: int = 1, max_pixels: int = MAX_PIXELS, evidence: str = UNCHECKED) -> Scorer:
         """Verify a bundle and load its networks.
 
         Raises:
@@ -107,7 +111,7 @@ class Scorer:
             row: Voice(found.card, embedder(f"companions/{row}/encoder.onnx", found.card), heads_of(found.heads))
             for row, found in bundle.companions.items()
         }
-        return cls(bundle, encoder, companions, max_pixels)
+        return cls(bundle, encoder, companions, max_pixels, evidence)
 
     @property
     def name(self) -> str:
@@ -122,7 +126,13 @@ class Scorer:
     @property
     def ref(self) -> ModelRef:
         """Which version answers."""
-        return ModelRef(name=self.name, identity=self.bundle.identity, benchmark=self.bundle.card.benchmark, provider=self._encoder.embedder.provider)
+        return ModelRef(
+            name=self.name,
+            identity=self.bundle.identity,
+            benchmark=self.bundle.card.benchmark,
+            provider=self._encoder.embedder.provider,
+            evidence=self.evidence,
+        )
 
     @property
     def facts(self) -> ModelFacts:

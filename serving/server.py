@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -14,13 +14,20 @@ from fastapi import FastAPI
 
 from registry.errors import ParamsError, ProviderError
 from serving.onnx_app import create_app
-from serving.scoring import Scorer
+from serving.scoring import UNCHECKED, Scorer
 from serving.settings import Settings
 
 HOST = "127.0.0.1"
 
 
-def serve(bundles: Sequence[Path], host: str = HOST, port: int = 8000, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+def serve(
+    bundles: Sequence[Path],
+    host: str = HOST,
+    port: int = 8000,
+    settings: Settings | None = None,
+    say: Callable[[str], None] = print,
+    evidence: Mapping[Path, str] | None = None,
+) -> None:
     """Serve bundles until SIGINT or SIGTERM; requests in flight are finished.
 
     Args:
@@ -29,6 +36,7 @@ def serve(bundles: Sequence[Path], host: str = HOST, port: int = 8000, settings:
         port: 0 chooses a free one.
         settings: limits and provider; from the environment unless given.
         say: prints a line for people.
+        evidence: what is known of the evidence of a bundle, in words; one that is missing was not checked.
 
     Raises:
         BundleError: a bundle is altered, incomplete, cannot be served, or does not compute what it should on this machine.
@@ -41,10 +49,12 @@ def serve(bundles: Sequence[Path], host: str = HOST, port: int = 8000, settings:
         scorers = []
         for bundle in bundles:
             start = monotonic()
-            scorer = Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels)
+            scorer = Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels, (evidence or {}).get(bundle, UNCHECKED))
             scorers.append(scorer)
             checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
             say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")
+            if scorer.evidence.startswith("stale"):
+                say(f"`{scorer.name}`: the scores and verdicts it quotes are {scorer.evidence}. Run `blankslide rescore`.")
         server = _server(create_app(scorers, settings, url), settings)
         say(f"Serving {len(scorers)} model{'s' if len(scorers) > 1 else ''} on {url}. Page and examples: {url}/docs. Stop with Ctrl-C.")
         server.run(sockets=[listener])

@@ -71,7 +71,17 @@ class TestAnswers:
 
     @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
     def test_health(self, http: httpx.Client, path: str) -> None:
-        assert http.get(path).json() == {"schema": 1, "live": True, "ready": True, "models": ["tiny", "tissue"]}
+        assert http.get(path).json() == {"schema": 1, "live": True, "ready": True, "models": ["tiny", "tissue"], "stale": {}}
+
+    def test_stale_evidence_is_said_and_the_model_answers(self, tiny: TinyBundle, tissue: TinyBundle) -> None:
+        scorers = [Scorer.open(tiny.folder, evidence="stale: numpy is another"), Scorer.open(tissue.folder, evidence="current")]
+        with running(scorers) as address, Client(address) as client:
+            health, models = client.health(), {model.name: model.evidence for model in client.models().models}
+            reading = client.score("tiny", npy(tiny.images[0]))
+        assert health.ready
+        assert health.stale == {"tiny": "stale: numpy is another"}
+        assert models == {"tiny": "stale: numpy is another", "tissue": "current"}
+        assert reading.model.evidence == "stale: numpy is another"
 
     def test_many_clients_at_once_each_get_their_own_answer(self, url: str, tiny: TinyBundle) -> None:
         with Client(url) as client, ThreadPoolExecutor(8) as pool:

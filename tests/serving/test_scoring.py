@@ -85,6 +85,15 @@ class TestReading:
         assert reading.model_dump()["schema"] == 1
         assert reading.model.identity == scorer.bundle.identity
 
+    def test_says_whether_its_evidence_is_stale(self, tiny: TinyBundle) -> None:
+        stale = Scorer.open(tiny.folder, evidence="stale: the index has changed")
+        reading = stale.read(npy(tiny.images[0]))
+        assert reading.model.evidence == stale.facts.evidence == stale.embed(npy(tiny.images[0])).model.evidence == "stale: the index has changed"
+        known = Scorer.open(tiny.folder).read(npy(tiny.images[0]))
+        assert known.model.evidence == "not checked: a bundle alone does not say"
+        # nothing else is answered otherwise
+        assert known.model_copy(update={"model": reading.model}) == reading
+
     def test_a_bad_image_spoils_no_other(self, scorer: Scorer, tiny: TinyBundle) -> None:
         answers = scorer.read_all([npy(tiny.images[0]), b"no image", npy(tiny.images[1])])
         assert answers[0] == scorer.read(npy(tiny.images[0]))
