@@ -156,9 +156,16 @@ def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
     registry = commands.add_parser("registry", help="the MLflow registry").add_subparsers(required=True, metavar="COMMAND")
     for name, help_text in (("sync", "register whatever the receipts name and the registry lacks"), ("list", "what is registered")):
         _add_store(_add(registry, name, _registry(name), help_text), writes=name == "sync")
+    parser = _add(registry, "show", _registry("show"), "versions of one model: aliases, evidence of now and earlier, the gate's last decision")
+    parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
+    _add_store(parser)
     parser = _add(commands, "promote", _registry("promote"), "move the alias `promoted` to a version, through the gate")
     parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
     _add_store(parser)
+    parser = _add(commands, "rescore", _registry("rescore"), "list stale evidence and make exactly that again")
+    parser.add_argument("names", nargs="*", metavar="NAME[@BENCHMARK]", help="only benchmarks on which these are stale")
+    parser.add_argument("--list", action="store_true", help="list what is stale and why, change nothing")
+    _add_store(parser, writes=True)
     parser = _add(commands, "reproduce", _registry("reproduce"), "repeat a version from its commit and compare the scorecard's bytes")
     parser.add_argument("name", help="NAME@BENCHMARK or NAME/VERSION")
     _add_store(parser)
@@ -181,7 +188,7 @@ def _registry(name: str) -> Command:
     def run(options: argparse.Namespace) -> None:
         from pipelines import commands
 
-        getattr(commands, name if name in ("promote", "reproduce") else f"registry_{name}")(options)
+        getattr(commands, name if name in ("promote", "reproduce", "rescore") else f"registry_{name}")(options)
 
     return run
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,9 @@ from pipelines.workspace import Workspace, limit_threads
 from registry.errors import BlankslideError, GateRefusedError, NotFoundError, ParamsError, StoreError
 
 if TYPE_CHECKING:
+    from pipelines.rescore import Survey
     from registry.store import Store
+    from registry.upkeep import Standing
 
 DEFAULT_PORT = 8080
 
@@ -113,29 +115,113 @@ def registry_sync(options: argparse.Namespace) -> None:
 
 
 def _sync(store: Store, workspace: Path) -> None:
+    from pipelines.current import Judge
     from registry.receipts import sync
+    from registry.upkeep import mark
 
     report = sync(store, workspace, lambda line: print(f"[registry] {line}", flush=True))
     print(f"[registry] {len(report.registered)} registered, {len(report.already)} were there")
+    standings = mark(store, Judge(workspace))
+    stale = sorted({f"{s.version.name}@{name}" for s in standings for name, each in s.current.items() if each.stale})
+    if stale:
+        print(f"[registry] {len(stale)} are stale, `blankslide rescore --list` says why: {', '.join(stale)}")
+    _warn(standings)
+
+
+def _warn(standings: Sequence[Standing]) -> None:
+    """Say which promoted versions must not be kept as they are."""
+    for standing in standings:
+        if standing.warning:
+            print(f"blankslide: {standing.warning}", file=sys.stderr)
 
 
 def registry_list(options: argparse.Namespace) -> None:
     """`blankslide registry list`."""
-    store = open_store(options)
-    names = store.models()
-    if not names:
+    from pipelines.current import Judge
+    from registry.upkeep import look
+
+    standings = look(open_store(options), Judge(options.workspace))
+    if not standings:
         print("Nothing is registered yet. Fill the registry with `blankslide registry sync`.")
-    for name in names:
-        for version in store.versions(name):
-            print(f"{version}  {version.identity[:12]}  {', '.join(version.benchmarks)}")
+    for standing in standings:
+        version = standing.version
+        promoted = "  promoted" if standing.promoted else ""
+        print(f"{version}  {version.identity[:12]}{promoted}  {', '.join(version.benchmarks)}")
+        for name, found in standing.found.items():
+            if found.stale:
+                print(f"  {name}: {found}")
+    _warn(standings)
+
+
+def registry_show(options: argparse.Namespace) -> None:
+    """`blankslide registry show`."""
+    from pipelines.current import Judge
+    from registry.records import Reference
+    from registry.upkeep import look
+
+    store, wanted = open_store(options), Reference.parse(options.name)
+    standings = look(store, Judge(options.workspace), [wanted.name])
+    if wanted.alias or wanted.version or not standings:
+        number = store.version(options.name).number
+        standings = [standing for standing in standings if standing.version.number == number]
+    for standing in standings:
+        version = standing.version
+        print(f"{version}  {version.identity}  {version.tags.get('role', '')}")
+        print(f"  aliases: {', '.join(version.aliases) or 'none'}")
+        for name, found in standing.found.items():
+            print(f"  {name}: evidence {version.evidence(name)[:12]}, {found}")
+            for run in store.history(version, name):
+                digest = run.tags.get("evidence", "")
+                if digest != version.evidence(name):
+                    print(f"    earlier: evidence {digest[:12]} in run {run.run_id}")
+        if "gate.decision" in version.tags:
+            print(f"  gate: {version.tags['gate.decision']} at {version.tags.get('gate.decided_at', '')}. {version.tags.get('gate.reasons', '')}")
+    _warn(standings)
+
+
+def rescore(options: argparse.Namespace) -> None:
+    """`blankslide rescore`."""
+    from pipelines.current import Judge
+    from pipelines.rescore import rescore as rescore_stale
+    from pipelines.rescore import survey
+    from registry.upkeep import look
+
+    store = open_store(options)
+    if options.list:
+        judge = Judge(options.workspace)
+        _say_stale(survey(judge, look(store, judge), options.names))
+        return
+    with own_command():
+        done = rescore_stale(store, options.workspace, options.names, lambda line: print(f"[rescore] {line}", flush=True))
+    if done.stages or done.registered:
+        print(f"[rescore] {len(done.stages)} stages ran, {len(done.registered)} rows registered")
+    for version, decision in done.decisions.items():
+        print(f"[rescore] `{version}` {'keeps' if decision.passed else 'has lost'} the alias `promoted`: {' '.join(decision.reasons)}")
+    _say_stale(done.left)
+    if lost := [version for version, decision in done.decisions.items() if not decision.passed]:
+        raise GateRefusedError(f"The alias `promoted` was taken from {', '.join(f'`{version}`' for version in lost)}; the reasons are above.")
+
+
+def _say_stale(found: Survey) -> None:
+    for line in found.lines:
+        print(line)
+    for benchmark in found.unfinished:
+        print(f"{benchmark}: an earlier run was not finished")
+    for benchmark, reason in sorted(found.unchecked.items()):
+        print(f"{benchmark}: not checked, {reason}")
+    if not found.anything:
+        print("Nothing is stale.")
+    _warn(found.promoted)
 
 
 def promote(options: argparse.Namespace) -> None:
     """`blankslide promote`."""
+    from pipelines.current import Judge
     from registry.promote import promote as promote_version
 
     params = Workspace(options.workspace).params()
-    decision = promote_version(open_store(options), options.name, params.gate.max_loss, params.diagnose.alpha)
+    judge = Judge(options.workspace)
+    decision = promote_version(open_store(options), options.name, params.gate.max_loss, params.diagnose.alpha, judge)
     print(f"`{options.name}`: {decision.word}")
     for reason in decision.reasons:
         print(f"  {reason}")
@@ -168,8 +254,9 @@ def serve(options: argparse.Namespace) -> None:
     settings = Settings.from_environment()
     if options.provider:
         settings = replace(settings, provider=options.provider)
-    with bundles(options, list(options.names)) as found:
-        serve_bundles(found, options.host, options.port, settings)
+    evidence: dict[Path, str] = {}
+    with bundles(options, list(options.names), evidence) as found:
+        serve_bundles(found, options.host, options.port, settings, evidence=evidence)
 
 
 def archive(options: argparse.Namespace) -> None:
@@ -190,10 +277,15 @@ def torchserve(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def bundles(options: argparse.Namespace, names: list[str]) -> Iterator[list[Path]]:
+def bundles(options: argparse.Namespace, names: list[str], evidence: dict[Path, str] | None = None) -> Iterator[list[Path]]:
     """Bundle folders for registered names (fetched into a private folder) and for --bundle.
 
     A server never talks to MLflow: names are resolved in a process that ends before it starts.
+
+    Args:
+        options: of the command.
+        names: registered references.
+        evidence: where given, it is filled with what is known of each bundle's evidence: by the workspace, else by the registry.
 
     Raises:
         ParamsError: neither a name nor a bundle.
@@ -203,26 +295,44 @@ def bundles(options: argparse.Namespace, names: list[str]) -> Iterator[list[Path
         raise ParamsError("Expected a registered NAME[@ALIAS], or --bundle FOLDER. `blankslide registry list` shows what is registered.")
     with tempfile.TemporaryDirectory(prefix="blankslide-") as folder:
         found = list(options.bundle)
-        if names:
-            found += fetched(options, names, Path(folder))
+        ask = evidence is not None and (options.workspace / "params.yaml").is_file()
+        if names or (found and ask):
+            known = fetched(options, names, Path(folder), found if ask else [])
+            found += [path for path in known if path not in found]
+            if evidence is not None:
+                evidence |= known
         yield found
 
 
-def fetched(options: argparse.Namespace, names: list[str], folder: Path) -> list[Path]:
-    """Folders of registered bundles below `folder`; MLflow is imported in a process of its own."""
+def fetched(options: argparse.Namespace, names: list[str], folder: Path, given: Sequence[Path] = ()) -> dict[Path, str]:
+    """Folders of registered bundles below `folder`, and those given, with what is known of their evidence.
+
+    MLflow, and what it takes to judge evidence, are imported in a process of their own.
+    """
     stores = {name: getattr(options, name) for name in ("workspace", "tracking_uri", "artifact_location")}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
-        found = child.submit(_fetch, stores, names, folder).result()
+        found = child.submit(_fetch, stores, names, folder, given).result()
     if isinstance(found, str):
         raise StoreError(found)
     return found
 
 
-def _fetch(stores: dict[str, Any], names: list[str], folder: Path) -> list[Path] | str:
-    """Folders of bundles, or what went wrong in words: not every error survives the way between processes."""
+def _fetch(stores: dict[str, Any], names: list[str], folder: Path, given: Sequence[Path]) -> dict[Path, str] | str:
+    """Bundles by their folder, or what went wrong in words: not every error survives the way between processes."""
+    from pipelines.current import Judge
+    from registry.bundle import read_bundle
+    from registry.staleness import from_tags
+
     try:
-        store = open_store(argparse.Namespace(**stores))
-        return [store.fetch_bundle(name, folder / str(number)).folder for number, name in enumerate(names)]
+        judge = Judge(stores["workspace"])
+        found = {path: str(judge.bundle(read_bundle(path))) for path in given}
+        if names:
+            store = open_store(argparse.Namespace(**stores))
+        for number, name in enumerate(names):
+            bundle = store.fetch_bundle(name, folder / str(number))
+            here, noted = judge.bundle(bundle), from_tags(store.version(name).tags, bundle.card.benchmark)
+            found[bundle.folder] = str(noted if here.unchecked and not noted.unchecked else here)
+        return found
     except BlankslideError as error:
         return str(error)
 
