@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
+from pipelines.benchmarks.duplicates import copy_notes, exact_copies, near_copies, overlap_notes, overlapping_crops
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.manifests import CLASS, Manifest
 from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
@@ -20,6 +23,7 @@ from pipelines.benchmarks.questions import ask
 from pipelines.benchmarks.reading import inside, located, read_manifest, select
 from pipelines.benchmarks.tables import ImageFiles, read_table, require
 from registry.errors import BenchmarkError
+from registry.images import conform, read_channels
 
 
 def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, notes: tuple[str, ...] = (), say: Say = print) -> Benchmark:
@@ -27,8 +31,9 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
 
     1. Read the table, the pattern or the class folders; select rows. 2. Decode, check and hash every image once; name each bad one.
     3. Settle channels, dtype, size and intensities; apply the rule for rare labels; split by unit (5 folds, or one per unit under 5).
-    4. Publish images, index, nuclei and card together: everything is prepared in a folder beside `out` and renamed into place, so that
-    an import that fails or is killed leaves nothing that could be taken for a benchmark, and an existing one as it was.
+    4. Look for copies, near copies and overlapping crops in different folds. 5. Publish images, index, nuclei and card together: everything
+    is prepared in a folder beside `out` and renamed into place, so that an import that fails or is killed leaves nothing that could be taken
+    for a benchmark, and an existing one as it was.
 
     Args:
         folder: where the images are; never changed.
@@ -71,6 +76,7 @@ def _build(
     common = _usable(prepared, manifest, options, say)
     _discard_unused(staging, common)
     index, tasks, remarks = _annotate(manifest, common, labels, options)
+    copies = _copies(staging, index, manifest, common, crops)
     nuclei = _nuclei(folder, index, common, options)
     bad = len(prepared.bad) + len(common.bad)
     card = BenchmarkCard(
@@ -86,6 +92,7 @@ def _build(
         notes=(
             *notes,
             *remarks,
+            *copies,
             *([f"{bad} images could not be used and were left out."] if bad else []),
             *([f"Objects were cut out as squares of {crops.side} pixels around their centre."] if crops else []),
             *manifest.notes,
@@ -155,7 +162,7 @@ def _annotate(
     index = asked.index
     index.insert(1, "path", [";".join(image.paths) for image in common.images])
     index["sha256"] = [image.sha256 for image in common.images]
-    return index, asked.tasks, [*asked.notes, *_copy_notes(index, same_pixels)]
+    return index, asked.tasks, list(asked.notes)
 
 
 def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same_pixels: pd.Series, options: ImportOptions) -> pd.Series:
@@ -164,13 +171,24 @@ def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same
     return pd.Series([str(manifest.files[image.row][0]).rpartition("/")[2] for image in common.images])
 
 
-def _copy_notes(index: pd.DataFrame, same_pixels: pd.Series) -> list[str]:
-    copies = same_pixels.duplicated(keep=False)
-    torn = index.groupby(same_pixels)["fold"].nunique()
-    if (torn > 1).any():
-        ids = index.loc[same_pixels.isin(torn.index[torn > 1]), "image_id"].tolist()
-        return [f"{len(ids)} images have an exact copy in another fold (first: `{ids[0]}`): what is said of them was seen in training."]
-    return [f"{int(copies.sum())} images are exact copies of one another; copies lie in one fold."] if copies.any() else []
+def _copies(staging: Path, index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None) -> list[str]:
+    """What must be said about pictures that lie on both sides of a split."""
+    hashes, folds, ids = [image.pixel_sha256 for image in common.images], index["fold"].to_numpy(np.int64), index["image_id"].tolist()
+
+    def read(i: int) -> NDArray[np.float32]:
+        return conform(read_channels([staging / path for path in common.images[i].paths], common.spec.channels), common.spec)
+
+    near = near_copies(np.stack([image.thumbnail for image in common.images]), folds, hashes, read)
+    return [*copy_notes(exact_copies(hashes, folds), near, hashes, ids), *_overlaps(index, manifest, common, crops)]
+
+
+def _overlaps(index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None) -> list[str]:
+    if crops is None:
+        return []
+    sources = [manifest.files[image.row] for image in common.images]
+    corners = [image.corner or (0, 0) for image in common.images]
+    units = np.unique(index["unit"].astype(str), return_inverse=True)[1]
+    return overlap_notes(overlapping_crops(sources, corners, crops.side, units), index["fold"].to_numpy(np.int64), index["image_id"].tolist())
 
 
 def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: ImportOptions) -> NucleiTable | None:

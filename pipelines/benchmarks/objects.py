@@ -54,6 +54,12 @@ def crop_side(sides: list[int]) -> int:
     return max(16, int(np.ceil(2 * float(np.median(sides)) / 8)) * 8) if sides else 16
 
 
+def corner(centre: tuple[float, float], side: int) -> tuple[int, int]:
+    """(y, x) of the first pixel of the square around a centre; may be negative."""
+    top, left = (int(np.floor(position + 0.5)) - side // 2 for position in centre)
+    return top, left
+
+
 def crop(pixels: Pixels, centre: tuple[float, float], side: int) -> Pixels:
     """(c, side, side) around a centre (y, x); beyond the image's edge the image is mirrored (without repeating the edge).
 
@@ -63,7 +69,7 @@ def crop(pixels: Pixels, centre: tuple[float, float], side: int) -> Pixels:
     _, height, width = pixels.shape
     if side > min(height, width):
         raise ImageError(f"expected crops of at most {min(height, width)} pixels for an image of {height} x {width}, got {side}.")
-    top, left = (int(np.floor(position + 0.5)) - side // 2 for position in centre)
+    top, left = corner(centre, side)
     padding = (max(0, -top, top + side - height), max(0, -left, left + side - width))
     if any(padding):
         pixels = np.pad(pixels, ((0, 0), *((p, p) for p in padding)), mode="reflect")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.benchmarks.duplicates import Thumbnail, thumbnail
 from pipelines.benchmarks.intensities import Intensities
 from pipelines.benchmarks.manifests import Manifest
-from pipelines.benchmarks.objects import centroids, crop, read_mask
+from pipelines.benchmarks.objects import centroids, corner, crop, read_mask
 from pipelines.benchmarks.tables import IMAGE_SUFFIXES
 from registry.arrays import Ints, Pixels
 from registry.errors import ImageError
@@ -37,6 +38,8 @@ class Prepared:
         pixel_size_um: as the file says, else None.
         sha256: of the file; of the files' hashes, one per line, where there are several.
         pixel_sha256: of the pixels, so that copies are found whatever their files' metadata say.
+        thumbnail: what near copies are found by.
+        corner: (y, x) in the image that an object was cut from of the first pixel of its square; None for a whole image.
     """
 
     row: int
@@ -47,6 +50,8 @@ class Prepared:
     pixel_size_um: float | None
     sha256: str
     pixel_sha256: str
+    thumbnail: Thumbnail = field(repr=False, compare=False)
+    corner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def prepare(manifest: Manifest, folder: Path, workers: int, crops: Crops | None 
     """Decode every image once with a pool of threads and put it under `folder/images`.
 
     Files are hard-linked where the file system allows and copied elsewhere, never moved; objects are written as TIFF. Memory does
-    not grow with the number of images beyond these records. Progress goes to standard error, with images/s and the time left.
+    not grow with the number of images beyond these records (2 KB each). Progress goes to standard error, with images/s and the time left.
     """
     from tqdm import tqdm
 
@@ -164,11 +169,11 @@ def _cut(job: _Job, image: Image, mask: Ints, folder: Path, side: int, intensiti
             continue
         intensities.add(cut.pixels, cut.channel_names)
         path = f"images/{name}.tif"
-        outcome.append(_record(row, (path,), cut, [_write_tiff(folder / path, cut.pixels)]))
+        outcome.append(_record(row, (path,), cut, [_write_tiff(folder / path, cut.pixels)], corner(centre, side)))
     return outcome
 
 
-def _record(row: int, paths: tuple[str, ...], image: Image, hashes: list[str]) -> Prepared:
+def _record(row: int, paths: tuple[str, ...], image: Image, hashes: list[str], cut_at: tuple[int, int] | None = None) -> Prepared:
     channels, height, width = image.pixels.shape
     identity = f"{image.pixels.dtype}{image.pixels.shape}".encode() + np.ascontiguousarray(image.pixels).tobytes()
     return Prepared(
@@ -180,6 +185,8 @@ def _record(row: int, paths: tuple[str, ...], image: Image, hashes: list[str]) -
         image.pixel_size_um,
         hashes[0] if len(hashes) == 1 else sha256_of_bytes("\n".join(hashes).encode()),
         sha256_of_bytes(identity),
+        thumbnail(image.pixels),
+        cut_at,
     )
 
 
