@@ -43,6 +43,9 @@ selectivity     the task against control tasks that can only be learned by heart
     selectivity(features, labels, types, folds, groups, n_classes, settings, kind, draws, seed) -> Selectivity   .selectivity .control .recurring
     control_labels(labels, types, n_classes, seed, draw) -> (n,) codes
 
+decoding        plate, batch, row, column, site or centre from an embedding, whole plates or whole wells held out
+    decode(features, column, columns, units, settings, kind, labels=None) -> Decoded   .statistic .chance .of_label .note
+
 choice          which representation holds most, by inner folds of the training images
     inner_loss(features, labels, groups, n_classes, settings) -> float; chance_loss(labels, groups, n_classes, settings) -> float
     choose(losses, saw_labels, chance) -> str
