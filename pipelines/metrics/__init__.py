@@ -62,6 +62,7 @@ verdicts        one encoder against its controls
     findings.find(contrasts, alpha, margin, margin_first) -> Finding       .word .interval: the one that decided
     contrasts.contrast(subject, control_or_seeds, against) -> Contrast
     ceiling.share_of_gap(subject, floor, ceiling, floor_name, ceiling_name) -> ShareOfGap
+    shortcut.shortcut_share(encoder, shortcut, chance) -> Shortcut         .value .low .high .note
     sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str; sentences.sensitivity_sentence(main, again, dim) -> str
 
 information     what an encoder knows beyond its controls, in bits
