@@ -2,8 +2,13 @@
 
 Every function is exact and has no seed. Neighbours are euclidean, never the profile itself, and profiles that tie with the k-th
 neighbour all count by their share, so that a constant embedding has all others as neighbours instead of the first k of the file.
-How the mixing scores differ from scib-metrics 0.5.10 (which approximates neighbours and counts a cell as its own): the profile itself is left
-out, neighbours are exact, and the value of `lisi` is the mean over profiles of the scaled index, not the scaled median.
+How the scores differ from scib-metrics 0.5.10, and what gives its numbers back (tests/pipelines/metrics/golden):
+
+- a profile is not its own neighbour; there it is one of the k. `lisi(k=k-1, perplexity=k//3)`, `kbet(with_self=True)`, `graph_connectivity(k=k-1)`;
+- `lisi` is one number per profile to be averaged; there the scaled median is reported. cLISI is 1 - `lisi` of the classes;
+- an edge of the neighbour graph holds in both directions; there a part must be reachable forth and back: `graph_connectivity(connection="strong")`;
+- `bras` leaves out a profile that is alone with its batch in its class; there it scores a perfect 1: `bras(singletons="perfect")`;
+- neighbours are exact and ties are shared; there ties go by the order of the file.
 """
 
 from __future__ import annotations
@@ -14,10 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import TIE, check_features
 from pipelines.metrics.pairs import Similarities
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
+
+#: directions closer than this are the same up to rounding
+ROUNDING = 1e-9
 
 Names = Sequence[str] | NDArray[np.str_]
 
@@ -60,21 +68,24 @@ def principal_component_regression(features: Floats, batch: Names) -> Components
     return Components(between / total, (len(counts) - 1) / (len(features) - 1), float(np.sum(counts * of_batch**2) / np.sum(scores**2)))
 
 
-def lisi(features: Floats, names: Names, k: int = 90) -> Floats:
+def lisi(features: Floats, names: Names, k: int = 90, perplexity: float | None = None) -> Floats:
     """(n,) inverse Simpson index of each profile's neighbourhood, scaled to 0..1: 0 = one name only, 1 = all names alike.
 
-    Weights fall off with distance so that the perplexity is k / 3 (Korsunsky et al. 2019). Of batches it is iLISI, larger is better; of
-    classes it is 1 - cLISI, smaller is better.
+    Weights fall off exponentially with distance so that the perplexity is k / 3 unless stated (Korsunsky et al. 2019). Of batches it is iLISI,
+    larger is better; of classes it is 1 - cLISI, smaller is better.
 
     Raises:
-        InputError: fewer than two names, or no more profiles than neighbours.
+        InputError: fewer than two names, no more profiles than neighbours, or a perplexity outside of 1 to k.
     """
     features, codes = check_features(features), _codes(names, len(features))
     _enough(len(features), k)
+    perplexity = max(1.0, k / 3) if perplexity is None else perplexity
+    if not 1 <= perplexity <= k:
+        raise InputError(f"Expected a perplexity from 1 to {k}, got {perplexity:g}.")
     size = int(codes.max()) + 1
     found = np.empty(len(features))
     for query, neighbours, share, distance in _neighbourhoods(features, k):
-        weight = share * _perplexed(distance, share, k / 3)
+        weight = share * _perplexed(np.sqrt(distance), share, perplexity)
         p = np.bincount(codes[neighbours], weight, size) / weight.sum()
         found[query] = (1 / np.sum(p**2) - 1) / (size - 1)
     return found
@@ -99,11 +110,11 @@ def _perplexed(distance: Floats, share: Floats, perplexity: float) -> Floats:
     return np.asarray(np.exp(-gap * beta))
 
 
-def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05) -> float:
+def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05, with_self: bool = False) -> float:
     """Share of neighbourhoods in which the batches are as mixed as in the whole (Buettner et al. 2019), 0..1; larger is better, 1 - alpha is perfect.
 
     A chi-squared test of the k neighbours against the frequencies of all other profiles. Give profiles of one class: where classes differ
-    between batches, mixing would be wrong.
+    between batches, mixing would be wrong. `with_self` counts a profile among its k neighbours, as scib-metrics does.
 
     Raises:
         InputError: fewer than two batches, or no more profiles than neighbours.
@@ -115,24 +126,28 @@ def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05) -> fl
     counts = np.bincount(codes).astype(np.float64)
     bound = float(chi2.ppf(1 - alpha, len(counts) - 1))
     accepted = 0
-    for query, neighbours, share, _ in _neighbourhoods(features, k):
-        others = counts.copy()
-        others[codes[query]] -= 1
+    for query, neighbours, share, _ in _neighbourhoods(features, k - with_self):
+        others, observed = counts.copy(), np.bincount(codes[neighbours], share, len(counts))
+        if with_self:
+            observed[codes[query]] += 1
+        else:
+            others[codes[query]] -= 1
         expected = k * others / others.sum()
-        observed = np.bincount(codes[neighbours], share, len(counts))
         seen = expected > 0
         accepted += float(np.sum((observed - expected)[seen] ** 2 / expected[seen])) <= bound
     return accepted / len(features)
 
 
-def graph_connectivity(features: Floats, classes: Names, k: int = 15) -> float:
+def graph_connectivity(features: Floats, classes: Names, k: int = 15, connection: str = "weak") -> float:
     """Mean over classes of the share of its profiles in its largest connected part of the neighbour graph, 0..1; larger is better.
 
-    An edge joins a profile and each of its k neighbours, either way (Luecken et al. 2022).
+    An edge joins a profile and each of its k neighbours, either way (Luecken et al. 2022); `connection="strong"` asks for a way forth and back.
 
     Raises:
-        InputError: fewer than two classes, or no more profiles than neighbours.
+        InputError: fewer than two classes, no more profiles than neighbours, or another connection.
     """
+    if connection not in ("weak", "strong"):
+        raise InputError(f"Expected a connection of `weak` or `strong`, got `{connection}`.")
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -142,7 +157,7 @@ def graph_connectivity(features: Floats, classes: Names, k: int = 15) -> float:
     first, second = np.array(ends).T
     inside = codes[first] == codes[second]
     graph = coo_matrix((np.ones(int(inside.sum())), (first[inside], second[inside])), shape=(len(codes), len(codes)))
-    part = np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    part = np.asarray(connected_components(graph, directed=connection == "strong", connection="strong")[1], dtype=np.int64)
     return float(np.mean([np.bincount(part[codes == c]).max() / np.sum(codes == c) for c in range(int(codes.max()) + 1)]))
 
 
@@ -163,6 +178,52 @@ def robustness_index(features: Floats, classes: Names, batch: Names, k: int = 50
         so += float(share[same_class & ~same_batch].sum())
         os += float(share[~same_class & same_batch].sum())
     return so / (so + os) if so + os > 0 else float("nan")
+
+
+def bras(features: Floats, classes: Names, batch: Names, singletons: str = "leave-out") -> float:
+    """Batch removal adapted silhouette (Rautenstrauch & Ohler 2025): within each class, are batches as near to one another as to themselves? 0..1.
+
+    1 - |b - a| / max(a, b), a = mean cosine distance to the others of one's batch, b = mean distance to all profiles of other batches, of the
+    same class both; mean over profiles, then over classes. Larger is better, 1 = batches do not show. A class with one batch only, or one profile
+    per batch, does not count; nor does a profile alone with its batch in its class (`singletons="perfect"` gives it 1, as the reference does).
+
+    Returns:
+        NaN where no class has two batches with two profiles each, or all distances are 0: a constant embedding is not a mixed one.
+
+    Raises:
+        InputError: fewer than two batches, NaN or infinity.
+    """
+    if singletons not in ("leave-out", "perfect"):
+        raise InputError(f"Expected singletons to `leave-out` or `perfect`, got `{singletons}`.")
+    features = check_features(features)
+    y, b = _codes(classes, len(features), least=1), _codes(batch, len(features))
+    lengths = np.sqrt(np.sum(features**2, axis=1, keepdims=True))
+    unit = np.divide(features, lengths, out=np.zeros_like(features), where=lengths > 0)
+    scores = []
+    for c in range(int(y.max()) + 1):
+        inside = np.flatnonzero(y == c)
+        codes = np.unique(b[inside], return_inverse=True)[1]
+        found = _silhouettes(unit[inside], codes, singletons == "perfect")
+        if len(found):
+            scores.append(float(np.mean(1 - np.abs(found))))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def _silhouettes(unit: Floats, codes: Ints, singletons: bool) -> Floats:
+    """(b - a) / max(a, b) of the profiles of one class that count; none where batches cannot be compared or all profiles are alike."""
+    counts = np.bincount(codes)
+    if len(counts) < 2 or len(counts) == len(codes) or np.ptp(unit, axis=0).max() <= ROUNDING:
+        return np.zeros(0)
+    # a sum of cosines is a cosine with the sum
+    similar = unit @ np.add.reduceat(unit[np.argsort(codes, kind="stable")], np.concatenate([[0], np.cumsum(counts)[:-1]])).T
+    own, n = np.arange(len(codes)), len(codes)
+    lengths = np.sum(unit**2, axis=1)
+    within = (counts[codes] - 1) - (similar[own, codes] - lengths)
+    between = (n - counts[codes]) - (similar.sum(axis=1) - similar[own, codes])
+    a, b = np.maximum(within, 0) / np.maximum(counts[codes] - 1, 1), np.maximum(between, 0) / (n - counts[codes])
+    alone, largest = counts[codes] == 1, np.maximum(a, b)
+    found = np.divide(b - a, largest, out=np.zeros(n), where=(largest > TIE) & ~alone)
+    return found if singletons else np.asarray(found[~alone])
 
 
 @dataclass(frozen=True)
@@ -212,16 +273,17 @@ def _nearest(similarity: Floats, candidates: Mask, relevant: Mask, tolerance: fl
 
 
 def _neighbourhoods(features: Floats, k: int, distance: str = "euclidean") -> Iterator[tuple[int, Ints, Floats, Floats]]:
-    """Each query, its neighbours, how far each counts (they sum to k), and squared distances up to what is the same for all of a query."""
+    """Each query, its neighbours, how far each counts (they sum to k), and squared distances; those that tie with 0 are 0."""
     for query, similarity, tolerance in Similarities(features, distance).each():
-        similarity = similarity.copy()
+        itself, similarity = similarity[query], similarity.copy()
         similarity[query] = -np.inf
         kth = np.partition(similarity, len(similarity) - k)[len(similarity) - k]
         near = np.flatnonzero(similarity > kth + tolerance)
         tied = np.flatnonzero(np.abs(similarity - kth) <= tolerance)
         share = np.concatenate([np.ones(len(near)), np.full(len(tied), (k - len(near)) / len(tied))])
         neighbours = np.concatenate([near, tied])
-        yield query, neighbours, share, -2 * similarity[neighbours]
+        squared = 2 * (itself - similarity[neighbours])
+        yield query, neighbours, share, np.where(squared > 2 * tolerance, squared, 0.0)
 
 
 def _codes(names: Names, n: int, least: int = 2) -> Ints:
@@ -236,4 +298,4 @@ def _codes(names: Names, n: int, least: int = 2) -> Ints:
 
 def _enough(n: int, k: int) -> None:
     if not 1 <= k < n:
-        raise InputError(f"Expected more profiles than neighbours, got {n} and {k}.")
+        raise InputError(f"Expected at least one neighbour and more profiles than neighbours, got {n} and {k}.")
