@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipelines import replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
+from pipelines.confounding import Design, confounds_of
 from pipelines.embeddings import Row, read_rows
 from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
@@ -36,7 +37,7 @@ from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
 from pipelines.replicates import Replicates, Wells
-from pipelines.scores import Predictions, Scored, write_scores
+from pipelines.scores import Confound, Predictions, Scored, write_confounds, write_scores
 from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
@@ -106,7 +107,7 @@ class Outcome:
 
 
 def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
-    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions and heads.
+    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions, heads, and what is batch and place.
 
     Raises:
         BenchmarkError: the cell was not extracted.
@@ -116,13 +117,27 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
         raise BenchmarkError(f"`{folder}` holds no rows. Run `blankslide extract` for that cell.")
     jobs = [(row, member) for row in rows if not row.manifest.not_applicable for member in row.manifest.members]
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
-    importlib.import_module("scipy.linalg")  # once, before the workers fork
+    for library in ("scipy.linalg", "scipy.sparse.csgraph"):
+        importlib.import_module(library)  # once, before the workers fork
     outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
     found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
     scored = [row for row in rows if not row.manifest.not_applicable]
+    write_confounds(out, _confounds(benchmark, scored, params))
     replicates.write(out, _replicates(benchmark, scored, params))
     write_made_by(out, scored)
     _publish(out, found)
+
+
+def _confounds(benchmark: Benchmark, rows: list[Row], params: Params) -> list[Confound]:
+    """How much of one draw of every row is batch and place: of twins the first."""
+    design = Design.of(benchmark, params.seed)
+    return [one for found in in_parallel(partial(_confounds_of, benchmark, design, params), rows, params.threads) for one in found]
+
+
+def _confounds_of(benchmark: Benchmark, design: Design, params: Params, row: Row) -> list[Confound]:
+    member, first = row.manifest.members[0], benchmark.folds[0].number
+    vectors = row.embedding(member, first, benchmark.index["image_id"].tolist()).astype(np.float64)
+    return confounds_of(row.name, member, vectors, design, probe_settings(params.evaluate))
 
 
 def _replicates(benchmark: Benchmark, rows: list[Row], params: Params) -> list[Replicates]:

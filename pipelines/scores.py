@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pipelines.metrics.statistic import Statistic
 from registry.errors import BenchmarkError
 from registry.files import published
+
+CONFOUNDS = "confounds.parquet"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,36 @@ class Predictions:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Confound:
+    """One score of one row.
+
+    Attributes:
+        row: name of the encoder or control.
+        member: its draw.
+        score: "decoding", "component regression", "kBET", "iLISI", "cLISI", "BRAS", "connectivity", "robustness index", "NSC" or "NSCB".
+        column: what the score is about: the batch, or the column decoded.
+        value: the score; NaN where it is not estimable.
+        low: lower bound of its 95 % interval; NaN where there is none.
+        high: upper bound.
+        reference: what it would be if nothing of the column were in the row: chance; for scores of mixing the same score after batches were
+            permuted among the images of a class (for cLISI and connectivity: classes among the images of a batch), once.
+        n_images: images it was computed on.
+        note: "" or why it is not estimable.
+    """
+
+    row: str
+    member: str
+    score: str
+    column: str
+    value: float
+    low: float
+    high: float
+    reference: float
+    n_images: int
+    note: str
 
 
 def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[Predictions]) -> None:
@@ -173,3 +205,14 @@ def read_scores(folder: Path) -> list[Scored]:
             )
         )
     return found
+
+
+def write_confounds(folder: Path, found: list[Confound]) -> None:
+    """Publish `confounds.parquet`, one line per row and score."""
+    _publish(folder / CONFOUNDS, pd.DataFrame([asdict(c) for c in found], columns=list(Confound.__dataclass_fields__)))
+
+
+def read_confounds(folder: Path) -> list[Confound]:
+    """Everything below `W/out/scores/<benchmark>`, by cell; [] where there is nothing."""
+    tables = [pd.read_parquet(path) for path in sorted(folder.glob(f"*/{CONFOUNDS}"))]
+    return [Confound(**{str(name): value for name, value in record.items()}) for table in tables for record in table.to_dict("records")]

@@ -119,12 +119,12 @@ def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05, with_
     Raises:
         InputError: fewer than two batches, or no more profiles than neighbours.
     """
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     features, codes = check_features(features), _codes(batch, len(features))
     _enough(len(features), k)
     counts = np.bincount(codes).astype(np.float64)
-    bound = float(chi2.ppf(1 - alpha, len(counts) - 1))
+    bound = float(chdtri(len(counts) - 1, alpha))
     accepted = 0
     for query, neighbours, share, _ in _neighbourhoods(features, k - with_self):
         others, observed = counts.copy(), np.bincount(codes[neighbours], share, len(counts))

@@ -1,0 +1,193 @@
+"""How much of each row is batch and place: what stands beside the biological scores of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.metrics import confounds
+from pipelines.metrics.decoding import decode
+from pipelines.metrics.probes import ProbeSettings
+from pipelines.metrics.projection import fit_projection
+from pipelines.scores import Confound
+from registry.arrays import Floats, Ints, Mask
+from registry.errors import InputError
+
+#: more test images than this are thinned out evenly, in the order of the index
+MOST = 1500
+#: what is decoded, of the columns that exist
+DECODED = ("Batch", "Plate", "Patient", "Centre", "Center", "Row", "Column", "Site")
+#: what is a compound for NSC and NSCB: the first of these that exists
+COMPOUNDS = ("Metadata_Compound", "Metadata_Treatment", "Metadata_Perturbation")
+#: images of one class that kBET asks for, and images of one batch that any score of mixing asks for
+LEAST_OF_CLASS, LEAST_OF_BATCH = 40, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The test images of a benchmark (all of them, or MOST) and what is known of each; the same for every row.
+
+    Attributes:
+        images: (m,) their positions in the index.
+        train: (n,) the training images of the first fold, on which vectors are standardised.
+        columns: decoded columns, and "Well", "" where an image has no value.
+        units: m unit names.
+        batch_column: "Batch", "Plate" or the card's unit.
+        batch: m names.
+        classes: m labels of the first task, "" where an image takes no part.
+        compounds: m names; empty where no column holds any.
+        seed: of the permutations.
+    """
+
+    images: Ints
+    train: Mask
+    columns: dict[str, NDArray[np.str_]]
+    units: NDArray[np.str_]
+    batch_column: str
+    batch: NDArray[np.str_]
+    classes: NDArray[np.str_]
+    compounds: NDArray[np.str_]
+    seed: int
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, seed: int) -> Design:
+        """Read it off the index."""
+        index, fold = benchmark.index, benchmark.folds[0]
+        images = np.flatnonzero(index["fold"].to_numpy() >= 0)
+        images = images[np.linspace(0, len(images) - 1, min(len(images), MOST)).round().astype(np.int64)]
+
+        def values(column: str) -> NDArray[np.str_]:
+            found = index[column].iloc[images]
+            return np.where(found.isna(), "", found.astype(str)).astype(np.str_)
+
+        columns = {name: values(f"Metadata_{name}") for name in (*DECODED, "Well") if f"Metadata_{name}" in index}
+        columns = {name: found for name, found in columns.items() if name == "Well" or len(set(found.tolist()) - {""}) > 1}
+        batch_column = next((name for name in ("Batch", "Plate") if name in columns), benchmark.card.unit)
+        compound = next((column for column in COMPOUNDS if column in index), None)
+        return cls(
+            images,
+            fold.train,
+            columns,
+            values("unit"),
+            batch_column,
+            columns.get(batch_column, values("unit")),
+            values(benchmark.card.tasks[0].column),
+            values(compound) if compound else np.zeros(0, np.str_),
+            seed,
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the scores of mixing are computed from: images that have a class and a batch."""
+
+    x: Floats
+    classes: NDArray[np.str_]
+    batch: NDArray[np.str_]
+    compounds: NDArray[np.str_]
+
+    def k(self, usual: int) -> int:
+        """A quarter of the images at most."""
+        return max(1, min(usual, len(self.x) // 4))
+
+
+def confounds_of(row: str, member: str, vectors: Floats, design: Design, settings: ProbeSettings) -> list[Confound]:
+    """Every score of one row: decoding by nearest neighbours, and mixing in the space that all probes see.
+
+    Args:
+        row: its name.
+        member: the draw the vectors are of.
+        vectors: (n, d) of all images, as fitted for the first fold.
+        design: of the benchmark.
+        settings: of the probes: standardised on training images, at most `max_dim` principal components.
+    """
+    found = []
+    for column in design.columns:
+        if column == "Well":
+            continue
+        decoded = decode(vectors[design.images], column, design.columns, design.units, settings, "knn", design.classes)
+        value, n = (decoded.statistic.value, decoded.statistic.n_images) if decoded.statistic else (np.nan, 0)
+        low, high = decoded.interval or (np.nan, np.nan)
+        found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note))
+    x = fit_projection(vectors[design.train], settings.max_dim).transform(vectors[design.images])
+    known = (design.classes != "") & (design.batch != "")
+    asked = _Asked(x[known], design.classes[known], design.batch[known], design.compounds[known] if len(design.compounds) else design.compounds)
+    reason = _why_not(asked, design.batch_column)
+    for score, compute in SCORES.items():
+        value, reference, note = np.nan, np.nan, reason
+        if not reason:
+            try:
+                value, reference = compute(asked, design.seed)
+                note = "" if np.isfinite(value) else "not estimable: no class has images of two batches to compare"
+            except InputError as error:
+                note = f"not estimable: {str(error).rstrip('.')}"
+        found.append(Confound(row, member, score, design.batch_column.lower(), value, np.nan, np.nan, reference, len(asked.x), note))
+    return found
+
+
+def _why_not(asked: _Asked, column: str) -> str:
+    column, batches = column.lower(), len(set(asked.batch.tolist()))
+    if asked.x.shape[1] == 0 or len(asked.x) == 0:
+        return "not estimable: the vectors do not differ between images"
+    if batches < 2 or len(set(asked.classes.tolist())) < 2:
+        return f"not estimable: the test images have {batches} {column} and {len(set(asked.classes.tolist()))} classes, at least 2 are needed of both"
+    if len(asked.x) < LEAST_OF_BATCH * batches:
+        return f"not estimable: there are fewer than {LEAST_OF_BATCH} images per {column}"
+    return ""
+
+
+def _permuted(names: NDArray[np.str_], within: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
+    """`names` permuted among the images that share a value of `within`."""
+    rng, permuted = np.random.default_rng(seed), names.copy()
+    for value in np.unique(within):
+        inside = np.flatnonzero(within == value)
+        permuted[inside] = names[rng.permutation(inside)]
+    return permuted
+
+
+def _of_batch(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked, int], tuple[float, float]]:
+    return lambda asked, seed: (score(asked, asked.batch), score(asked, _permuted(asked.batch, asked.classes, seed)))
+
+
+def _of_class(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked, int], tuple[float, float]]:
+    return lambda asked, seed: (score(asked, asked.classes), score(asked, _permuted(asked.classes, asked.batch, seed)))
+
+
+def _regression(asked: _Asked, _: int) -> tuple[float, float]:
+    found = confounds.principal_component_regression(asked.x, asked.batch)
+    return found.share, found.expected
+
+
+def _kbet(asked: _Asked, batch: NDArray[np.str_]) -> float:
+    """Mean over classes of LEAST_OF_CLASS images and two batches."""
+    rates = []
+    for name in np.unique(asked.classes):
+        inside = asked.classes == name
+        if inside.sum() >= LEAST_OF_CLASS and len(np.unique(batch[inside])) > 1:
+            rates.append(confounds.kbet(asked.x[inside], batch[inside], min(50, int(inside.sum()) // 4)))
+    return float(np.mean(rates)) if rates else float("nan")
+
+
+def _not_same(asked: _Asked, of_batch: bool) -> tuple[float, float]:
+    if not len(asked.compounds):
+        raise InputError("no column says which compound an image shows.")
+    found = confounds.not_same_compound(asked.x, asked.classes, asked.compounds, asked.batch)
+    return (found.nscb if of_batch else found.nsc), float("nan")
+
+
+#: name -> (score, reference)
+SCORES: dict[str, Callable[[_Asked, int], tuple[float, float]]] = {
+    "component regression": _regression,
+    "kBET": _of_batch(_kbet),
+    "iLISI": _of_batch(lambda asked, batch: float(confounds.lisi(asked.x, batch, asked.k(90)).mean())),
+    "cLISI": _of_class(lambda asked, classes: 1 - float(confounds.lisi(asked.x, classes, asked.k(90)).mean())),
+    "BRAS": _of_batch(lambda asked, batch: confounds.bras(asked.x, asked.classes, batch)),
+    "connectivity": _of_class(lambda asked, classes: confounds.graph_connectivity(asked.x, classes, asked.k(15))),
+    "robustness index": _of_batch(lambda asked, batch: confounds.robustness_index(asked.x, asked.classes, batch, asked.k(50))),
+    "NSC": lambda asked, _: _not_same(asked, False),
+    "NSCB": lambda asked, _: _not_same(asked, True),
+}
