@@ -19,6 +19,7 @@ from pipelines.params import Params
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
 from pipelines.reporting.views import BenchmarkView, benchmark_view
+from pipelines.scores import read_confounds
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS, Scorecard
@@ -59,7 +60,14 @@ def write_report(workspace: Workspace, params: Params) -> None:
     tiles = min(TILES_PER_TASK, TILES // sum(len(b.card.tasks) for b in benchmarks))
     cards = {b.card.name: read_scorecards(workspace, b.card.name) for b in benchmarks}
     views = [
-        benchmark_view(b, cards[b.card.name], read_rows(workspace.embeddings(b.card.name)), contact(b, tiles), params.diagnose.margin)
+        benchmark_view(
+            b,
+            cards[b.card.name],
+            read_rows(workspace.embeddings(b.card.name)),
+            contact(b, tiles),
+            params.diagnose.margin,
+            read_confounds(workspace.scores(b.card.name)),
+        )
         for b in benchmarks
     ]
     page = render(views, params, provenance([c for found in cards.values() for c in found]))

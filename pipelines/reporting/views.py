@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
@@ -12,12 +14,15 @@ from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.lanes import Axis, Lane, Tick
 from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
+from pipelines.scores import Confound
 from registry.evidence import Scorecard, ScoreEntry, TaskEvidence
 
 #: what a row without an extracted embedding is
 ORACLE = "the best of every row alone and of all rows together, chosen for each task on the training images"
 #: the place on the plate alone
 LAYOUT = "layout"
+#: the score of reading a column from the vectors
+DECODING = "decoding"
 #: order of the rows of a benchmark
 ROLE_ORDER = ("encoder", "twin", "negative", "positive")
 
@@ -98,6 +103,32 @@ class ScoreView:
 
 
 @dataclass(frozen=True)
+class ConfoundCell:
+    """One score; "" where it is not estimable, and `title` says why."""
+
+    value: str
+    reference: str
+    title: str
+
+
+@dataclass(frozen=True)
+class ConfoundTable:
+    """How much of each row is batch and place.
+
+    Attributes:
+        batch: what the batch is: "plate", "batch", or the unit.
+        headings: (text, what more of the batch does to it) of each column.
+        lines: (row, its cells), in the order of the page.
+        reasons: what is not estimable in any row, and why.
+    """
+
+    batch: str
+    headings: list[tuple[str, str]]
+    lines: list[tuple[str, list[ConfoundCell]]]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class BenchmarkView:
     """Everything the report says of one benchmark."""
 
@@ -114,6 +145,7 @@ class BenchmarkView:
     tasks: list[TaskView]
     rows: list[RowView]
     scores: list[ScoreView]
+    confounds: ConfoundTable | None
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
@@ -123,7 +155,14 @@ class BenchmarkView:
         return next((v for t in self.tasks if t.task.name == task for v in t.verdicts if v.encoder == encoder), None)
 
 
-def benchmark_view(benchmark: Benchmark, scorecards: Sequence[Scorecard], rows: dict[str, Row], contact: Contact, margin: float) -> BenchmarkView:
+def benchmark_view(
+    benchmark: Benchmark,
+    scorecards: Sequence[Scorecard],
+    rows: dict[str, Row],
+    contact: Contact,
+    margin: float,
+    confounds: Sequence[Confound] = (),
+) -> BenchmarkView:
     """Put one benchmark together.
 
     Args:
@@ -132,6 +171,7 @@ def benchmark_view(benchmark: Benchmark, scorecards: Sequence[Scorecard], rows: 
         rows: extracted rows by name.
         contact: its example images.
         margin: of equivalence, drawn in the forest plots.
+        confounds: how much of each row is batch and place.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -151,6 +191,7 @@ def benchmark_view(benchmark: Benchmark, scorecards: Sequence[Scorecard], rows: 
         tasks=[_task(benchmark.card, task, cards, sheets[task.name], margin) for task in benchmark.card.tasks],
         rows=[_row(card, rows.get(card.row)) for card in cards],
         scores=[ScoreView(card.row, card.role, score, _narrow(card, score)) for card in cards for score in card.scores],
+        confounds=_confounds([card.row for card in cards], confounds),
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],
@@ -163,6 +204,37 @@ def _task(card: BenchmarkCard, task: Task, scorecards: Sequence[Scorecard], shee
     verdicts = [_verdict(card.name, encoder, evidence, axis, margin) for encoder, evidence in found]
     decoded = _decoded(task, scorecards) if task.nuisance else {}
     return TaskView(task, f"{card.name}--{task.name}", sheet, verdicts, decoded, strip(task, scorecards))
+
+
+def _confounds(rows: Sequence[str], found: Sequence[Confound]) -> ConfoundTable | None:
+    """One line per row; a score that is not estimable in any row is a reason instead of a column. None where nothing was computed."""
+    if not found:
+        return None
+    by_row = {(c.row, c.score, c.column): c for c in found}
+    keys = list(dict.fromkeys((c.score, c.column) for c in found))
+    known = [key for key in keys if any(not c.note for c in found if (c.score, c.column) == key)]
+    reasons: dict[str, list[str]] = {}
+    for key in (key for key in keys if key not in known):
+        why = next(c.note for c in found if (c.score, c.column) == key)
+        reasons.setdefault(why, []).append(_heading(*key)[0])
+    return ConfoundTable(
+        batch=next((c.column for c in found if c.score != DECODING), ""),
+        headings=[_heading(*key) for key in known],
+        lines=[(row, [_confound(by_row.get((row, *key))) for key in known]) for row in rows if any(c.row == row for c in found)],
+        reasons=[f"{', '.join(scores)}: {why}" for why, scores in reasons.items()],
+    )
+
+
+def _heading(score: str, column: str) -> tuple[str, str]:
+    return (f"{column} decoded", words.CONFOUNDS[DECODING]) if score == DECODING else (score, words.CONFOUNDS[score])
+
+
+def _confound(found: Confound | None) -> ConfoundCell:
+    if found is None or found.note:
+        return ConfoundCell("", "", found.note if found else "")
+    interval = words.interval(found.low, found.high) if np.isfinite(found.low) else ""
+    reference = words.number(found.reference) if np.isfinite(found.reference) else ""
+    return ConfoundCell(words.number(found.value), reference, f"{found.n_images} images{f', interval {interval}' if interval else ''}")
 
 
 def _decoded(task: Task, scorecards: Sequence[Scorecard]) -> dict[str, Decoded]:

@@ -63,6 +63,19 @@ _GLOSSARY = {
     ),
     "unit": "What is independent in the experiment: a plate, a patient, a donor.",
 }
+#: what each score of confounds is, and which way it goes where the batch shows
+CONFOUNDS = {
+    "decoding": "balanced accuracy of nearest neighbours, whole plates or whole wells held out; larger where it shows",
+    "component regression": "share of the variance between batches; larger where the batch shows",
+    "kBET": "share of neighbourhoods as mixed as the whole, mean over classes; smaller where the batch shows",
+    "iLISI": "how many batches a neighbourhood holds, 0 to 1; smaller where the batch shows",
+    "cLISI": "how few classes a neighbourhood holds, 0 to 1; about the class, not the batch",
+    "BRAS": "silhouette of batches within classes, 1 = they do not show; smaller where the batch shows",
+    "connectivity": "share of a class in one connected part of the neighbour graph; about the class, not the batch",
+    "robustness index": "neighbours of the same class and another batch, against another class and the same batch; smaller where the batch shows",
+    "NSC": "right answers of the nearest image of another compound; above NSCB where a shared batch helps",
+    "NSCB": "the same, of another compound and another batch",
+}
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
 MODALITIES = {"cells": "cell culture", "tissue": "tissue", "natural": "natural images, for contrast"}
 FLAGS = {

@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.embeddings import Manifest
+from pipelines.scores import Confound, write_confounds
 from pipelines.workspace import Workspace
 from registry.cards import EncoderCard
 from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
@@ -189,8 +190,29 @@ def _results(workspace: Workspace, benchmark: Benchmark, story: dict[str, str]) 
         write_json(workspace.verdicts(name) / f"{card.row}.scorecard.json", card.as_dict())
         if card.row != "oracle":
             _manifest(card, benchmark).write(workspace.embeddings(name) / "cell" / card.row)
+    if name != "everyday":
+        write_confounds(_folder(workspace, name), _confounds(benchmark, [c.row for c in cards if c.scores and c.row != "oracle"]))
     verdicts = [asdict(t) | {"encoder": c.row} for c in cards for t in c.tasks]
     write_json(workspace.verdicts(name) / "verdicts.json", {"benchmark": name, "verdicts": verdicts})
+
+
+def _folder(workspace: Workspace, benchmark: str) -> Path:
+    folder = workspace.scores(benchmark) / "cell"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _confounds(benchmark: Benchmark, rows: list[str]) -> list[Confound]:
+    """A decoded column with an interval, a score that no row has, and one that one row lacks."""
+    batch, found = ("plate" if benchmark.card.name == "culture" else benchmark.card.unit), []
+    none = float("nan")
+    for number, row in enumerate(rows):
+        value = 0.4321 + 0.01 * number
+        found.append(Confound(row, "main", "decoding", "row", value, value - 0.05, value + 0.05, 0.25, 20, ""))
+        lacking = "not estimable: the vectors do not differ between images" if row == "constant" else ""
+        found.append(Confound(row, "main", "kBET", batch, none if lacking else 0.1234, none, none, none if lacking else 0.9513, 20, lacking))
+        found.append(Confound(row, "main", "NSC", batch, none, none, none, none, 20, "not estimable: no column says which `compound` it is"))
+    return found
 
 
 def _manifest(card: Scorecard, benchmark: Benchmark) -> Manifest:

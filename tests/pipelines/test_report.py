@@ -24,6 +24,7 @@ from pipelines.report import read_scorecards, write_report
 from pipelines.reporting import words
 from pipelines.reporting.contact import CLASSES, Renderer, contact, data_uri, scale_bar_um
 from pipelines.reporting.lanes import Axis
+from pipelines.scores import read_confounds
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS
@@ -237,6 +238,7 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
     assert html.count("<tr data-task=") == sum(len(card.scores) for card in cards)
     headers = re.findall(r'<th scope="row">([^<]+)</th>', html)
     expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
+    expected += Counter(c.row for name in STORY for c in read_confounds(workspace.scores(name)) if c.score == "kBET")
     assert Counter(headers) == expected
     assert page.text.count("Not applicable: the benchmark has no nuclei.parquet") == len(STORY)
     assert page.text.count("Not applicable: no wells") == len(STORY) - 1
@@ -244,6 +246,27 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
     assert page.text.count("low rank the vectors vary in very few directions.") == len(STORY)
     assert html.count(f'<code title="{PROTOCOL}">{words.protocol(PROTOCOL)}</code>') == html.count("<tr data-task=")
     assert page.text.count(PROTOCOL) == len(STORY)
+
+
+def test_batch_and_place_stand_beside_the_scores(workspace: Workspace, html: str, page: Page) -> None:
+    assert html.count('-confounds">Batch and place</h3>') == 2
+    assert page.text.count("if nothing of the plate were in the row, part of what looks like biology may be the plate.") == 1
+    assert page.text.count("part of what looks like biology may be the patient.") == 1
+    found = [c for name in STORY for c in read_confounds(workspace.scores(name))]
+    for row in {c.row for c in found}:
+        lines = re.findall(rf'<tr><th scope="row">{row}</th>(<td class="n" title=.*?)</tr>', html)
+        assert len(lines) == (1 if row == "layout" else 2)
+        decoded = next(c for c in found if (c.row, c.score) == (row, "decoding"))
+        assert f"<b>{words.number(decoded.value)}</b> " in lines[0]
+        assert ">0.250<" in lines[0]
+        assert words.interval(decoded.low, decoded.high) in lines[0]
+        # what one row lacks is a dash that says why, in its place
+        assert ("<b>0.123</b>" in lines[0]) == (row != "constant")
+        assert ('title="not estimable: the vectors do not differ between images">–' in lines[0]) == (row == "constant")
+    # what no row has is no column
+    assert "NSC</th>" not in html
+    assert page.text.count("NSC: not estimable: no column says which compound it is.") == 2
+    assert page.text.count("Share of neighbourhoods as mixed as the whole") == 2
 
 
 def test_notes_truth_and_provenance_are_there(workspace: Workspace, page: Page) -> None:
