@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,23 @@ class _Asked:
     classes: NDArray[np.str_]
     batch: NDArray[np.str_]
     compounds: NDArray[np.str_]
+    seed: int
+
+    @cached_property
+    def other_batch(self) -> NDArray[np.str_]:
+        """Batches permuted within classes."""
+        return _permuted(self.batch, self.classes, self.seed)
+
+    @cached_property
+    def other_classes(self) -> NDArray[np.str_]:
+        """Classes permuted within batches."""
+        return _permuted(self.classes, self.batch, self.seed)
+
+    @cached_property
+    def lisi(self) -> Floats:
+        """(4,) mean LISI of batches, other batches, classes and other classes."""
+        names = [self.batch, self.other_batch, self.classes, self.other_classes]
+        return np.asarray(confounds.lisi_of(self.x, names, self.k(90)).mean(axis=1))
 
     def k(self, usual: int) -> int:
         """A quarter of the images at most."""
@@ -115,13 +133,14 @@ def confounds_of(row: str, member: str, vectors: Floats, design: Design, setting
         found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note))
     x = fit_projection(vectors[design.train], settings.max_dim).transform(vectors[design.images])
     known = (design.classes != "") & (design.batch != "")
-    asked = _Asked(x[known], design.classes[known], design.batch[known], design.compounds[known] if len(design.compounds) else design.compounds)
+    compounds = design.compounds[known] if len(design.compounds) else design.compounds
+    asked = _Asked(x[known], design.classes[known], design.batch[known], compounds, design.seed)
     reason = _why_not(asked, design.batch_column)
     for score, compute in SCORES.items():
         value, reference, note = np.nan, np.nan, reason
         if not reason:
             try:
-                value, reference = compute(asked, design.seed)
+                value, reference = compute(asked)
                 note = "" if np.isfinite(value) else "not estimable: no class has images of two batches to compare"
             except InputError as error:
                 note = f"not estimable: {str(error).rstrip('.')}"
@@ -149,17 +168,18 @@ def _permuted(names: NDArray[np.str_], within: NDArray[np.str_], seed: int) -> N
     return permuted
 
 
-def _of_batch(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked, int], tuple[float, float]]:
-    return lambda asked, seed: (score(asked, asked.batch), score(asked, _permuted(asked.batch, asked.classes, seed)))
+def _of_batch(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked], tuple[float, float]]:
+    return lambda asked: (score(asked, asked.batch), score(asked, asked.other_batch))
 
 
-def _of_class(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked, int], tuple[float, float]]:
-    return lambda asked, seed: (score(asked, asked.classes), score(asked, _permuted(asked.classes, asked.batch, seed)))
-
-
-def _regression(asked: _Asked, _: int) -> tuple[float, float]:
+def _regression(asked: _Asked) -> tuple[float, float]:
     found = confounds.principal_component_regression(asked.x, asked.batch)
     return found.share, found.expected
+
+
+def _connectivity(asked: _Asked) -> tuple[float, float]:
+    k = asked.k(15)
+    return confounds.graph_connectivity(asked.x, asked.classes, k), confounds.graph_connectivity(asked.x, asked.other_classes, k)
 
 
 def _kbet(asked: _Asked, batch: NDArray[np.str_]) -> float:
@@ -180,14 +200,14 @@ def _not_same(asked: _Asked, of_batch: bool) -> tuple[float, float]:
 
 
 #: name -> (score, reference)
-SCORES: dict[str, Callable[[_Asked, int], tuple[float, float]]] = {
+SCORES: dict[str, Callable[[_Asked], tuple[float, float]]] = {
     "component regression": _regression,
     "kBET": _of_batch(_kbet),
-    "iLISI": _of_batch(lambda asked, batch: float(confounds.lisi(asked.x, batch, asked.k(90)).mean())),
-    "cLISI": _of_class(lambda asked, classes: 1 - float(confounds.lisi(asked.x, classes, asked.k(90)).mean())),
+    "iLISI": lambda asked: (float(asked.lisi[0]), float(asked.lisi[1])),
+    "cLISI": lambda asked: (1 - float(asked.lisi[2]), 1 - float(asked.lisi[3])),
     "BRAS": _of_batch(lambda asked, batch: confounds.bras(asked.x, asked.classes, batch)),
-    "connectivity": _of_class(lambda asked, classes: confounds.graph_connectivity(asked.x, classes, asked.k(15))),
+    "connectivity": _connectivity,
     "robustness index": _of_batch(lambda asked, batch: confounds.robustness_index(asked.x, asked.classes, batch, asked.k(50))),
-    "NSC": lambda asked, _: _not_same(asked, False),
-    "NSCB": lambda asked, _: _not_same(asked, True),
+    "NSC": lambda asked: _not_same(asked, False),
+    "NSCB": lambda asked: _not_same(asked, True),
 }

@@ -77,17 +77,30 @@ def lisi(features: Floats, names: Names, k: int = 90, perplexity: float | None =
     Raises:
         InputError: fewer than two names, no more profiles than neighbours, or a perplexity outside of 1 to k.
     """
-    features, codes = check_features(features), _codes(names, len(features))
+    found: Floats = lisi_of(features, [names], k, perplexity)[0]
+    return found
+
+
+def lisi_of(features: Floats, several: Sequence[Names], k: int = 90, perplexity: float | None = None) -> Floats:
+    """(m, n) `lisi` of m kinds of names of the same profiles, whose neighbourhoods are searched and weighed once.
+
+    Raises:
+        InputError: as `lisi`.
+    """
+    features = check_features(features)
+    codes = [_codes(names, len(features)) for names in several]
     _enough(len(features), k)
     perplexity = max(1.0, k / 3) if perplexity is None else perplexity
     if not 1 <= perplexity <= k:
         raise InputError(f"Expected a perplexity from 1 to {k}, got {perplexity:g}.")
-    size = int(codes.max()) + 1
-    found = np.empty(len(features))
+    sizes = [int(c.max()) + 1 for c in codes]
+    found = np.empty((len(codes), len(features)))
     for query, neighbours, share, distance in _neighbourhoods(features, k):
         weight = share * _perplexed(np.sqrt(distance), share, perplexity)
-        p = np.bincount(codes[neighbours], weight, size) / weight.sum()
-        found[query] = (1 / np.sum(p**2) - 1) / (size - 1)
+        weight /= weight.sum()
+        for m, (of, size) in enumerate(zip(codes, sizes, strict=True)):
+            p = np.bincount(of[neighbours], weight, size)
+            found[m, query] = (1 / np.sum(p**2) - 1) / (size - 1)
     return found
 
 

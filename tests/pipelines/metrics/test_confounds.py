@@ -16,6 +16,7 @@ from pipelines.metrics.confounds import (
     graph_connectivity,
     kbet,
     lisi,
+    lisi_of,
     not_same_compound,
     principal_component_regression,
     robustness_index,
@@ -73,6 +74,7 @@ def test_lisi_is_the_slow_one() -> None:
         simpson = sum(p[batches[others] == b].sum() ** 2 for b in np.unique(batches))
         assert found[query] == pytest.approx((1 / simpson - 1) / 2, abs=1e-4)
     assert np.abs(found - lisi(x, classes, 30)).max() > 0.1
+    assert np.array_equal(lisi_of(x, [classes, batches], 30), [lisi(x, classes, 30), found])
 
 
 def test_kbet_is_the_slow_one() -> None:
