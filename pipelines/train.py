@@ -47,9 +47,20 @@ MAX_PARAMETERS = 1_000_000
 MAX_BYTES = 4_000_000_000
 #: images in a step from which on a second thread helps; for fewer, threads wait for each other longer than they work
 SHARED_BATCH = 32
+#: begins the names of backbones that were kept on the way
+KEPT = "after-"
 
 
-def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dict[str, Any], out: Path, seed: int, threads: int) -> EncoderCard:
+def train(
+    benchmark: Benchmark,
+    encoder: EncoderParams,
+    method: str,
+    stated: dict[str, Any],
+    out: Path,
+    seed: int,
+    threads: int,
+    keep: Sequence[int] = (),
+) -> EncoderCard:
     """Train one network on the training images of fold 0 and publish it.
 
     Writes `weights.safetensors` (the backbone alone), `history.csv` (epoch, loss in nats, learning rate) and, last,
@@ -64,13 +75,14 @@ def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dic
         seed: of initial weights, order and views.
         threads: of torch, for batches of at least SHARED_BATCH images; smaller ones are computed by one. Another number may
             change the last bits.
+        keep: epochs after which the backbone is also kept, as `after-<epoch>.safetensors`; 0 is as initialised. They change nothing else.
 
     Returns:
         The card, with the facts of the training.
 
     Raises:
         NotFoundError: unknown method or architecture.
-        ParamsError: unknown settings, or a network of more than a million parameters.
+        ParamsError: unknown settings, epochs to keep that there are not, or a network of more than a million parameters.
         BenchmarkError: several outer folds, labels that are not there, or more images than fit in memory.
         ImageError: a training image cannot be read.
     """
@@ -81,7 +93,7 @@ def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dic
         )
     settings = settings_for(method, benchmark.card.modality, stated)
     torch.set_num_threads(threads if settings.batch >= SHARED_BATCH else 1)
-    run = _Training(benchmark, stated_card(encoder, None), method, settings, out.with_name(f".{out.name}.work"), seed)
+    run = _Training(benchmark, stated_card(encoder, None), method, settings, out.with_name(f".{out.name}.work"), seed, keep)
     history = run.train()
     card = _publish(run, history, out)
     shutil.rmtree(run.checkpoints.folder)
@@ -91,8 +103,12 @@ def train(benchmark: Benchmark, encoder: EncoderParams, method: str, stated: dic
 class _Training:
     """One training run in memory."""
 
-    def __init__(self, benchmark: Benchmark, card: EncoderCard, method: str, settings: TrainSettings, work: Path, seed: int) -> None:
-        self.benchmark, self.card, self.method, self.settings = benchmark, card, method, settings
+    def __init__(
+        self, benchmark: Benchmark, card: EncoderCard, method: str, settings: TrainSettings, work: Path, seed: int, keep: Sequence[int]
+    ) -> None:
+        self.benchmark, self.card, self.method, self.settings, self.keep = benchmark, card, method, settings, tuple(keep)
+        if not set(keep) <= set(range(settings.epochs)):
+            raise ParamsError(f"Expected epochs to keep from 0 to {settings.epochs - 1} (the last is kept anyway), got {list(keep)}.")
         self.seed = draw_seed(f"train/{method}", seed)
         self.rows: Ints = np.flatnonzero(benchmark.folds[0].train)
         architecture = Architecture.parse(card.architecture)
@@ -115,7 +131,14 @@ class _Training:
             self.head: nn.Module = Heads(self.network.dim, self.classes) if self.classes else Projection(self.network.dim)
         self.modules = nn.ModuleDict({"network": self.network, "head": self.head})
         self.optimiser = AdamW(self.modules.parameters(), settings.weight_decay)
-        facts = {"card": card.as_dict(), "method": method, "settings": asdict(settings), "seed": seed, "data": benchmark.data_hash()}
+        facts = {
+            "card": card.as_dict(),
+            "method": method,
+            "settings": asdict(settings),
+            "seed": seed,
+            "data": benchmark.data_hash(),
+            "keep": list(keep),
+        }
         self.checkpoints = Checkpoints(work, sha256_of_json({**facts, "threads": torch.get_num_threads(), "code": code_digest()}))
         self.groups = _groups(benchmark, settings, self.rows)
         self.steps_per_epoch = len(self._order(0))
@@ -125,6 +148,11 @@ class _Training:
     def train(self) -> list[EpochRecord]:
         """All epochs that are still to be done; returns the records of all."""
         history = self.checkpoints.restore(self.modules, self.optimiser)
+        if not history:
+            # those of another run have no checkpoint of this one beside them
+            for path in self.checkpoints.folder.glob(f"{KEPT}*"):
+                path.unlink()
+            self._keep(0)
         if len(history) >= self.settings.epochs:
             return history
         images = _read(self.benchmark, self.rows)
@@ -134,9 +162,15 @@ class _Training:
         for epoch in range(len(history), self.settings.epochs):
             record = self._epoch(epoch, images)
             history.append(record)
+            # before the checkpoint, after which this epoch is not run again
+            self._keep(record.epoch)
             self.checkpoints.save(self.modules, self.optimiser, history)
             progress.advance(1, f", loss {record.loss:.3f}")
         return history
+
+    def _keep(self, epoch: int) -> None:
+        if epoch in self.keep:
+            save_backbone(self.network, self.checkpoints.folder / kept_file(epoch))
 
     def _order(self, epoch: int) -> list[Ints]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -235,14 +269,30 @@ def _require(benchmark: Benchmark, columns: Sequence[str]) -> None:
         )
 
 
-def _publish(run: _Training, history: list[EpochRecord], out: Path) -> EncoderCard:
+def kept_file(epoch: int) -> str:
+    """Name of the backbone that was kept after an epoch."""
+    return f"{KEPT}{epoch:04d}.safetensors"
+
+
+def save_backbone(network: EncoderNetwork, path: Path) -> None:
+    """Publish the weights of the backbone alone."""
     from safetensors.torch import save_file
 
+    with published(path) as temporary:
+        save_file({name: value.contiguous() for name, value in network.backbone.state_dict().items()}, temporary)
+
+
+def _publish(run: _Training, history: list[EpochRecord], out: Path) -> EncoderCard:
     out.mkdir(parents=True, exist_ok=True)
     (out / "card.json").unlink(missing_ok=True)
+    for path in out.glob(f"{KEPT}*"):
+        path.unlink()
+    for epoch in run.keep:
+        # copied: should this run be killed here, the next still finds it in the work folder
+        with published(out / kept_file(epoch)) as temporary:
+            shutil.copyfile(run.checkpoints.folder / kept_file(epoch), temporary)
     weights = out / "weights.safetensors"
-    with published(weights) as temporary:
-        save_file({name: value.contiguous() for name, value in run.network.backbone.state_dict().items()}, temporary)
+    save_backbone(run.network, weights)
     with published(out / "history.csv") as temporary:
         lines = ["epoch,loss,learning_rate", *(f"{r.epoch},{r.loss!r},{r.learning_rate!r}" for r in history)]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

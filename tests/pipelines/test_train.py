@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     return write_images(tmp_path_factory.mktemp("data") / "tiny")
 
 
-def run(benchmark: Benchmark, out: Path, method: str = "weak", seed: int = 0, **stated: Any) -> EncoderCard:
-    return train(benchmark, CARD, method, {**SHORT, **stated}, out, seed, 2)
+def run(benchmark: Benchmark, out: Path, method: str = "weak", seed: int = 0, keep: Sequence[int] = (), **stated: Any) -> EncoderCard:
+    return train(benchmark, CARD, method, {**SHORT, **stated}, out, seed, 2, keep)
 
 
 def read_history(out: Path) -> list[dict[str, str]]:
@@ -80,6 +81,44 @@ def test_the_weights_are_those_of_a_backbone_that_extraction_loads(benchmark: Be
     trained = load_file(tmp_path / "weights.safetensors")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, trained[name.removeprefix("backbone.")])
+
+
+def test_backbones_kept_on_the_way_are_those_of_shorter_runs_and_change_nothing(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    epoch = _Training._epoch
+
+    def watching(self: _Training, number: int, images: np.ndarray) -> EpochRecord:
+        seen.append({name: value.clone() for name, value in self.network.backbone.state_dict().items()})
+        return epoch(self, number, images)
+
+    monkeypatch.setattr(_Training, "_epoch", watching)
+    run(benchmark, tmp_path / "kept", keep=(0, 2))
+    run(benchmark, tmp_path / "plain")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "after-0000.safetensors",
+        "after-0002.safetensors",
+        "card.json",
+        "history.csv",
+        "weights.safetensors",
+    ]
+    # the weights at the start of an epoch are those after the one before
+    for number in (0, 2):
+        kept = load_file(tmp_path / "kept" / f"after-{number:04d}.safetensors")
+        assert all(torch.equal(value, seen[number][name]) for name, value in kept.items())
+    assert any(not torch.equal(value, seen[2][name]) for name, value in seen[0].items())
+    for name in ("weights.safetensors", "history.csv", "card.json"):
+        assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    # a run that keeps none leaves none of another behind
+    run(benchmark, tmp_path / "kept")
+    assert not list((tmp_path / "kept").glob("after-*"))
+
+
+@pytest.mark.parametrize("epoch", [-1, 3])
+def test_an_epoch_that_is_not_on_the_way_cannot_be_kept(benchmark: Benchmark, tmp_path: Path, epoch: int) -> None:
+    with pytest.raises(ParamsError, match=r"epochs to keep from 0 to 2 \(the last is kept anyway\), got"):
+        run(benchmark, tmp_path / "net", keep=(epoch,))
 
 
 def test_the_seed_decides_and_nothing_else_does(benchmark: Benchmark, tmp_path: Path) -> None:
@@ -136,15 +175,17 @@ import sys
 from pathlib import Path
 from pipelines.benchmarks.index import Benchmark
 from tests.pipelines.test_train import run
-run(Benchmark.read(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], epochs=EPOCHS)
+run(Benchmark.read(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], epochs=EPOCHS, keep=KEPT)
 """
+#: epochs after which a killed run keeps its backbone
+KEPT = (0, 1, 20)
 EPOCHS = 40
 
 
 @pytest.mark.parametrize("method", ["simclr", "supervised"])
 def test_a_killed_training_goes_on_to_the_same_bytes(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     killed, whole, work = tmp_path / "killed", tmp_path / "whole", tmp_path / ".killed.work"
-    command = [sys.executable, "-c", RUN.replace("EPOCHS", str(EPOCHS)), str(benchmark.folder), str(killed), method]
+    command = [sys.executable, "-c", RUN.replace("EPOCHS", str(EPOCHS)).replace("KEPT", str(KEPT)), str(benchmark.folder), str(killed), method]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 60
     while not list(work.glob("checkpoint-*.safetensors")) and time.monotonic() < deadline:
@@ -165,11 +206,11 @@ def test_a_killed_training_goes_on_to_the_same_bytes(benchmark: Benchmark, tmp_p
         return epoch(self, number, images)
 
     monkeypatch.setattr(_Training, "_epoch", counting)
-    run(benchmark, killed, method, epochs=EPOCHS)
+    run(benchmark, killed, method, epochs=EPOCHS, keep=KEPT)
     assert counted == list(range(done, EPOCHS))
-    run(benchmark, whole, method, epochs=EPOCHS)
+    run(benchmark, whole, method, epochs=EPOCHS, keep=KEPT)
     assert counted[EPOCHS - done :] == list(range(EPOCHS))
-    for name in ("weights.safetensors", "history.csv", "card.json"):
+    for name in ("weights.safetensors", "history.csv", "card.json", *(f"after-{number:04d}.safetensors" for number in KEPT)):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
