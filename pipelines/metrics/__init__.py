@@ -65,6 +65,13 @@ verdicts        one encoder against its controls
     shortcut.shortcut_share(encoder, shortcut, chance) -> Shortcut         .value .low .high .note
     sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str; sentences.sensitivity_sentence(main, again, dim) -> str
 
+ladder          can a metric tell: encoders of known quality, and embeddings that know nothing
+    tau_b(first, second) -> float; spearman(first, second) -> float; orientation(metric) -> 1 | -1
+    order(values, direction) -> Order                                      .tau .low .high .word
+    lead(trained, nothing, direction, *, paired) -> Lead; permuted_labels(codes, blocks, units, folds, seed) -> PermutedLabels
+    rise(orders, leads, n_rungs) -> Rise; judge_metric(orders, rises, leads) -> Judged; summary(judged) -> str
+    agreement(values) -> Agreement                                         .kendall .spearman
+
 information     what an encoder knows beyond its controls, in bits
     beyond_controls(controls, encoder, twins, labels, folds, units, n_classes, settings) -> Information
     judge_information(encoder, task, information, *, unit, alpha, margin) -> Verdict; sentences.information_sentence(verdict) -> str
