@@ -250,6 +250,10 @@ def _add_whole(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--threads", type=int, default=2)
     _add_store(parser, writes=True)
     _add_profiles(commands)
+    parser = _add(commands, "ladder", _whole("ladder"), "can the metrics tell: encoders of known quality and embeddings that know nothing")
+    parser.add_argument("benchmark")
+    parser.add_argument("--seeds", type=int, help="runs of each kind of training (default: `ladder.seeds` of params.yaml)")
+    parser.add_argument("--epochs", type=int, help="of every run (default: those of the settings)")
     _add_store(_add(commands, "where", _whole("where"), "say where the report, the MLflow UI and the server are"))
 
 

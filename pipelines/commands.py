@@ -464,6 +464,26 @@ def _parse_control(text: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(patterns.split(","))
 
 
+def ladder(options: argparse.Namespace) -> None:
+    """`blankslide ladder`."""
+    from dataclasses import replace
+
+    workspace = Workspace(options.workspace)
+    params = workspace.params()
+    limit_threads(params.threads)
+    from pipelines.ladder import ladder as run_ladder
+    from pipelines.rungs import METHODS, stated_settings
+
+    wanted = params.ladder
+    if options.seeds is not None:
+        wanted = replace(wanted, seeds=options.seeds)
+    if options.epochs is not None:
+        told = {f"{options.benchmark}--{m}": stated_settings(params, options.benchmark, m) | {"epochs": options.epochs} for m in METHODS}
+        wanted = replace(wanted, settings=wanted.settings | told)
+    run_ladder(workspace, replace(params, ladder=wanted), options.benchmark)
+    print("Next: `blankslide report` puts it into the report.")
+
+
 def where(options: argparse.Namespace) -> None:
     """`blankslide where`."""
     root = options.workspace.resolve()

@@ -107,6 +107,21 @@ class GateParams:
 
 
 @dataclass(frozen=True)
+class LadderParams:
+    """The encoders of known quality that metrics are tried on.
+
+    `rungs` are shares of the epochs, `noise` is the number of draws. `settings` are those of training by "<benchmark>--<method>"; where none are
+    stated, those by which a network of the benchmark is trained under `train`.
+    """
+
+    seeds: int = 5
+    rungs: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.3, 1.0])
+    noise: int = 5
+    architecture: str = "cnn:small"
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Params:
     """Everything in params.yaml."""
 
@@ -120,6 +135,7 @@ class Params:
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     diagnose: DiagnoseParams = field(default_factory=DiagnoseParams)
     gate: GateParams = field(default_factory=GateParams)
+    ladder: LadderParams = field(default_factory=LadderParams)
 
     @classmethod
     def read(cls, path: Path) -> Params:

@@ -39,6 +39,10 @@ class Workspace:
         """Verdicts and scorecards."""
         return self.root / "out" / "verdicts" / benchmark
 
+    def ladder(self, benchmark: str) -> Path:
+        """What was found about the metrics."""
+        return self.root / "out" / "ladder" / benchmark
+
     def bundles(self, benchmark: str) -> Path:
         """Bundles."""
         return self.root / "out" / "bundles" / benchmark

@@ -151,10 +151,14 @@ class Shards:
         return array
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Changes whenever code that decides what is computed changes, so that no shard of older code is taken up."""
+@lru_cache(maxsize=2)
+def code_digest(places: tuple[str, ...] = COMPUTING) -> str:
+    """Changes whenever code that decides what is computed changes, so that no shard of older code is taken up.
+
+    Args:
+        places: files and folders of the code, from where the packages lie.
+    """
     root = Path(__file__).resolve().parents[2]
-    named = [root / name for name in COMPUTING]
+    named = [root / name for name in places]
     files = sorted(path for place in named for path in ([place] if place.suffix else place.rglob("*.py")))
     return sha256_of_bytes("".join(f"{path.relative_to(root)}{sha256_of_file(path)}" for path in files).encode())

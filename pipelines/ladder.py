@@ -1,0 +1,216 @@
+"""Can the metrics of the flow tell: what encoders of known quality, and embeddings that know nothing, say of each of them.
+
+The values are made by `pipelines.rungs`, the rules by which they are judged are in `pipelines.metrics.ladder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.metrics import ladder as judging
+from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, Agreement, Judged, Lead, Order, Rise, orientation
+from pipelines.params import Params
+from pipelines.rungs import GEOMETRY, METHODS, TRUE, ladder_values, stated_settings
+from pipelines.workspace import Workspace
+from registry.arrays import Floats
+from registry.evidence import Scorecard
+from registry.files import published, read_json, write_json
+
+
+def ladder(workspace: Workspace, params: Params, name: str) -> None:
+    """Write `out/ladder/<benchmark>/ladder.json` (what is said of each metric) and `ladder.parquet` (every value).
+
+    Metrics are compared over the registered rows too, where there are scorecards.
+
+    Args:
+        workspace: holds the benchmark.
+        params: its section `ladder` says how.
+        name: of the benchmark.
+
+    Raises:
+        BlankslideError: as `ladder_values`.
+    """
+    benchmark, folder = Benchmark.read(workspace.data(name)), workspace.ladder(name)
+    found = ladder_values(benchmark, params, folder)
+    with published(folder / "ladder.parquet") as temporary:
+        found.table.to_parquet(temporary, index=False, compression="zstd")
+    scorecards = [Scorecard.from_dict(read_json(path)) for path in sorted(workspace.verdicts(name).glob("*.scorecard.json"))]
+    concluded = conclude(found.table, found.epochs, scorecards)
+    training = {method: stated_settings(params, name, method) for method in METHODS}
+    facts = {"benchmark": name, "data_hash": benchmark.data_hash(), "settings": asdict(params.ladder), "training": training, "learned": found.learned}
+    write_json(folder / "ladder.json", facts | concluded)
+    print(f"[ladder] {name}: {concluded['summary']}", flush=True)
+
+
+def conclude(table: pd.DataFrame, epochs: Mapping[str, Sequence[int]], scorecards: Sequence[Scorecard] = ()) -> dict[str, Any]:
+    """What the values say of every metric, as plain values for `ladder.json`.
+
+    Args:
+        table: columns ladder, seed, rung, labels, task, metric, value, as in `pipelines.rungs.Values`.
+        epochs: of each rung, by ladder.
+        scorecards: of the benchmark's registered rows.
+    """
+    tasks = [_Task.of(str(name), part, tuple(epochs)) for name, part in table.groupby("task", sort=False)]
+    judged: dict[str, dict[str, Judged]] = {}
+    for task in tasks:
+        for metric in task.metrics:
+            judged.setdefault(metric.name, {})[task.name] = metric.judged
+    known = [task for task in tasks if any(m.judged.word != judging.NO_LADDER for m in task.metrics)] or tasks
+    over_rows = [found for task in known if (found := _over_rows(task.name, scorecards)) is not None]
+    return {
+        "epochs": {name: list(found) for name, found in epochs.items()},
+        "tasks": [task.as_dict() for task in tasks],
+        "agreement": {
+            "tasks": [task.name for task in known],
+            "encoders": _mean_agreement([task.agreement() for task in known]),
+            "rows": _mean_agreement(over_rows),
+        },
+        "summary": judging.summary(judged),
+    }
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """One metric on one task.
+
+    Attributes:
+        name: of the metric.
+        grids: (S, R) values of S runs on R rungs, by ladder.
+        nothing: values on "constant" and "noise".
+        permuted: (S,) on permuted labels, by ladder; empty where the design allows none.
+        orders: by ladder.
+        leads: by ladder and kind of embedding that knows nothing.
+        judged: what is said of it.
+    """
+
+    name: str
+    grids: dict[str, Floats]
+    nothing: dict[str, Floats]
+    permuted: dict[str, Floats]
+    orders: dict[str, Order]
+    leads: dict[str, dict[str, Lead]]
+    judged: Judged
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        noise, permuted = self.nothing[NOISE], np.concatenate(list(self.permuted.values()))
+        return {
+            "metric": self.name,
+            "word": self.judged.word,
+            "rewards": list(self.judged.rewards),
+            "judged_on": list(self.judged.ladders),
+            "larger_is_better": orientation(self.name) > 0,
+            "ladders": {
+                name: asdict(self.orders[name])
+                | {
+                    "word": self.orders[name].word,
+                    "values": grid.tolist(),
+                    "leads": {kind: asdict(found) | {"clear": found.clear} for kind, found in self.leads[name].items()},
+                }
+                for name, grid in self.grids.items()
+            },
+            CONSTANT: float(self.nothing[CONSTANT].mean()),
+            NOISE: float(noise.mean()),
+            "noise_sd": float(noise.std(ddof=1)) if len(noise) > 1 else 0.0,
+            PERMUTED: float(permuted.mean()) if len(permuted) else None,
+        }
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Every metric on one task; `rises` is what those that look at labels say of each ladder, `without_value` names those that do not exist."""
+
+    name: str
+    metrics: tuple[_Metric, ...]
+    rises: dict[str, Rise]
+    without_value: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, table: pd.DataFrame, ladders: tuple[str, ...]) -> _Task:
+        """Judge every metric that has a value for every embedding."""
+        parts = {str(metric): part for metric, part in table.groupby("metric", sort=False)}
+        gone = tuple(sorted(metric for metric, part in parts.items() if part["value"].isna().any()))
+        parts = {metric: part for metric, part in parts.items() if metric not in gone}
+        grids = {metric: {ladder: _grid(part, ladder) for ladder in ladders} for metric, part in parts.items()}
+        orders = {m: {ladder: judging.order(grid, orientation(m)) for ladder, grid in of.items()} for m, of in grids.items()}
+
+        nothing = {m: {kind: part["value"][part["ladder"] == kind].to_numpy(np.float64) for kind in (CONSTANT, NOISE)} for m, part in parts.items()}
+        permuted = {m: {ladder: _on_permuted(part, ladder) for ladder in ladders} for m, part in parts.items()}
+        leads = {
+            m: {ladder: _leads(grid[:, -1], nothing[m], permuted[m][ladder], orientation(m)) for ladder, grid in of.items()}
+            for m, of in grids.items()
+        }
+        asked = [m for m in grids if not m.startswith(GEOMETRY)]
+        rises = {
+            ladder: judging.rise([orders[m][ladder] for m in asked], [leads[m][ladder] for m in asked], grids[asked[0]][ladder].shape[1])
+            for ladder in ladders
+        }
+        metrics = [
+            _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m])) for m in grids
+        ]
+        return cls(name, tuple(metrics), rises, gone)
+
+    def agreement(self) -> Agreement:
+        """Of the metrics over all rungs of all runs."""
+        return judging.agreement({m.name: np.concatenate([grid.ravel() for grid in m.grids.values()]) for m in self.metrics})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "task": self.name,
+            "ladders": {name: asdict(found) | {"rises": found.rises} for name, found in self.rises.items()},
+            "metrics": [metric.as_dict() for metric in self.metrics],
+            "without_value": list(self.without_value),
+            "agreement": _plain(self.agreement()),
+        }
+
+
+def _grid(part: pd.DataFrame, ladder: str) -> Floats:
+    """(S, R) values of one metric on one ladder."""
+    mine = part[(part["ladder"] == ladder) & (part["labels"] == TRUE)]
+    return mine.pivot(index="seed", columns="rung", values="value").to_numpy(np.float64)
+
+
+def _on_permuted(part: pd.DataFrame, ladder: str) -> Floats:
+    """(S,) values on permuted labels in the order of the seeds, or none."""
+    mine = part[(part["ladder"] == ladder) & (part["labels"] == PERMUTED)]
+    return mine.sort_values("seed", kind="stable")["value"].to_numpy(np.float64)
+
+
+def _leads(trained: Floats, nothing: Mapping[str, Floats], permuted: Floats, direction: int) -> dict[str, Lead]:
+    found = {kind: judging.lead(trained, drawn, direction) for kind, drawn in nothing.items()}
+    return found | ({PERMUTED: judging.lead(trained, permuted, direction, paired=True)} if len(permuted) else {})
+
+
+def _over_rows(task: str, scorecards: Sequence[Scorecard]) -> Agreement | None:
+    """Agreement over the registered rows, each kind of draws of a twin by its mean; None where fewer than 3 are scored."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for card in scorecards:
+        for entry in card.scores:
+            if entry.task == task:
+                found.setdefault((card.row, entry.variant), {})[entry.metric] = entry.value
+    if len(found) < 3:
+        return None
+    metrics = [m for m in next(iter(found.values())) if all(np.isfinite(row.get(m, np.nan)) for row in found.values())]
+    return judging.agreement({m: np.array([row[m] for row in found.values()]) for m in metrics}) if metrics else None
+
+
+def _mean_agreement(found: Sequence[Agreement]) -> dict[str, Any] | None:
+    """The mean over tasks, for the metrics that all of them have."""
+    metrics = [m for m in found[0].metrics if all(m in each.metrics for each in found)] if found else []
+    if not metrics:
+        return None
+    at = [np.ix_(*[[each.metrics.index(m) for m in metrics]] * 2) for each in found]
+    kendall = np.mean([each.kendall[place] for each, place in zip(found, at, strict=True)], axis=0)
+    spearman = np.mean([each.spearman[place] for each, place in zip(found, at, strict=True)], axis=0)
+    return _plain(Agreement(tuple(metrics), found[0].n, kendall, spearman))
+
+
+def _plain(found: Agreement) -> dict[str, Any]:
+    return {"metrics": list(found.metrics), "n": found.n, "kendall": found.kendall.tolist(), "spearman": found.spearman.tolist()}

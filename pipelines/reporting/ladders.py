@@ -1,0 +1,231 @@
+"""Which metrics can tell: what `blankslide ladder` found about a benchmark, as the report prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.reporting import words
+from registry.errors import BenchmarkError
+from registry.files import read_json
+
+#: size of the drawing of one ladder, in its own units, with what stays empty at the edges
+WIDTH, HEIGHT, EDGE = 64, 22, 2
+#: kinds of embeddings that know nothing, in the order of the columns
+NOTHING = ("constant", "noise", "permuted")
+#: what a word on a metric says
+LADDER_WORDS = {
+    "orders": "More training, better values: the whole interval of tau lies above 0 on every ladder that rises.",
+    "blind": (
+        "It does not follow training (the interval holds 0 and excludes a clear order, tau 2/3), or an embedding that knows nothing"
+        " does not score clearly worse than a trained encoder."
+    ),
+    "reversed": "It falls where most metrics rise.",
+    "undecided": "These runs cannot tell, or there are fewer than five.",
+    "no ladder": "No ladder of this task rises by the median of its metrics and ends clear of knowing nothing: there was nothing to see.",
+}
+
+
+@dataclass(frozen=True)
+class LadderCell:
+    """One metric on one ladder.
+
+    Attributes:
+        tau: in words.
+        interval: of it.
+        ends: mean value on the first and on the last rung.
+        counts: whether the ladder rises, and so says something of the metric.
+        runs: points of a line for each run.
+        mean: points of the line of their mean.
+        constant: height of what a constant gets.
+    """
+
+    tau: str
+    interval: str
+    ends: str
+    counts: bool
+    runs: list[str]
+    mean: str
+    constant: str
+
+
+@dataclass(frozen=True)
+class NothingCell:
+    """What a metric gives to embeddings that know nothing.
+
+    Attributes:
+        value: in words.
+        rewarded: whether trained encoders are not clearly ahead of it.
+    """
+
+    value: str
+    rewarded: bool
+
+
+@dataclass(frozen=True)
+class MetricLine:
+    """One metric on one task; `ladders` and `nothing` in the order of the columns."""
+
+    metric: str
+    word: str
+    ladders: list[LadderCell]
+    nothing: list[NothingCell]
+
+
+@dataclass(frozen=True)
+class LadderTask:
+    """One task; `rises` says in words which of its ladders do."""
+
+    task: str
+    rises: str
+    lines: list[MetricLine]
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """How alike two metrics rank, and its shade: "" or "h1" .. "h5", with "below" for a negative one."""
+
+    value: str
+    shade: str
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Rank agreement of every two metrics: above the diagonal over the encoders of the ladders, below it over the rows of the benchmark.
+
+    Attributes:
+        metrics: m names.
+        cells: m rows of m cells.
+        encoders: how many.
+        rows: how many; 0 if they were not compared.
+    """
+
+    metrics: list[str]
+    cells: list[list[HeatCell]]
+    encoders: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class LadderView:
+    """What the report says about the metrics of one benchmark.
+
+    Attributes:
+        summary: which metrics are blind, in words.
+        ladders: their names.
+        epochs: of their rungs, in words.
+        seeds: runs of each.
+        tasks: with a line for each metric.
+        heat: None where no metric is on all tasks.
+        agreement_on: tasks over which the agreement is averaged.
+    """
+
+    summary: str
+    ladders: list[str]
+    epochs: list[str]
+    seeds: int
+    tasks: list[LadderTask]
+    heat: Heat | None
+    agreement_on: str
+
+
+def read_ladder(folder: Path, data_hash: str) -> LadderView | None:
+    """What was found about the metrics of a benchmark; None where the command was not run.
+
+    Args:
+        folder: `out/ladder/<benchmark>`.
+        data_hash: of the benchmark as it is now.
+
+    Raises:
+        BenchmarkError: it was run on other data.
+    """
+    path = folder / "ladder.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = read_json(path)
+    if found["data_hash"] != data_hash:
+        raise BenchmarkError(
+            f"`out/ladder/{folder.name}` is about other data than the benchmark holds now. Repeat `blankslide ladder {folder.name}`, or remove it."
+        )
+    return ladder_view(found)
+
+
+def ladder_view(found: Mapping[str, Any]) -> LadderView:
+    """Put `ladder.json` into words and drawings."""
+    epochs: Mapping[str, Sequence[int]] = found["epochs"]
+    ladders = list(epochs)
+    return LadderView(
+        summary=found["summary"],
+        ladders=ladders,
+        epochs=[f"{', '.join(map(str, epochs[name][:-1]))} and {epochs[name][-1]}" for name in ladders],
+        seeds=found["settings"]["seeds"],
+        tasks=[_task(task, ladders) for task in found["tasks"]],
+        heat=_heat(found["agreement"]),
+        agreement_on=", ".join(found["agreement"]["tasks"]),
+    )
+
+
+def _task(task: Mapping[str, Any], ladders: Sequence[str]) -> LadderTask:
+    rising = [name for name in ladders if task["ladders"][name]["rises"]]
+    rises = f"{' and '.join(rising)} {'rises' if len(rising) == 1 else 'rise'}" if rising else "no ladder rises"
+    return LadderTask(task["task"], rises, [_line(metric, ladders) for metric in task["metrics"]])
+
+
+def _line(metric: Mapping[str, Any], ladders: Sequence[str]) -> MetricLine:
+    direction = 1 if metric["larger_is_better"] else -1
+    shown = [v for name in ladders for run in metric["ladders"][name]["values"] for v in run] + [metric["constant"]]
+    low, high = min(direction * v for v in shown), max(direction * v for v in shown)
+
+    def height(value: float) -> str:
+        share = (direction * value - low) / (high - low) if high > low else 0.5
+        return f"{HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE):.1f}"
+
+    def points(values: Sequence[float]) -> str:
+        step = (WIDTH - 2 * EDGE) / (len(values) - 1)
+        return " ".join(f"{EDGE + i * step:.1f},{height(v)}" for i, v in enumerate(values))
+
+    cells = []
+    for name in ladders:
+        each = metric["ladders"][name]
+        mean = [sum(rung) / len(rung) for rung in zip(*each["values"], strict=True)]
+        cells.append(
+            LadderCell(
+                words.number(each["tau"], 2),
+                words.interval(each["low"], each["high"], 2),
+                f"{words.number(mean[0])} → {words.number(mean[-1])}",
+                name in metric["judged_on"],
+                [points(run) for run in each["values"]],
+                points(mean),
+                height(metric["constant"]),
+            )
+        )
+    return MetricLine(
+        metric["metric"], metric["word"], cells, [NothingCell(words.number(metric[kind]), kind in metric["rewards"]) for kind in NOTHING]
+    )
+
+
+def _heat(agreement: Mapping[str, Any]) -> Heat | None:
+    encoders, rows = agreement["encoders"], agreement["rows"]
+    if encoders is None:
+        return None
+    names: list[str] = encoders["metrics"]
+    known = {name: i for i, name in enumerate(rows["metrics"])} if rows is not None else {}
+
+    def cell(i: int, j: int) -> HeatCell:
+        if i == j:
+            return HeatCell("", "")
+        if i < j:
+            return _shaded(encoders["kendall"][i][j])
+        if names[i] in known and names[j] in known:
+            return _shaded(rows["kendall"][known[names[i]]][known[names[j]]])
+        return HeatCell("–", "")
+
+    cells = [[cell(i, j) for j in range(len(names))] for i in range(len(names))]
+    return Heat(names, cells, encoders["n"], rows["n"] if rows is not None else 0)
+
+
+def _shaded(tau: float) -> HeatCell:
+    step = min(int(abs(tau) * 5 + 0.5), 5)
+    return HeatCell(words.number(tau, 2), f"h{step}{' below' if tau < 0 else ''}" if step else "")

@@ -1,0 +1,341 @@
+"""The ladder on a tiny benchmark, from images to words: what is scored, that nothing is done twice, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import pipelines.train
+from pipelines.benchmarks.index import Benchmark
+from pipelines.cli import main
+from pipelines.embeddings import Row
+from pipelines.evaluate import Question, evaluate_cell
+from pipelines.ladder import conclude, ladder
+from pipelines.metrics.geometry import describe
+from pipelines.reporting.ladders import read_ladder
+from pipelines.rungs import kept_epochs, permuted
+from pipelines.scores import read_scores
+from pipelines.workspace import Workspace
+from registry.errors import BenchmarkError, ParamsError
+from registry.evidence import Scorecard, ScoreEntry
+from registry.files import sha256_of_file
+
+from .folder import write_images
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"epochs": 5, "batch": 4, "augmentation": {"crop_px": 0}}
+PARAMS = {
+    "seed": 0,
+    "threads": 1,
+    "cells": {},
+    "compare": [],
+    "evaluate": {"neighbours": 3},
+    "ladder": {
+        "seeds": 5,
+        "noise": 3,
+        "settings": {"tiny--simclr": SETTINGS, "tiny--supervised": {**SETTINGS, "labels": ["label_bright"], "learning_rate": 0.01}},
+    },
+}
+FILES = ("ladder.json", "ladder.parquet")
+
+
+def make_workspace(root: Path, **changed: Any) -> Workspace:
+    write_images(root / "data" / "tiny", plates=8)
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS | changed), encoding="utf-8")
+    return Workspace(root)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = make_workspace(tmp_path_factory.mktemp("ladder"))
+    assert main(["--workspace", str(made.root), "ladder", "tiny"]) == 0
+    return made
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Which runs were trained since, in this process."""
+    found: list[tuple[str, int]] = []
+    train = pipelines.train.train
+
+    def counting(*arguments: Any) -> Any:
+        found.append((arguments[2], arguments[5]))
+        return train(*arguments)
+
+    monkeypatch.setattr(pipelines.train, "train", counting)
+    return found
+
+
+def found(workspace: Workspace) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((workspace.ladder("tiny") / "ladder.json").read_text(encoding="utf-8"))
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def test_every_rung_of_every_run_is_scored_by_every_metric_of_the_flow(workspace: Workspace) -> None:
+    table = pd.read_parquet(workspace.ladder("tiny") / "ladder.parquet")
+    metrics = {s.metric for s in scores_of(workspace, "simclr-0")} | {"geometry.participation_ratio", "geometry.participation_ratio_raw"}
+    assert {"logistic.balanced_accuracy", "logistic.log_loss_bits", "knn.balanced_accuracy", "simpleshot.balanced_accuracy"} < metrics
+    assert "retrieval.map" in metrics
+    assert set(table["metric"]) == metrics
+    key = ["ladder", "seed", "rung", "labels", "task", "metric"]
+    assert not table.duplicated(key).any()
+    per = table.groupby(["ladder", "labels"]).size().to_dict()
+    each = 2 * len(metrics)
+    assert per == {
+        ("constant", "true"): each,
+        ("noise", "true"): 3 * each,
+        ("simclr", "true"): 20 * each,
+        ("simclr", "permuted"): 5 * each,
+        ("supervised", "true"): 20 * each,
+        ("supervised", "permuted"): 5 * each,
+    }
+    assert set(table["epoch"][table["ladder"] == "simclr"]) == {0, 1, 2, 5}
+    assert set(table["rung"][table["labels"] == "permuted"]) == {3}
+
+
+def scores_of(workspace: Workspace, run: str) -> list[Any]:
+    """Scores of the embeddings of one run by the evaluate stage itself."""
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    folder, out = workspace.ladder("tiny") / "runs" / run / "embeddings", workspace.root / "again" / run
+    if not out.is_dir():
+        evaluate_cell(benchmark, folder, workspace.params(), out)
+    return read_scores(out)
+
+
+def test_values_are_those_of_the_evaluate_stage(workspace: Workspace) -> None:
+    table = pd.read_parquet(workspace.ladder("tiny") / "ladder.parquet")
+    mine = table[(table["ladder"] == "supervised") & (table["seed"] == 3) & (table["labels"] == "true")].set_index(["rung", "task", "metric"])[
+        "value"
+    ]
+    scored = scores_of(workspace, "supervised-3")
+    assert len(scored) > 60
+    for s in scored:
+        assert mine[int(s.row.rpartition("-")[2]), s.task, s.metric] == s.statistic.value
+
+
+def test_rungs_are_the_run_on_its_way(workspace: Workspace) -> None:
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    folder = workspace.ladder("tiny") / "runs" / "supervised-0"
+    rows = [Row.read(folder / "embeddings" / f"supervised-0-rung-{rung}") for rung in range(4)]
+    names = ["after-0000", "after-0001", "after-0002", "weights"]
+    assert [row.manifest.card["weights_sha256"] for row in rows] == [sha256_of_file(folder / "weights" / f"{n}.safetensors") for n in names]
+    assert len({row.manifest.card["weights_sha256"] for row in rows}) == 4
+    ids = benchmark.index["image_id"].tolist()
+    shapes = [describe(row.embedding("main", 0, ids)).participation_ratio for row in rows]
+    table = pd.read_parquet(workspace.ladder("tiny") / "ladder.parquet")
+    mine = table[(table["ladder"] == "supervised") & (table["seed"] == 0) & (table["metric"] == "geometry.participation_ratio")]
+    assert mine[(mine["task"] == "bright") & (mine["labels"] == "true")].sort_values("rung")["value"].tolist() == shapes
+
+
+def test_what_knows_nothing_has_what_knowing_nothing_gives(workspace: Workspace) -> None:
+    (bright,) = [task for task in found(workspace)["tasks"] if task["task"] == "bright"]
+    metrics = {m["metric"]: m for m in bright["metrics"]}
+    for name in ("logistic.balanced_accuracy", "knn.balanced_accuracy", "simpleshot.balanced_accuracy", "logistic.auroc"):
+        assert metrics[name]["constant"] == pytest.approx(0.5)
+    assert metrics["logistic.log_loss_bits"]["constant"] == pytest.approx(1.0, abs=0.05)
+    assert metrics["geometry.participation_ratio"]["constant"] == 0.0
+    assert metrics["geometry.participation_ratio"]["noise"] > 5
+    # what looks at no label is the same with labels that say nothing
+    values = metrics["geometry.participation_ratio"]["ladders"]["simclr"]
+    assert values["leads"]["permuted"] == {"gain": 0.0, "low": 0.0, "high": 0.0, "clear": False}
+
+
+def test_a_planted_effect_that_is_learned_makes_a_ladder(workspace: Workspace) -> None:
+    """`bright` is the brightness of a channel, and supervision learns it; geometry sees that something is learned, and rewards noise."""
+    (bright,) = [task for task in found(workspace)["tasks"] if task["task"] == "bright"]
+    assert found(workspace)["learned"] == {"simclr": [], "supervised": ["label_bright"]}
+    auroc = next(m for m in bright["metrics"] if m["metric"] == "logistic.auroc")["ladders"]["supervised"]["values"]
+    assert np.mean(auroc, axis=0)[-1] > 0.9
+
+
+def test_permuted_labels_keep_every_unit_as_it_was(workspace: Workspace) -> None:
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    question = Question.of(benchmark, benchmark.card.task("bright"))
+    drawn = permuted(question, 0, 0)
+    assert drawn is not None
+    assert (drawn.codes != question.codes).any()
+    for unit in set(question.units.tolist()):
+        assert sorted(drawn.codes[question.units == unit]) == sorted(question.codes[question.units == unit])
+
+
+# ------------------------------------------------------------------------------------------------ again
+
+
+def test_a_second_time_nothing_is_done_and_with_more_seeds_only_those(workspace: Workspace, tmp_path: Path, trained: list[tuple[str, int]]) -> None:
+    shutil.copytree(workspace.root, tmp_path / "copy")
+    copy = Workspace(tmp_path / "copy")
+    files = list(copy.ladder("tiny").glob("runs/*/values.json"))
+    before = [path.stat().st_mtime_ns for path in files]
+    params = copy.params()
+    ladder(copy, params, "tiny")
+    assert len(files) == 14
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert all((copy.ladder("tiny") / name).read_bytes() == (workspace.ladder("tiny") / name).read_bytes() for name in FILES)
+    ladder(copy, replace(params, ladder=replace(params.ladder, seeds=6)), "tiny")
+    assert trained == [("simclr", 5), ("supervised", 5)]
+    # other rules of scoring score again and train nothing
+    ladder(copy, replace(params, evaluate=replace(params.evaluate, neighbours=2)), "tiny")
+    assert len(trained) == 2
+    assert (copy.ladder("tiny") / "ladder.parquet").read_bytes() != (workspace.ladder("tiny") / "ladder.parquet").read_bytes()
+
+
+def pieces(workspace: Workspace, name: str) -> set[str]:
+    """The runs that have published a file."""
+    return {path.parent.name for path in workspace.ladder("tiny").glob(f"runs/*/{name}")}
+
+
+def test_two_workers_elsewhere_give_the_same_bytes_after_a_kill(workspace: Workspace, tmp_path: Path, trained: list[tuple[str, int]]) -> None:
+    made = make_workspace(tmp_path / "elsewhere", threads=2)
+    command = [sys.executable, "-m", "pipelines.cli", "--workspace", str(made.root), "ladder", "tiny"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 300
+    while not pieces(made, "values.json") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (made.ladder("tiny") / "ladder.json").exists()
+    assert 1 <= len(pieces(made, "values.json")) < 10
+    # workers of the killed command end with it; this process trains by itself, so that it can be counted
+    time.sleep(0.2)
+    params = replace(made.params(), threads=1)
+    done = pieces(made, "values.json") | pieces(made, "trained.json")
+    ladder(made, params, "tiny")
+    assert {f"{method}-{seed}" for method, seed in trained} == {f"{m}-{s}" for m in ("simclr", "supervised") for s in range(5)} - done
+    for name in FILES:
+        assert (made.ladder("tiny") / name).read_bytes() == (workspace.ladder("tiny") / name).read_bytes(), name
+
+
+def test_the_command_takes_seeds_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_workspace(tmp_path)
+    assert main(["--workspace", str(made.root), "ladder", "tiny", "--seeds", "2", "--epochs", "6"]) == 0
+    assert found(made)["epochs"] == {"simclr": [0, 1, 2, 6], "supervised": [0, 1, 2, 6]}
+    assert "[ladder] tiny: No ladder rises on any task" in capsys.readouterr().out
+    words = {m["ladders"][name]["word"] for task in found(made)["tasks"] for m in task["metrics"] for name in ("simclr", "supervised")}
+    assert words == {"undecided"}
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(5, (0, 1, 2, 5)), (8, (0, 1, 2, 8)), (12, (0, 1, 4, 12)), (20, (0, 2, 6, 20)), (110, (0, 11, 33, 110))]
+)
+def test_rungs_are_the_nearest_epochs(epochs: int, kept: tuple[int, ...]) -> None:
+    assert kept_epochs(epochs, (0.0, 0.1, 0.3, 1.0)) == kept
+
+
+def test_rungs_that_are_none_are_refused() -> None:
+    with pytest.raises(ParamsError, match=r"of 4 epochs are \[0, 1, 1, 4\], which cannot be told apart\. Train more epochs"):
+        kept_epochs(4, (0.0, 0.1, 0.3, 1.0))
+    for shares in ((0.0, 0.5), (0.1, 1.0), (0.0, 0.5, 0.3, 1.0), (1.0,)):
+        with pytest.raises(ParamsError, match="shares of the epochs that rise from 0 to 1"):
+            kept_epochs(20, shares)
+
+
+def test_too_few_seeds_several_folds_and_other_data_are_refused(tmp_path: Path, workspace: Workspace) -> None:
+    made = make_workspace(tmp_path)
+    params = made.params()
+    for wanted in (replace(params.ladder, seeds=1), replace(params.ladder, noise=0)):
+        with pytest.raises(ParamsError, match="at least 2 `seeds` and 1 draw of `noise`"):
+            ladder(made, replace(params, ladder=wanted), "tiny")
+    shutil.rmtree(made.data("tiny"))
+    write_images(made.data("tiny"), folds=2)
+    with pytest.raises(BenchmarkError, match="has 2 outer folds"):
+        ladder(made, params, "tiny")
+    assert read_ladder(tmp_path / "nowhere", "hash") is None
+    with pytest.raises(BenchmarkError, match=r"about other data.*Repeat `blankslide ladder tiny`"):
+        read_ladder(workspace.ladder("tiny"), "hash")
+    view = read_ladder(workspace.ladder("tiny"), Benchmark.read(workspace.data("tiny")).data_hash())
+    assert view is not None
+    assert view.summary == found(workspace)["summary"]
+
+
+# ------------------------------------------------------------------------------------------------ what is concluded
+
+
+def planted() -> pd.DataFrame:
+    """Two ladders of five runs: `good` and `loss` rise, `collapse` gives its best to a constant, `still` never moves, `partial` has no value."""
+    rng = np.random.default_rng(0)
+    records = []
+
+    def put(ladder: str, seed: int, rung: int, labels: str, **values: float | None) -> None:
+        records.extend(
+            {"ladder": ladder, "seed": seed, "rung": rung, "labels": labels, "task": "t", "metric": m, "value": v} for m, v in values.items()
+        )
+
+    def metrics(quality: float) -> dict[str, float | None]:
+        jitter = rng.normal(0, 1e-4, 3)
+        good = 0.5 + 0.1 * quality + jitter[0]
+        return {
+            "a.good": good,
+            "b.good": good + jitter[1],
+            "logistic.log_loss_bits": 1 - 0.2 * quality + jitter[2],
+            "still": 0.5,
+            "collapse": 0.3 + 0.1 * quality,
+            "partial": None if quality == 0 else 1.0,
+        }
+
+    for name in ("simclr", "supervised"):
+        for seed in range(5):
+            for rung in range(4):
+                put(name, seed, rung, "true", **metrics(rung))
+            put(name, seed, 3, "permuted", **metrics(0))
+    put("constant", 0, -1, "true", **metrics(0) | {"collapse": 1.0})
+    for draw in range(4):
+        put("noise", draw, -1, "true", **metrics(0))
+    return pd.DataFrame(records)
+
+
+def scorecard(row: str, *values: float) -> Scorecard:
+    names = ("a.good", "b.good", "logistic.log_loss_bits")
+    scores = [ScoreEntry("t", name, "", "p", value, 1, 0.0, None, None, 10, 10, 10.0, 0.5, False) for name, value in zip(names, values, strict=True)]
+    return Scorecard(row, "negative", "b", "B", "hash", "plate", [], scores=scores)
+
+
+def test_planted_metrics_get_the_words_they_deserve() -> None:
+    cards = [scorecard("x", 0.9, 0.8, 0.1), scorecard("y", 0.8, 0.7, 0.2), scorecard("z", 0.7, 0.9, 0.3)]
+    said = conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}, cards)
+    (task,) = said["tasks"]
+    assert {m["metric"]: (m["word"], m["rewards"]) for m in task["metrics"]} == {
+        "a.good": ("orders", []),
+        "b.good": ("orders", []),
+        "logistic.log_loss_bits": ("orders", []),
+        "still": ("blind", ["constant", "noise", "permuted"]),
+        "collapse": ("blind", ["constant"]),
+    }
+    assert task["without_value"] == ["partial"]
+    assert {name: (each["rises"], each["ahead"]) for name, each in task["ladders"].items()} == dict.fromkeys(("simclr", "supervised"), (True, 0.6))
+    assert "Blind here: `still` (scores a constant, noise and permuted labels as high); `collapse` (scores a constant as high)." in said["summary"]
+    encoders, rows = said["agreement"]["encoders"], said["agreement"]["rows"]
+    assert (encoders["n"], rows["n"]) == (40, 3)
+    # of 780 pairs of encoders those of one rung, 4 x 45, are in no particular order
+    assert encoders["kendall"][0][2] == pytest.approx(600 / 780, abs=0.1)
+    # the losses of the rows fall as the first metric rises, and the second orders one pair of three
+    assert np.round(rows["kendall"], 3).tolist() == [[1.0, -0.333, 1.0], [-0.333, 1.0, -0.333], [1.0, -0.333, 1.0]]
+    assert conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}, cards[:2])["agreement"]["rows"] is None
+
+
+def test_words_hang_on_the_rungs_and_not_on_the_order_of_the_table() -> None:
+    table = planted()
+    epochs = {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}
+    order_of_metrics = table.drop_duplicates("metric")["metric"].tolist()
+    mixed = table.sample(frac=1, random_state=1)
+    mixed = mixed.sort_values("metric", key=lambda names: names.map(order_of_metrics.index), kind="stable")
+    assert conclude(mixed, epochs) == conclude(table, epochs)
+    swapped = table.assign(rung=table["rung"].where(table["rung"] < 0, 3 - table["rung"]), labels=table["labels"])
+    assert {m["word"] for m in conclude(swapped, epochs)["tasks"][0]["metrics"]} == {"no ladder"}
