@@ -18,6 +18,7 @@ from pipelines.embeddings import read_rows
 from pipelines.params import Params
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
+from pipelines.reporting.ladders import LADDER_WORDS, NOTHING, read_ladder
 from pipelines.reporting.views import BenchmarkView, benchmark_view
 from pipelines.scores import read_confounds
 from pipelines.workspace import Workspace
@@ -67,6 +68,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             contact(b, tiles),
             params.diagnose.margin,
             read_confounds(workspace.scores(b.card.name)),
+            read_ladder(workspace.ladder(b.card.name), b.data_hash()),
         )
         for b in benchmarks
     ]
@@ -138,6 +140,8 @@ def render(views: Sequence[BenchmarkView], params: Params, facts: Mapping[str, A
             script=script,
             policy=content_security_policy(style, script),
             verdicts=words.VERDICTS,
+            ladder_words=LADDER_WORDS,
+            nothing=NOTHING,
             glossary=words.glossary(params.diagnose.common_dim, params.evaluate.neighbours),
             roles=words.ROLES,
             modalities=words.MODALITIES,

@@ -12,6 +12,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
+from pipelines.reporting.ladders import LadderView
 from pipelines.reporting.lanes import Axis, Lane, Tick
 from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
 from pipelines.scores import Confound
@@ -130,7 +131,7 @@ class ConfoundTable:
 
 @dataclass(frozen=True)
 class BenchmarkView:
-    """Everything the report says of one benchmark."""
+    """Everything the report says of one benchmark; `ladder` is None where nothing was asked about its metrics."""
 
     card: BenchmarkCard
     data_hash: str
@@ -149,6 +150,7 @@ class BenchmarkView:
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
+    ladder: LadderView | None
 
     def verdict(self, task: str, encoder: str) -> VerdictView | None:
         """One cell of the summary; None where the encoder was not compared."""
@@ -162,6 +164,7 @@ def benchmark_view(
     contact: Contact,
     margin: float,
     confounds: Sequence[Confound] = (),
+    ladder: LadderView | None = None,
 ) -> BenchmarkView:
     """Put one benchmark together.
 
@@ -172,6 +175,7 @@ def benchmark_view(
         contact: its example images.
         margin: of equivalence, drawn in the forest plots.
         confounds: how much of each row is batch and place.
+        ladder: what was found about its metrics.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -195,6 +199,7 @@ def benchmark_view(
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],
+        ladder=ladder,
     )
 
 

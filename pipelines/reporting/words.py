@@ -28,10 +28,15 @@ _GLOSSARY = {
         " equally likely answers. It must be more than its untrained twins and than random features of the controls add; less than 0.02 bits"
         " is nothing new, however sure."
     ),
+    "blind": "Of a metric: it does not tell trained encoders from untrained ones, or it scores a constant, noise or permuted labels as high.",
     "chance": "The score of knowing nothing; for balanced accuracy one over the number of classes.",
     "confounded": "`layout` beats the encoder: the place on the plate tells more than the image. Such a benchmark supports no promotion.",
     "draws, sd": "A row of several random draws (seeds) is shown by their mean; sd is the standard deviation between them.",
     "Holm": "A correction for having asked several questions: without it one in forty verdicts would be `beats` by luck.",
+    "ladder": (
+        "Encoders of known order: one training run kept as initialised, after a tenth, after a third and at its end, several runs of each kind."
+        " A metric that sees anything must rise along it."
+    ),
     "log loss": "How surprised a probe is by the true class, in bits; smaller is better.",
     "mean average precision (map)": (
         "Retrieval: the other wells are ranked by likeness, and 1 means that all replicates come first. Normalised: 0 is chance, 1 is perfect."
@@ -57,6 +62,7 @@ _GLOSSARY = {
     "row": "One encoder or control with its scores.",
     "share of the gap": "How far the encoder has come from its best control (0) to `oracle` (1), where that gap is clear and the answer sharp.",
     "task": "One question about an image whose answer is known.",
+    "tau": "Kendall’s rank correlation: 1 where a metric puts all rungs of a ladder in order, 0 where it knows nothing of it, −1 upside down.",
     "twins": (
         "The encoder’s own network without its learning. `fresh`: new random weights; `calibrated`: those with BatchNorm statistics taken from"
         " training images; `shuffled`: the trained weights in random order."

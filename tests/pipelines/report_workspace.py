@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ def make_workspace(root: Path, title: str = "Simulated screen") -> Workspace:
     _everyday(workspace.data("everyday"))
     for name, story in STORY.items():
         _results(workspace, Benchmark.read(workspace.data(name)), story)
+    write_json(workspace.ladder("culture") / "ladder.json", ladder(Benchmark.read(workspace.data("culture")).data_hash()))
     values = {"seed": 0, "threads": 1, "cells": {}, "compare": list(STORY), "benchmarks": {"culture": {"simulator": "culture", "seed": 1}}}
     (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return workspace
@@ -53,6 +55,56 @@ def scorecards(workspace: Workspace) -> list[Scorecard]:
 
     paths = sorted((workspace.root / "out" / "verdicts").glob("*/*.scorecard.json"))
     return [Scorecard.from_dict(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+# ------------------------------------------------------------------------------------------------ metrics
+
+BLIND = "Blind here: `logistic.calibration_error` (scores a constant as high). No ladder rises on `texture`: no metric is judged there."
+
+
+def ladder(data_hash: str) -> dict[str, Any]:
+    """What `blankslide ladder` leaves: two tasks, three metrics, five runs of four rungs each."""
+    tasks = [_ladder_task("count", {"simclr": True, "supervised": False}), _ladder_task("texture", {"simclr": False, "supervised": False})]
+    names = ["logistic.balanced_accuracy", "logistic.calibration_error", "geometry.participation_ratio"]
+    kendall = [[1.0, -0.42, 0.61], [-0.42, 1.0, 0.04], [0.61, 0.04, 1.0]]
+    return {
+        "benchmark": "culture",
+        "data_hash": data_hash,
+        "settings": {"seeds": 5},
+        "epochs": {"simclr": [0, 1, 2, 8], "supervised": [0, 2, 6, 20]},
+        "tasks": tasks,
+        "summary": BLIND,
+        "agreement": {
+            "tasks": ["count"],
+            "encoders": {"metrics": names, "n": 40, "kendall": kendall, "spearman": kendall},
+            "rows": {"metrics": names[:2], "n": 8, "kendall": [[1.0, 0.87], [0.87, 1.0]], "spearman": [[1.0, 0.9], [0.9, 1.0]]},
+        },
+    }
+
+
+def _ladder_task(task: str, rising: dict[str, bool]) -> dict[str, Any]:
+    judged_on = [name for name, rises in rising.items() if rises]
+
+    def metric(name: str, word: str, rewards: list[str], values: list[float], constant: float, larger: bool = True) -> dict[str, Any]:
+        found = {"tau": 0.8, "low": 0.433, "high": 1.0, "values": [[v + 0.001 * seed for v in values] for seed in range(5)]}
+        return {
+            "metric": name,
+            "word": word if judged_on else "no ladder",
+            "rewards": rewards if judged_on else [],
+            "judged_on": judged_on,
+            "larger_is_better": larger,
+            "ladders": dict.fromkeys(rising, found),
+            "constant": constant,
+            "noise": 0.497,
+            "permuted": None if name.startswith("geometry.") else 0.512,
+        }
+
+    metrics = [
+        metric("logistic.balanced_accuracy", "orders", [], [0.6, 0.65, 0.7, 0.9], 0.5),
+        metric("logistic.calibration_error", "blind", ["constant"], [0.2, 0.15, 0.1, 0.05], 0.0, larger=False),
+        metric("geometry.participation_ratio", "reversed", [], [7.0, 6.0, 5.0, 4.0], 0.0),
+    ]
+    return {"task": task, "ladders": {name: {"rises": rises} for name, rises in rising.items()}, "metrics": metrics}
 
 
 # ------------------------------------------------------------------------------------------------ benchmarks

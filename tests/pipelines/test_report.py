@@ -28,8 +28,9 @@ from pipelines.scores import read_confounds
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import WORDS
+from registry.files import write_json
 from registry.images import ImageSpec
-from tests.pipelines.report_workspace import HOSTILE, NARROW, NUISANCE, PROTOCOL, STORY, make_workspace, scorecards
+from tests.pipelines.report_workspace import BLIND, HOSTILE, NARROW, NUISANCE, PROTOCOL, STORY, ladder, make_workspace, scorecards
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 
@@ -206,6 +207,63 @@ def test_the_common_dimension_stands_beside_the_verdict(workspace: Workspace, ht
     for entry in again:
         assert f'<td class="n" data-v="{entry.value}">{words.number(entry.value)}</td>' in html
     assert NARROW in page.text
+
+
+def test_which_metrics_can_tell_is_said_where_it_was_asked(page: Page) -> None:
+    assert page.text.count("Which metrics can tell") == len(STORY)
+    assert BLIND.replace("`", "") in page.text
+    for folds in (2, 3):
+        assert f"Not asked: encoders of known quality are trained on one outer split, and this benchmark has {folds} folds." in page.text
+    assert "blankslide ladder" not in page.text
+    table = page.text.split("Framed: trained encoders are not clearly ahead of it.")[1].split("How alike the metrics rank")[0]
+    count, texture = table.split("texture no ladder rises")
+    assert "count simclr rises" in count
+    assert "logistic.balanced_accuracyorders0.80 [0.43, 1.00]0.602 → 0.9020.80 [0.43, 1.00]0.602 → 0.9020.5000.4970.512" in count
+    assert "logistic.calibration_errorblind" in count
+    assert "geometry.participation_ratioreversed0.80 [0.43, 1.00]7.002 → 4.0020.80 [0.43, 1.00]7.002 → 4.0020.0000.497–" in count
+    assert texture.count("no ladder") == 3
+    framed = [a["title"] for _, a in page.elements if "rewarded" in a.get("class", "")]
+    assert framed == ["trained encoders are not clearly ahead of it"]
+
+
+def test_where_it_was_not_asked_the_command_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    bare = Workspace(tmp_path / "bare")
+    shutil.copytree(workspace.root, bare.root, ignore=shutil.ignore_patterns("ladder.json"))
+    write_report(bare, bare.params())
+    text = Page((bare.root / "reports" / "index.html").read_text(encoding="utf-8")).text
+    assert "Not asked yet. blankslide ladder culture trains encoders of known quality and finds out; blankslide report then says it here." in text
+    assert "Framed" not in text
+
+
+def test_ladders_are_drawn_with_better_above(page: Page) -> None:
+    lines = [(a.get("class", ""), [tuple(map(float, p.split(","))) for p in a["points"].split()]) for t, a in page.elements if t == "polyline"]
+    # two tasks, three metrics, two ladders: five runs and their mean
+    assert Counter(kind for kind, _ in lines) == {"": 2 * 3 * 2 * 5, "mean": 2 * 3 * 2}
+    assert all([x for x, _ in line] == [2.0, 22.0, 42.0, 62.0] for _, line in lines)
+    means = [[y for _, y in line] for kind, line in lines if kind == "mean"][:6:2]
+    # accuracy rises; so does a falling error, drawn upside down; the last one falls
+    for drawn, upwards in zip(means, (True, True, False), strict=True):
+        assert drawn == sorted(drawn, reverse=upwards)
+    dashed = [float(a["y1"]) for _, a in page.elements if a.get("class") == "constant"][:6:2]
+    # a constant is below all of the first metric, above all of the second
+    assert dashed[0] > max(means[0])
+    assert dashed[1] < min(means[1])
+
+
+def test_agreement_over_encoders_lies_above_the_diagonal_and_over_rows_below(page: Page) -> None:
+    heat = page.text.split("below: over the 8 rows of this benchmark.")[1].split("The rows")[0]
+    rows = "1 logistic.balanced_accuracy−0.420.61 2 logistic.calibration_error0.870.04 3 geometry.participation_ratio––"
+    assert rows.replace(" ", "") in heat.replace(" ", "")
+    shades = [a["class"] for tag, a in page.elements if tag == "td" and re.search(r"\bh\d", a.get("class", ""))]
+    assert shades == ["n h2 below", "n h3", "n h4"]
+
+
+def test_a_ladder_of_other_data_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace(tmp_path / "other")
+    shutil.copytree(workspace.root, other.root)
+    write_json(other.ladder("culture") / "ladder.json", ladder("another hash"))
+    with pytest.raises(BenchmarkError, match=r"`out/ladder/culture` is about other data.*Repeat `blankslide ladder culture`, or remove it"):
+        write_report(other, other.params())
 
 
 def test_every_word_of_the_page_is_explained(page: Page) -> None:
