@@ -56,7 +56,8 @@ def conclude(table: pd.DataFrame, epochs: Mapping[str, Sequence[int]], scorecard
         epochs: of each rung, by ladder.
         scorecards: of the benchmark's registered rows.
     """
-    tasks = [_Task.of(str(name), part, tuple(epochs)) for name, part in table.groupby("task", sort=False)]
+    n_rungs = {name: len(found) for name, found in epochs.items()}
+    tasks = [_Task.of(str(name), part, n_rungs) for name, part in table.groupby("task", sort=False)]
     judged: dict[str, dict[str, Judged]] = {}
     for task in tasks:
         for metric in task.metrics:
@@ -132,25 +133,22 @@ class _Task:
     without_value: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, table: pd.DataFrame, ladders: tuple[str, ...]) -> _Task:
+    def of(cls, name: str, table: pd.DataFrame, n_rungs: Mapping[str, int]) -> _Task:
         """Judge every metric that has a value for every embedding."""
         parts = {str(metric): part for metric, part in table.groupby("metric", sort=False)}
         gone = tuple(sorted(metric for metric, part in parts.items() if part["value"].isna().any()))
         parts = {metric: part for metric, part in parts.items() if metric not in gone}
-        grids = {metric: {ladder: _grid(part, ladder) for ladder in ladders} for metric, part in parts.items()}
+        grids = {metric: {ladder: _grid(part, ladder) for ladder in n_rungs} for metric, part in parts.items()}
         orders = {m: {ladder: judging.order(grid, orientation(m)) for ladder, grid in of.items()} for m, of in grids.items()}
 
         nothing = {m: {kind: part["value"][part["ladder"] == kind].to_numpy(np.float64) for kind in (CONSTANT, NOISE)} for m, part in parts.items()}
-        permuted = {m: {ladder: _on_permuted(part, ladder) for ladder in ladders} for m, part in parts.items()}
+        permuted = {m: {ladder: _on_permuted(part, ladder) for ladder in n_rungs} for m, part in parts.items()}
         leads = {
             m: {ladder: _leads(grid[:, -1], nothing[m], permuted[m][ladder], orientation(m)) for ladder, grid in of.items()}
             for m, of in grids.items()
         }
         asked = [m for m in grids if not m.startswith(GEOMETRY)]
-        rises = {
-            ladder: judging.rise([orders[m][ladder] for m in asked], [leads[m][ladder] for m in asked], grids[asked[0]][ladder].shape[1])
-            for ladder in ladders
-        }
+        rises = {name: judging.rise([orders[m][name] for m in asked], [leads[m][name] for m in asked], n) for name, n in n_rungs.items()}
         metrics = [
             _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m])) for m in grids
         ]
