@@ -29,7 +29,7 @@ from pipelines.progress import Progress
 from pipelines.rows import facts_of, stated_card
 from pipelines.training.settings import settings_for
 from registry.arrays import Floats
-from registry.errors import ParamsError
+from registry.errors import BenchmarkError, ParamsError
 from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
 
 #: how the network is trained: without labels, and with those of the tasks
@@ -91,10 +91,13 @@ def ladder_values(benchmark: Benchmark, params: Params, folder: Path) -> Values:
         folder: `runs/` in it keeps what each run gave, for as long as nothing that decides it changes.
 
     Raises:
+        BenchmarkError: there are no images.
         ParamsError: fewer than 2 seeds, no draw of noise, or as `kept_epochs`.
         BlankslideError: as training and extraction.
     """
     wanted, name = params.ladder, benchmark.card.name
+    if not benchmark.card.image.present:
+        raise BenchmarkError(f"`{name}` has no images; encoders of known quality can only be trained on a benchmark that has.")
     if wanted.seeds < 2 or wanted.noise < 1:
         raise ParamsError(f"`ladder`: expected at least 2 `seeds` and 1 draw of `noise`, got {wanted.seeds} and {wanted.noise}.")
     epochs = {}

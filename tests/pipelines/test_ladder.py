@@ -25,12 +25,13 @@ from pipelines.evaluate import Question, evaluate_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
 from pipelines.reporting.ladders import read_ladder
-from pipelines.rungs import kept_epochs, permuted
+from pipelines.rungs import kept_epochs, ladder_values, permuted
 from pipelines.scores import read_scores
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard, ScoreEntry
 from registry.files import sha256_of_file
+from registry.images import ImageSpec
 
 from .folder import write_images
 
@@ -257,6 +258,10 @@ def test_too_few_seeds_several_folds_and_other_data_are_refused(tmp_path: Path, 
     write_images(made.data("tiny"), folds=2)
     with pytest.raises(BenchmarkError, match="has 2 outer folds"):
         ladder(made, params, "tiny")
+    benchmark = Benchmark.read(workspace.data("tiny"))
+    without_images = replace(benchmark, card=replace(benchmark.card, image=ImageSpec.none()))
+    with pytest.raises(BenchmarkError, match="`tiny` has no images"):
+        ladder_values(without_images, params, tmp_path)
     assert read_ladder(tmp_path / "nowhere", "hash") is None
     with pytest.raises(BenchmarkError, match=r"about other data.*Repeat `blankslide ladder tiny`"):
         read_ladder(workspace.ladder("tiny"), "hash")

@@ -233,6 +233,12 @@ def test_where_it_was_not_asked_the_command_is_named(workspace: Workspace, tmp_p
     text = Page((bare.root / "reports" / "index.html").read_text(encoding="utf-8")).text
     assert "Not asked yet. blankslide ladder culture trains encoders of known quality and finds out; blankslide report then says it here." in text
     assert "Framed" not in text
+    card = Benchmark.read(bare.data("culture")).card
+    replace(card, image=ImageSpec.none()).write(bare.data("culture"))
+    write_report(bare, bare.params())
+    text = Page((bare.root / "reports" / "index.html").read_text(encoding="utf-8")).text
+    assert "Not asked: encoders of known quality are trained on images, and this benchmark has none." in text
+    assert "blankslide ladder" not in text
 
 
 def test_ladders_are_drawn_with_better_above(page: Page) -> None:
