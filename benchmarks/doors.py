@@ -55,7 +55,7 @@ def compare(workspace: Workspace, name: str, bundle: Path, scratch: Path) -> boo
     doors = "agree" if same else "differ"
     print(f"{name}: {len(rows)} images ({files[0][0].suffix}), largest difference {worst:.2g} of the root mean square, doors {doors}")
     task = found[0][0].tasks[0]
-    print(f"  for example `{task.task}`: {task.encoder.predicted}; {task.verdict}")
+    print(f"  for example `{task.task}`: {task.encoder.predicted}; {task.verdict.sentence if task.verdict else 'no verdict'}")
     return same and worst <= MOST
 
 

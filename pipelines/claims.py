@@ -179,7 +179,7 @@ def missing(cases: Sequence[Case]) -> Claim:
         rule="How far each encoder has come from its best control (0) to the positive control (1), by Fieller. Supported where the whole interval"
         " lies below 1 on every task that has one, in part where on some.",
         word=_decide_every(short, whole, told) if told else (UNDECIDED if cases else NOT_TESTED),
-        found=f"{_tasks(told)} of {len(cases)} have a ceiling clear of the best control; on {short} the encoder falls short of it.",
+        found=f"The ceiling is clear of the best control on {told} of {_tasks(len(cases))}; on {short} the encoder falls short of it.",
         columns=("encoder", "benchmark", "task", "share of the gap", "why there is none", "bits beyond its controls"),
         lines=tuple(lines),
         command="dvc repro",
