@@ -183,6 +183,11 @@ def write(folder: Path, found: Sequence[Replicates]) -> None:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
+def read_all(folder: Path) -> list[Replicates]:
+    """What the cells of one benchmark found, in order of their names; a cell that was scored before these were asked has none."""
+    return [one for path in sorted(folder.glob(f"*/{FILE}")) for one in read(path.parent)]
+
+
 def read(folder: Path) -> list[Replicates]:
     """Read what `write` wrote."""
     return [Replicates(**{str(k): v for k, v in record.items()}) for record in pd.read_parquet(folder / FILE).to_dict("records")]

@@ -16,6 +16,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.claims import Claim, claims
 from pipelines.embeddings import read_rows
 from pipelines.params import Params
+from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
 from pipelines.reporting.ladders import LADDER_WORDS, NOTHING, read_ladder
@@ -69,6 +70,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             params.diagnose.margin,
             read_confounds(workspace.scores(b.card.name)),
             read_ladder(workspace.ladder(b.card.name), b.data_hash()),
+            read_replicates(workspace.scores(b.card.name)),
         )
         for b in benchmarks
     ]

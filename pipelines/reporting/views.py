@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
+from pipelines.replicates import Replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.ladders import LadderView
@@ -130,6 +131,25 @@ class ConfoundTable:
 
 
 @dataclass(frozen=True)
+class ReplicateLine:
+    """What the questions about replicates found of one row: by question (value, share found, drop, why there is none), and percent replicating."""
+
+    row: str
+    answers: list[tuple[str, str, str, str]]
+    replicating: str
+
+
+@dataclass(frozen=True)
+class ReplicateTable:
+    """The questions that were asked of a screen's rows, and what is not estimable in any of them."""
+
+    questions: list[str]
+    treatments: int
+    lines: list[ReplicateLine]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class BenchmarkView:
     """Everything the report says of one benchmark; `ladder` is None where nothing was asked about its metrics."""
 
@@ -147,6 +167,7 @@ class BenchmarkView:
     rows: list[RowView]
     scores: list[ScoreView]
     confounds: ConfoundTable | None
+    replicates: ReplicateTable | None
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
@@ -165,6 +186,7 @@ def benchmark_view(
     margin: float,
     confounds: Sequence[Confound] = (),
     ladder: LadderView | None = None,
+    replicates: Sequence[Replicates] = (),
 ) -> BenchmarkView:
     """Put one benchmark together.
 
@@ -176,6 +198,7 @@ def benchmark_view(
         margin: of equivalence, drawn in the forest plots.
         confounds: how much of each row is batch and place.
         ladder: what was found about its metrics.
+        replicates: the questions about replicates, of a screen.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -196,6 +219,7 @@ def benchmark_view(
         rows=[_row(card, rows.get(card.row)) for card in cards],
         scores=[ScoreView(card.row, card.role, score, _narrow(card, score)) for card in cards for score in card.scores],
         confounds=_confounds([card.row for card in cards], confounds),
+        replicates=_replicates([card.row for card in cards], replicates),
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],
@@ -228,6 +252,36 @@ def _confounds(rows: Sequence[str], found: Sequence[Confound]) -> ConfoundTable 
         lines=[(row, [_confound(by_row.get((row, *key))) for key in known]) for row in rows if any(c.row == row for c in found)],
         reasons=[f"{', '.join(scores)}: {why}" for why, scores in reasons.items()],
     )
+
+
+def _replicates(rows: Sequence[str], found: Sequence[Replicates]) -> ReplicateTable | None:
+    """One line per row that was asked; a question that is estimable in none is a reason instead of a column. None where nothing was asked."""
+    if not found:
+        return None
+    known = [q for q in dict.fromkeys(r.question for r in found) if any(r.question == q and not r.note for r in found)]
+    by_row = {(r.row, r.question): r for r in found}
+    reasons = [f"{q}: {next(r.note for r in found if r.question == q)}" for q in dict.fromkeys(r.question for r in found) if q not in known]
+    drops = {r.drop_note for r in found if r.drop_note}
+    reasons += [f"The drop is {note}" for note in sorted(drops)]
+    asked = [row for row in rows if any((row, q) in by_row for q in known)]
+    lines = [(row, [by_row.get((row, q)) for q in known]) for row in asked]
+    return ReplicateTable(
+        questions=known,
+        treatments=max((r.treatments for r in found), default=0),
+        lines=[ReplicateLine(row, [_answer(one) for one in answers], _replicating(answers)) for row, answers in lines],
+        reasons=reasons,
+    )
+
+
+def _answer(found: Replicates | None) -> tuple[str, str, str, str]:
+    if found is None or found.note:
+        return "", "", "", found.note if found else ""
+    share = "" if np.isnan(found.significant) else f"{found.significant:.0%}"
+    return words.number(found.value), share, "" if np.isnan(found.drop) else words.signed(-found.drop), ""
+
+
+def _replicating(found: Sequence[Replicates | None]) -> str:
+    return next((f"{r.replicating:.0%}" for r in found if r is not None and not np.isnan(r.replicating)), "–")
 
 
 def _heading(score: str, column: str) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from PIL import Image
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.embeddings import Manifest
+from pipelines.replicates import Replicates
+from pipelines.replicates import write as write_replicates
 from pipelines.scores import Confound, write_confounds
 from pipelines.workspace import Workspace
 from registry.cards import EncoderCard
@@ -244,6 +246,8 @@ def _results(workspace: Workspace, benchmark: Benchmark, story: dict[str, str]) 
             _manifest(card, benchmark).write(workspace.embeddings(name) / "cell" / card.row)
     if name != "everyday":
         write_confounds(_folder(workspace, name), _confounds(benchmark, [c.row for c in cards if c.scores and c.row != "oracle"]))
+    if name == "culture":
+        write_replicates(workspace.scores(name) / "cell", _replicates([c.row for c in cards if c.scores and c.row != "oracle"]))
     verdicts = [asdict(t) | {"encoder": c.row} for c in cards for t in c.tasks]
     write_json(workspace.verdicts(name) / "verdicts.json", {"benchmark": name, "verdicts": verdicts})
 
@@ -264,6 +268,18 @@ def _confounds(benchmark: Benchmark, rows: list[str]) -> list[Confound]:
         lacking = "not estimable: the vectors do not differ between images" if row == "constant" else ""
         found.append(Confound(row, "main", "kBET", batch, none if lacking else 0.1234, none, none, none if lacking else 0.9513, 20, lacking))
         found.append(Confound(row, "main", "NSC", batch, none, none, none, none, 20, "not estimable: no column says which `compound` it is"))
+    return found
+
+
+def _replicates(rows: list[str]) -> list[Replicates]:
+    """A question that all rows have but one, one that none has, and a position that the design does not tell apart."""
+    none, found = float("nan"), []
+    for row in rows:
+        lacking = "not estimable: it is fitted anew" if row == "constant" else ""
+        value = none if lacking else 0.4567
+        same = "not estimable: all replicates lie in the same well of their plates"
+        found.append(Replicates(row, "activity", "p", none, none, 0, none, "", none, "not estimable: the index names no control wells"))
+        found.append(Replicates(row, "replicability", "p", value, none if lacking else 0.75, 8, none, "" if lacking else same, value, lacking))
     return found
 
 

@@ -34,6 +34,9 @@ from tests.pipelines.report_workspace import BLIND, HOSTILE, NARROW, NUISANCE, P
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 
+#: rows of the screen that are asked about replicates
+REPLICATED = ("simclr", "untrained-cnn", "density", "random", "constant", "layout")
+
 
 @dataclass
 class Page(HTMLParser):
@@ -303,13 +306,23 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
     headers = re.findall(r'<th scope="row">([^<]+)</th>', html)
     expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
     expected += Counter(c.row for name in STORY for c in read_confounds(workspace.scores(name)) if c.score == "kBET")
-    assert Counter(headers) == expected
+    assert Counter(headers) == expected + Counter(REPLICATED)
     assert page.text.count("Not applicable: the benchmark has no nuclei.parquet") == len(STORY)
     assert page.text.count("Not applicable: no wells") == len(STORY) - 1
     assert html.count('class="flag" title=') == 3 * len(STORY)
     assert page.text.count("low rank the vectors vary in very few directions.") == len(STORY)
     assert html.count(f'<code title="{PROTOCOL}">{words.protocol(PROTOCOL)}</code>') == html.count("<tr data-task=")
     assert page.text.count(PROTOCOL) == len(STORY)
+
+
+def test_the_questions_about_replicates_stand_there_for_a_screen(html: str, page: Page) -> None:
+    assert html.count('-replicates">Replicates</h3>') == 1
+    assert "Do wells of one of 8 treatments find each other?" in page.text
+    assert html.count('<b>0.457</b> <span class="soft">75% found</span>') == len(REPLICATED) - 1
+    assert html.count('<td class="n" title="not estimable: it is fitted anew">–</td>') == 1
+    assert "activity</th>" not in html
+    assert "Activity: not estimable: the index names no control wells." in page.text
+    assert "The drop is not estimable: all replicates lie in the same well of their plates." in page.text
 
 
 def test_batch_and_place_stand_beside_the_scores(workspace: Workspace, html: str, page: Page) -> None:
@@ -319,7 +332,7 @@ def test_batch_and_place_stand_beside_the_scores(workspace: Workspace, html: str
     found = [c for name in STORY for c in read_confounds(workspace.scores(name))]
     for row in {c.row for c in found}:
         lines = re.findall(rf'<tr><th scope="row">{row}</th>(<td class="n" title=.*?)</tr>', html)
-        assert len(lines) == (1 if row == "layout" else 2)
+        assert len(lines) == (1 if row == "layout" else 2) + (row == "constant")  # a dash among its replicates
         decoded = next(c for c in found if (c.row, c.score) == (row, "decoding"))
         assert f"<b>{words.number(decoded.value)}</b> " in lines[0]
         assert ">0.250<" in lines[0]
