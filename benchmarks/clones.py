@@ -15,7 +15,7 @@ from pathlib import Path
 REPORTED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s*([^\s.]+)")
 #: what belongs to the process that started this one, not to a flow
 #: (the kernels a machine is told to use, such as OPENBLAS_CORETYPE, stay: both flows run on that machine)
-NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH")
+NOT_INHERITED = ("MLFLOW_", "DVC_", "GIT_", "OMP_", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
 class Refused(Exception):
