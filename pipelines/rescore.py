@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pipelines.board import ORACLE
 from pipelines.current import Judge
 from pipelines.params import CellParams, Params
-from pipelines.workspace_files import dvc
+from pipelines.workspace_files import await_dvc, dvc
 from registry.errors import BenchmarkError, NotFoundError
 from registry.evidence import Scorecard
 from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -377,6 +377,7 @@ def _report(root: Path) -> list[str]:
 
 
 def _force(root: Path, stage: str) -> None:
+    await_dvc(root)
     dvc(root, "repro", "--single-item", "--force", "--no-run-cache", stage)
 
 

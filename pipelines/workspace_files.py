@@ -6,9 +6,11 @@ paths of the installed packages, so that a change of code computes again what it
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,44 @@ def _with_installed_code(stage: dict[str, Any]) -> dict[str, Any]:
 def _write_yaml(path: Path, value: dict[str, Any]) -> None:
     with published(path) as temporary:
         temporary.write_text(yaml.safe_dump(value, sort_keys=False, width=140), encoding="utf-8")
+
+
+def await_dvc(root: Path, most_s: float = 600.0) -> None:
+    """Wait for a dvc that still works in a workspace: one whose parent was killed goes on to the end of its stage, and holds its files so long.
+
+    Of one that is dead the list of who holds what is taken away. Dvc does that too, but not while the system has yet to clear the process away.
+
+    Raises:
+        BenchmarkError: it is still there after `most_s` seconds.
+    """
+    until, said = time.monotonic() + most_s, False
+    while (busy := _working(root)) and time.monotonic() < until:
+        if not said:
+            print(f"[dvc] waiting for process {busy[0]}, which an earlier run left at work in `{root}`", flush=True)
+            said = True
+        time.sleep(0.2)
+    if not busy:
+        (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
+    else:
+        raise BenchmarkError(f"Process {busy[0]} has been at work in `{root}` for {most_s:.0f} s. Wait for it, or end it, and repeat.")
+
+
+def _working(root: Path) -> list[int]:
+    """Living processes in dvc's own list of who reads or writes what; none where the list is being written."""
+    try:
+        listed = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    holders = [*listed.get("write", {}).values(), *(one for several in listed.get("read", {}).values() for one in several)]
+    return sorted({int(holder["pid"]) for holder in holders if _is_dvc(int(holder["pid"]))} - {os.getpid()})
+
+
+def _is_dvc(pid: int) -> bool:
+    """Whether that process lives and is dvc: a number may have gone to another one since."""
+    try:
+        return b"dvc" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def dvc(root: Path, *arguments: str) -> None:
