@@ -74,25 +74,31 @@ def await_dvc(root: Path, most_s: float = 600.0) -> None:
         BenchmarkError: it is still there after `most_s` seconds.
     """
     until, said = time.monotonic() + most_s, False
-    while (busy := _working(root)) and time.monotonic() < until:
+    while (holders := _holders(root)) and any(map(_is_dvc, holders)):
+        busy = next(filter(_is_dvc, holders), 0)
+        if time.monotonic() >= until:
+            raise BenchmarkError(f"Process {busy} has been at work in `{root}` for {most_s:.0f} s. Wait for it, or end it, and repeat.")
         if not said:
-            print(f"[dvc] waiting for process {busy[0]}, which an earlier run left at work in `{root}`", flush=True)
+            print(f"[dvc] waiting for process {busy}, which an earlier run left at work in `{root}`", flush=True)
             said = True
         time.sleep(0.2)
-    if not busy:
-        (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
-    else:
-        raise BenchmarkError(f"Process {busy[0]} has been at work in `{root}` for {most_s:.0f} s. Wait for it, or end it, and repeat.")
+    if holders:
+        _list_of(root).unlink(missing_ok=True)
 
 
-def _working(root: Path) -> list[int]:
-    """Living processes in dvc's own list of who reads or writes what; none where the list is being written."""
+def _list_of(root: Path) -> Path:
+    """Dvc's own list of who reads or writes what."""
+    return root / ".dvc" / "tmp" / "rwlock"
+
+
+def _holders(root: Path) -> list[int]:
+    """Processes in dvc's list, this one aside; none where there is no list, or it is being written."""
     try:
-        listed = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
+        listed = json.loads(_list_of(root).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     holders = [*listed.get("write", {}).values(), *(one for several in listed.get("read", {}).values() for one in several)]
-    return sorted({int(holder["pid"]) for holder in holders if _is_dvc(int(holder["pid"]))} - {os.getpid()})
+    return sorted({int(holder["pid"]) for holder in holders} - {os.getpid()})
 
 
 def _is_dvc(pid: int) -> bool:

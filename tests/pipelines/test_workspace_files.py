@@ -19,7 +19,10 @@ def hold(root: Path, pid: int) -> None:
 
 
 def test_a_dvc_that_a_killed_run_left_at_work_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    working = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)", "dvc"])
+    code = "import time; print('up', flush=True); time.sleep(1.5)"
+    working = subprocess.Popen([sys.executable, "-c", code, "dvc"], stdout=subprocess.PIPE, text=True)
+    assert working.stdout is not None
+    assert working.stdout.readline() == "up\n"
     hold(tmp_path, working.pid)
     with pytest.raises(BenchmarkError, match=f"Process {working.pid} has been at work"):
         await_dvc(tmp_path, most_s=0.1)
