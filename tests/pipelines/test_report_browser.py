@@ -188,6 +188,6 @@ def test_it_is_complete_without_script_and_follows_dark_mode(browser: Any, addre
 
 def test_it_prints_with_every_score(page: Any) -> None:
     page.emulate_media(media="print")
-    assert page.locator("#culture .tall").evaluate("e => e.scrollHeight <= e.clientHeight + 1")
+    assert page.locator("#culture .tall[aria-labelledby=culture-scores]").evaluate("e => e.scrollHeight <= e.clientHeight + 1")
     assert page.locator("#culture form.filter").is_hidden()
     assert page.pdf().startswith(b"%PDF")
