@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def environment_of(clone: Path) -> dict[str, str]:
     return {**kept, **folders, "PATH": path, "PYTHONPATH": str(clone.resolve())}
 
 
-def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> tuple[float, Counter[str]]:
+def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> tuple[float, dict[str, float]]:
     """Run `dvc repro` whole; returns its seconds and how many of them went into imports, by package.
 
     Every process that dvc starts, and dvc itself, reports its imports (PYTHONPROFILEIMPORTTIME: microseconds that each import took
@@ -68,13 +67,13 @@ def reproduce(folder: Path, environment: dict[str, str], targets: list[str]) -> 
     return time.monotonic() - started, imports_s
 
 
-def imported_s(lines: Iterable[str]) -> Counter[str]:
+def imported_s(lines: Iterable[str]) -> dict[str, float]:
     """Seconds spent in imports by package; every other line is passed on."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for line in lines:
         found = REPORTED.search(line)
         if found:
-            seconds[found[2]] += int(found[1]) / 1e6  # type: ignore[assignment]  # a Counter adds up fractions too
+            seconds[found[2]] = seconds.get(found[2], 0.0) + int(found[1]) / 1e6
         elif "import time:" not in line:
             sys.stderr.write(line)
             sys.stderr.flush()

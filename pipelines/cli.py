@@ -97,11 +97,6 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", required=True, help="name of the benchmark")
     parser.add_argument("--table", type=Path, help="CSV, TSV or Parquet with one row per image; without it class folders are expected")
-    parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
-    parser.add_argument("--unit", help="column of what is independent (plate, patient, donor), or `image`")
-    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
-        parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
-    parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
     parser.add_argument("--path", action="append", default=[], help="path column; repeat where every channel is a file of its own")
     parser.add_argument("--pattern", help="file names as `{well}_{site}_{channel}.tif`; each field becomes a column")
     parser.add_argument("--image-id", help="column of the unique id (default: image_id, else the file's name)")
@@ -109,18 +104,10 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--mask", help="column of a label mask; each row is then one object of its image")
     parser.add_argument("--object", help="column of the object's number in the mask")
     parser.add_argument("--crop", type=int, help="side in pixels of the square cut around each object")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
-    parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
     parser.add_argument("--nuclei", type=Path, help="table of nuclei (image_id, nucleus, x_px, y_px, area_px[, type])")
     parser.add_argument("--pixel-size-um", type=float)
-    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
-    _add_labels(parser)
+    _add_stated(parser)
     parser.add_argument("--tolerate", type=int, default=0, help="unreadable images that do not fail the import")
-    parser.add_argument("--title", default="")
-    parser.add_argument("--licence", default="not stated")
-    parser.add_argument("--citation", default="")
-    parser.add_argument("--source", default="")
-    parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
 
     parser = _add(data, "get", _get, "list or fetch objects of a public collection")
     parser.add_argument("source", help="cpjump1")
@@ -131,10 +118,24 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=Path, help="folder for the objects (default: data/raw/SOURCE)")
 
 
-def _add_labels(parser: argparse.ArgumentParser) -> None:
+def _add_stated(parser: argparse.ArgumentParser) -> None:
+    """What is said about the rows of any benchmark that is imported (`commands.stated`)."""
+    parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
+    parser.add_argument("--unit", help="column of what is independent (plate, patient, compound), or `image`")
+    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
+        parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
+    parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
+    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
     parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in fewer than --least-units units")
     parser.add_argument("--least-units", type=int, default=2, help="units a label must occur in (an interval needs 3)")
     parser.add_argument("--metric", default="logistic.balanced_accuracy", help="what verdicts are about; also retrieval.map, knn.balanced_accuracy")
+    parser.add_argument("--title", default="")
+    parser.add_argument("--licence", default="not stated")
+    parser.add_argument("--citation", default="")
+    parser.add_argument("--source", default="")
+    parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -262,11 +263,6 @@ def _add_profiles(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("tables", type=Path, nargs="+", help="CSV, TSV, Parquet (Metadata_ columns beside numbers) or AnnData, one below the other")
     parser.add_argument("--name", required=True, help="name of the benchmark; one that is there gets a further encoder")
     parser.add_argument("--encoder", required=True, help="name of the encoder")
-    parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
-    parser.add_argument("--unit", help="column of what is independent (plate, compound, donor), or `image`")
-    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
-        parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
-    parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
     parser.add_argument("--image-id", help="column of the unique id (default: image_id, else plate, well and site)")
     parser.add_argument("--features", action="append", default=[], metavar="PATTERN", help="columns of the vector (default: all numbers)")
     parser.add_argument("--obsm", help="array of an AnnData file that is the vector (default: X)")
@@ -275,15 +271,7 @@ def _add_profiles(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--untrained", type=Path, action="append", default=[], metavar="TABLE", help="a draw of the untrained encoder; repeat")
     parser.add_argument("--annotations", type=Path, action="append", default=[], metavar="TABLE", help="a table whose columns are joined")
     parser.add_argument("--on", action="append", default=[], metavar="COLUMN[=ITS_COLUMN]", help="what it is joined on")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
-    parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
-    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
-    _add_labels(parser)
-    parser.add_argument("--title", default="")
-    parser.add_argument("--licence", default="not stated")
-    parser.add_argument("--citation", default="")
-    parser.add_argument("--source", default="")
-    parser.add_argument("--replace", action="store_true", help="overwrite a benchmark of that name")
+    _add_stated(parser)
     parser.add_argument("--threads", type=int, default=2)
     _add_store(parser, writes=True)
 

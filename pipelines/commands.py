@@ -45,41 +45,22 @@ def open_store(options: argparse.Namespace) -> Store:
 def import_data(options: argparse.Namespace) -> None:
     """`blankslide data import`."""
     from pipelines.benchmarks.importer import import_folder
-    from pipelines.benchmarks.options import ImportOptions, parse_where
+    from pipelines.benchmarks.options import ImportOptions
     from pipelines.benchmarks.publishing import track
 
     stated = ImportOptions(
+        **stated_of(options),
         table=options.table,
         path=tuple(options.path),
         pattern=options.pattern,
         image_id=options.image_id,
-        labels=tuple(options.label),
-        unit=options.unit,
-        plate=options.plate,
-        well=options.well,
-        site=options.site,
-        batch=options.batch,
-        patient=options.patient,
-        treatment=options.treatment,
-        negcon=parse_where(options.negcon) if options.negcon else None,
-        where=tuple(parse_where(text) for text in options.where),
         channels=tuple(options.channel),
         pixel_size_um=options.pixel_size_um,
-        modality=options.modality,
-        title=options.title,
-        licence=options.licence,
-        citation=options.citation,
-        source=options.source,
         nuclei=options.nuclei,
         mask=options.mask,
         object=options.object,
         crop=options.crop,
-        folds=options.folds,
-        rare_labels=options.rare_labels,
-        least_units=options.least_units,
-        metric=options.metric,
         tolerate=options.tolerate,
-        replace=options.replace,
     )
     out = Workspace(options.workspace).data(options.name)
     made = import_folder(options.folder, options.name, out, stated)
@@ -88,6 +69,34 @@ def import_data(options: argparse.Namespace) -> None:
     if tracked is not None:
         print(f"Tracked by DVC: commit `{tracked}`.")
     print("Next: add cells for it to params.yaml (docs/import.md) and run `dvc repro`, or `blankslide study` for a pretrained encoder.")
+
+
+def stated_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `ImportOptions` that images and tables of vectors are imported with alike."""
+    from pipelines.benchmarks.options import parse_where
+
+    return {
+        "labels": tuple(options.label),
+        "unit": options.unit,
+        "plate": options.plate,
+        "well": options.well,
+        "site": options.site,
+        "batch": options.batch,
+        "patient": options.patient,
+        "treatment": options.treatment,
+        "negcon": parse_where(options.negcon) if options.negcon else None,
+        "where": tuple(parse_where(text) for text in options.where),
+        "modality": options.modality,
+        "title": options.title,
+        "licence": options.licence,
+        "citation": options.citation,
+        "source": options.source,
+        "folds": options.folds,
+        "rare_labels": options.rare_labels,
+        "least_units": options.least_units,
+        "metric": options.metric,
+        "replace": options.replace,
+    }
 
 
 def get_data(options: argparse.Namespace) -> None:
@@ -411,7 +420,7 @@ def study(options: argparse.Namespace) -> None:
 
 def profiles(options: argparse.Namespace) -> None:
     """`blankslide profiles`."""
-    from pipelines.benchmarks.options import ImportOptions, parse_where
+    from pipelines.benchmarks.options import ImportOptions
     from pipelines.profiles import TableEncoder, study_profiles
 
     limit_threads(options.threads)
@@ -430,29 +439,7 @@ def profiles(options: argparse.Namespace) -> None:
         licence=options.licence,
         citation=options.citation,
     )
-    stated = ImportOptions(
-        labels=tuple(options.label),
-        unit=options.unit,
-        plate=options.plate,
-        well=options.well,
-        site=options.site,
-        batch=options.batch,
-        patient=options.patient,
-        treatment=options.treatment,
-        negcon=parse_where(options.negcon) if options.negcon else None,
-        where=tuple(parse_where(text) for text in options.where),
-        modality=options.modality,
-        title=options.title,
-        licence=options.licence,
-        citation=options.citation,
-        source=options.source,
-        folds=options.folds,
-        rare_labels=options.rare_labels,
-        least_units=options.least_units,
-        metric=options.metric,
-        replace=options.replace,
-    )
-    study_profiles(options.workspace, options.name, encoder, stated, options.threads)
+    study_profiles(options.workspace, options.name, encoder, ImportOptions(**stated_of(options)), options.threads)
     _sync(open_store(options), options.workspace)
     where(options)
 

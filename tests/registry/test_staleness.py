@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,8 @@ class Workplace:
         return staleness(card, replace(NOW, data_hash=self.data_hash, card_hash=card_hash, beyond=""))
 
 
-def bundle_evidence(data_hash: str = NOW.data_hash, gain: float = 0.12, **changed: object) -> Scorecard:
-    made = scorecard(tasks=(task("chirality", controls(gain), word="beats" if gain > 0 else "loses"),), **changed)  # type: ignore[arg-type]
+def bundle_evidence(data_hash: str = NOW.data_hash, gain: float = 0.12, **changed: Any) -> Scorecard:
+    made = scorecard(tasks=(task("chirality", controls(gain), word="beats" if gain > 0 else "loses"),), **changed)
     return replace(made, data_hash=data_hash, provenance={"versions": {"numpy": "2.4.6"}})
 
 
@@ -296,7 +297,7 @@ def test_a_promotion_is_taken_away_on_new_evidence_that_does_not(kind: str, requ
     assert len(decisions(store, tmp_path)) == 2
 
 
-def test_a_review_that_was_killed_before_the_alias_was_taken_is_found(store: Store, tmp_path: Path) -> None:
+def test_a_review_that_was_killed_before_the_alias_was_taken_is_found(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     promoted_then_changed(store, tmp_path, -0.1)
 
     class Killed(Exception):
@@ -305,10 +306,10 @@ def test_a_review_that_was_killed_before_the_alias_was_taken_is_found(store: Sto
     def dies(*_: object) -> None:
         raise Killed
 
-    remove, store.remove_alias = store.remove_alias, dies  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        review(store, store.version("simclr"), judge=CHANGED)
-    store.remove_alias = remove  # type: ignore[method-assign]
+    with monkeypatch.context() as during:
+        during.setattr(store, "remove_alias", dies)
+        with pytest.raises(Killed):
+            review(store, store.version("simclr"), judge=CHANGED)
     version = store.version("simclr")
     assert "promoted" in version.aliases
     assert outdated(version) == ["culture"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from registry.arrays import Embedding
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
 from registry.errors import CardError, InputError
@@ -41,7 +42,7 @@ def test_equal_tables_have_equal_bytes(tmp_path: Path) -> None:
     ("ids", "members"),
     [(("a", "a", "b"), {"main": VALUES}), (IDS, {}), (IDS, {"main": VALUES[:2]}), (IDS, {"main": np.full((3, 2), np.nan, np.float32)})],
 )
-def test_what_is_no_table_is_refused(ids: tuple[str, ...], members: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_what_is_no_table_is_refused(ids: tuple[str, ...], members: dict[str, Embedding]) -> None:
     with pytest.raises(InputError):
         VectorTable(ids, ("x", "y"), members)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+# before anything computes: what is imported below is after it for this reason alone
 jax.config.update("jax_enable_x64", True)
 
-from scib_metrics import bras, clisi_knn, graph_connectivity, ilisi_knn, kbet, lisi_knn, pcr_comparison  # noqa: E402
-from scib_metrics.nearest_neighbors import NeighborsResults  # noqa: E402
-from scib_metrics.utils import principal_component_regression  # noqa: E402
-from sklearn.neighbors import NearestNeighbors  # noqa: E402
+from scib_metrics import bras, clisi_knn, graph_connectivity, ilisi_knn, kbet, lisi_knn, pcr_comparison  # noqa: E402 - float64 is set first
+from scib_metrics.nearest_neighbors import NeighborsResults  # noqa: E402 - float64 is set first
+from scib_metrics.utils import principal_component_regression  # noqa: E402 - float64 is set first
+from sklearn.neighbors import NearestNeighbors  # noqa: E402 - float64 is set first
 
 KBET, LISI, GRAPH = 50, 90, 15
 
