@@ -82,6 +82,8 @@ def chance_ap(n_positive: Ints, n_negative: Ints) -> Floats:
 
 def sums_by_unit(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Floats:
     """(U,) M * AP without each unit: every unit's own list, for few large units."""
+    if group[-1] + 1 == len(group):
+        return _sums_without_ties(relevant, unit, n_units)
     items, positives = np.bincount(group), tally(group, relevant)
     contributing = np.flatnonzero(positives)
     size = n_units * len(items)
@@ -90,6 +92,17 @@ def sums_by_unit(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Float
     flat = unit[relevant] * len(items) + group[relevant]
     taken = tally(flat, size=size).reshape(n_units, len(items))[:, contributing]
     return np.asarray(contributions(left[:, contributing], before, positives[contributing] - taken).sum(axis=1))
+
+
+def _sums_without_ties(relevant: Mask, unit: Ints, n_units: int) -> Floats:
+    """(U,) the same of a list without ties: a positive at its place among those that are left."""
+    at = np.flatnonzero(relevant)
+    own, each = unit[at], np.arange(n_units)[:, None]
+    ahead = np.cumsum(unit == each, axis=1, dtype=np.int32)[:, at]
+    reached = np.arange(1, len(at) + 1) - np.cumsum(own == each, axis=1, dtype=np.int32)
+    terms = reached / np.maximum(at + 1 - ahead, 1)
+    terms[own, np.arange(len(at))] = 0.0
+    return np.asarray(terms.sum(axis=1))
 
 
 def sums_by_count(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Floats:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from pipelines.metrics.ranking import expected_ap, tie_aware_ap
+from pipelines.metrics.ranking import expected_ap, sums_by_count, sums_by_unit, tie_aware_ap
 from registry.errors import InputError
 
 
@@ -29,6 +31,19 @@ def test_ties_count_as_the_mean_over_orders_within_them() -> None:
     similarity, relevant = rng.integers(0, 4, 20).astype(float), rng.random(20) < 0.3
     broken = [tie_aware_ap(similarity + 0.5 * rng.random(20), relevant) for _ in range(8_000)]
     assert tie_aware_ap(similarity, relevant) == pytest.approx(np.mean(broken), abs=4 * np.std(broken) / np.sqrt(8_000))
+
+
+@pytest.mark.parametrize("sums", [sums_by_unit, sums_by_count])
+@pytest.mark.parametrize("places", [7, 10**6])  # many ties, none
+def test_a_list_without_each_unit_is_the_list_of_the_others(sums: Callable[..., np.ndarray], places: int) -> None:
+    rng = np.random.default_rng(places)
+    similarity, relevant, unit = -np.sort(rng.integers(0, places, 60)).astype(float), rng.random(60) < 0.4, rng.integers(0, 9, 60)
+    _, group = np.unique(-similarity, return_inverse=True)
+    # the tenth unit has no candidate in this list
+    found = sums(group, relevant, unit, 10)
+    for u in range(10):
+        left = unit != u
+        assert found[u] == pytest.approx(tie_aware_ap(similarity[left], relevant[left]) * relevant[left].sum(), abs=1e-12)
 
 
 def test_nothing_relevant_is_refused() -> None:

@@ -30,7 +30,7 @@ def _slow(x: np.ndarray, labels: np.ndarray, units: np.ndarray, folds: np.ndarra
     return float(means[0]), float(means[1])
 
 
-@pytest.mark.parametrize("n_units", [4, 25])  # few large and many small units take different ways
+@pytest.mark.parametrize("n_units", [4, 25])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("k", [2, 3])
 def test_leaving_a_unit_out_is_computing_without_it(n_units: int, tied: bool, k: int) -> None:
