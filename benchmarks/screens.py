@@ -6,17 +6,21 @@ Image i of unit u has the label y. A row r answers with the margin
 
 (all normal) and is right where s > 0. Units have log-normal sizes. `unit` and `shared` are the same for all rows, as hard plates and hard
 images are; interactions are a row's own. The truth of a statistic is that of many new units.
+
+For retrieval a row answers with a vector, one component per class, in which each of these terms is drawn for each component and `strength` is
+added to that of the image's class. Its truth has no formula: a true difference is the mean over the screens of a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
 
 from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.retrieval import retrieve
 from pipelines.metrics.statistic import Statistic, image_mean
 
 
@@ -54,6 +58,10 @@ class Design:
         return float(norm.ppf(accuracy)) * self.total
 
 
+#: large units that rows hardly interact with
+QUIET = Design(50, images=60.0, interaction=0.02, spread=0.5)
+
+
 @dataclass(frozen=True, eq=False)
 class Screen:
     """One draw of units, labels and what all rows share."""
@@ -63,6 +71,7 @@ class Screen:
     codes: np.ndarray
     units: np.ndarray
     common: np.ndarray
+    directions: np.ndarray
 
     @classmethod
     def draw(cls, design: Design, rng: np.random.Generator) -> Screen:
@@ -72,7 +81,9 @@ class Screen:
         without = rng.random(design.units) < design.absent
         labels = np.where(without[codes] & (labels == 1), 0, labels)
         common = design.unit * rng.normal(size=design.units)[codes] + design.shared * rng.normal(size=len(codes))
-        return cls(design, labels, codes, np.array([f"u{code:04d}" for code in codes]), common)
+        (other,), k = rng.spawn(1), design.classes
+        directions = design.unit * other.normal(size=(design.units, k))[codes] + design.shared * other.normal(size=(len(codes), k))
+        return cls(design, labels, codes, np.array([f"u{code:04d}" for code in codes]), common, directions)
 
     def margins(self, strength: float, rng: np.random.Generator) -> np.ndarray:
         """(n,) margins of one row."""
@@ -80,6 +91,12 @@ class Screen:
         own = d.interaction * rng.normal(size=d.units)[self.codes]
         own += d.interaction * rng.normal(size=(d.units, d.classes))[self.codes, self.labels]
         return np.asarray(strength + self.common + own + rng.normal(size=len(self.codes)))
+
+    def vectors(self, strength: float, rng: np.random.Generator) -> np.ndarray:
+        """(n, classes) vectors of one row."""
+        d, k = self.design, self.design.classes
+        own = d.interaction * rng.normal(size=(d.units, k))[self.codes] + d.interaction * rng.normal(size=(d.units, k, k))[self.codes, self.labels]
+        return np.asarray(strength * np.eye(k)[self.labels] + self.directions + own + rng.normal(size=(len(self.codes), k)))
 
 
 #: a screen, (n,) margins of a row, (n,) names of what is left out -> the row's statistic
@@ -103,6 +120,11 @@ def bits_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statis
     return image_mean(margins, units, screen.labels, screen.design.classes)
 
 
+def map_score(screen: Screen, vectors: np.ndarray, units: np.ndarray) -> Statistic:
+    """Mean average precision of retrieval across units."""
+    return retrieve(vectors, screen.labels, units, screen.design.classes).map
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of statistic.
@@ -110,21 +132,37 @@ class Kind:
     Attributes:
         score: computes it.
         classes: of its screens.
-        truth: its value in many units, for a strength.
+        truth: its value in many units, for a strength; None where it has no formula.
+        row: what a row of a strength answers.
+        images: mean images of a unit; of retrieval, which takes the square of their number, fewer.
+        level: how good rows are, as an accuracy; of retrieval, whose intervals are wide near chance, clearly above it.
+        quiet: a screen on which `equivalent` is within reach.
+        quiet_units: numbers of units there.
+        steps: strength for a gain of 1, about, where there is no formula: on screens of that level, and on quiet ones.
     """
 
     score: Score
     classes: int
-    truth: Callable[[Design, float], float]
+    truth: Callable[[Design, float], float] | None
+    row: Callable[[Screen, float, np.random.Generator], np.ndarray] = Screen.margins
+    images: float = 20.0
+    level: float = 0.65
+    quiet: Design = QUIET
+    quiet_units: tuple[int, ...] = (50, 120)
+    steps: tuple[float, float] = (6.0, 18.0)
 
     def gap(self, design: Design, low: float, high: float) -> float:
-        """True difference between two strengths."""
+        """True difference between two strengths; NaN where it has no formula."""
+        if self.truth is None:
+            return 0.0 if high == low else np.nan
         return self.truth(design, high) - self.truth(design, low)
 
     def raised(self, design: Design, strength: float, gain: float) -> float:
-        """The strength whose truth is larger by `gain`."""
+        """The strength whose truth is larger by `gain`; by about as much where it has no formula."""
         from scipy.optimize import brentq
 
+        if self.truth is None:
+            return strength + gain * self.steps[design.interaction == self.quiet.interaction]
         return float(brentq(lambda found: self.gap(design, strength, found) - gain, strength - 6.0, strength + 6.0))
 
 
@@ -133,5 +171,8 @@ KINDS = {
     "balanced accuracy of five classes": Kind(accuracy_score, 5, lambda design, strength: float(norm.cdf(strength / design.total))),
     # two images of different units: the sum of two margins is above 0
     "AUROC": Kind(auroc_score, 2, lambda design, strength: float(norm.cdf(np.sqrt(2.0) * strength / design.total))),
+    "retrieval mAP": Kind(
+        map_score, 4, None, Screen.vectors, images=1.5, level=0.88, quiet=replace(QUIET, images=2.0, spread=0.3, shared=1.5), quiet_units=(50,)
+    ),
     "mean over images": Kind(bits_score, 2, lambda _, strength: strength),
 }

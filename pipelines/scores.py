@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.metrics.statistic import Statistic
+from registry.arrays import Floats
 from registry.errors import BenchmarkError
 from registry.files import published
 
@@ -113,6 +114,7 @@ def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[P
                 "unit": list(s.statistic.units),
                 "without": s.statistic.without,
                 "share": s.statistic.share,
+                "pairs": [None] * s.statistic.n_units if s.statistic.pairs is None else list(s.statistic.pairs),
             }
         )
         for s in scored
@@ -190,6 +192,7 @@ def read_scores(folder: Path) -> list[Scored]:
             part["share"].to_numpy(np.float64),
             int(record["n_images"]),
             int(record["class_in_units"]),
+            _pairs(part),
         )
         found.append(
             Scored(
@@ -205,6 +208,11 @@ def read_scores(folder: Path) -> list[Scored]:
             )
         )
     return found
+
+
+def _pairs(part: pd.DataFrame) -> Floats | None:
+    rows = part["pairs"].tolist()
+    return None if any(row is None for row in rows) else np.array(rows, dtype=np.float64)
 
 
 def write_confounds(folder: Path, found: list[Confound]) -> None:

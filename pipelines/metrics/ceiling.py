@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.jackknife import ALPHA, ROUNDING, covariance, difference, t_quantile, why_not_assessable
+from pipelines.metrics.interplay import second_order
+from pipelines.metrics.jackknife import ALPHA, ROUNDING, covariance, difference, t_quantile, variance_of, why_not_assessable
 from pipelines.metrics.statistic import Statistic
 
 
@@ -54,7 +55,8 @@ def share_of_gap(subject: Statistic, floor: Statistic, ceiling: Statistic, floor
     if np.ptp(a.without) <= ROUNDING and np.ptp(g.without) <= ROUNDING:
         return ShareOfGap(floor_name, ceiling_name, None, None, None, "not assessable: no scatter between units")
     q2 = t_quantile(alpha, a.n_eff - 1) ** 2
-    v_aa, v_gg, v_ag = covariance(a.without, a.without), covariance(g.without, g.without), covariance(a.without, g.without)
+    v_aa, v_gg = variance_of(a), variance_of(g)
+    v_ag = covariance(a.without, g.without) - second_order(a.pairs, g.pairs)
     if g.value <= 0 or g.value**2 <= q2 * v_gg:
         return ShareOfGap(
             floor_name, ceiling_name, None, None, None, f"ceiling not above floor: `{ceiling_name}` is not clearly above `{floor_name}`"

@@ -82,8 +82,6 @@ def chance_ap(n_positive: Ints, n_negative: Ints) -> Floats:
 
 def sums_by_unit(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Floats:
     """(U,) M * AP without each unit: every unit's own list, for few large units."""
-    if group[-1] + 1 == len(group):
-        return _sums_without_ties(relevant, unit, n_units)
     items, positives = np.bincount(group), tally(group, relevant)
     contributing = np.flatnonzero(positives)
     size = n_units * len(items)
@@ -94,15 +92,28 @@ def sums_by_unit(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Float
     return np.asarray(contributions(left[:, contributing], before, positives[contributing] - taken).sum(axis=1))
 
 
-def _sums_without_ties(relevant: Mask, unit: Ints, n_units: int) -> Floats:
-    """(U,) the same of a list without ties: a positive at its place among those that are left."""
-    at = np.flatnonzero(relevant)
-    own, each = unit[at], np.arange(n_units)[:, None]
-    ahead = np.cumsum(unit == each, axis=1, dtype=np.int32)[:, at]
-    reached = np.arange(1, len(at) + 1) - np.cumsum(own == each, axis=1, dtype=np.int32)
-    terms = reached / np.maximum(at + 1 - ahead, 1)
-    terms[own, np.arange(len(at))] = 0.0
-    return np.asarray(terms.sum(axis=1))
+def sums_without_ties(relevant: Mask, unit: Ints, n_units: int) -> tuple[Floats, Ints, Ints]:
+    """(b, U) M * AP of b lists in which nothing ties without each unit, and how many positives and candidates of it each list has.
+
+    A positive counts at its place among those that are left.
+
+    Args:
+        relevant: (b, n) in rank order; False where a list has ended.
+        unit: (b, n); -1 where a list has ended.
+        n_units: U.
+    """
+    each = np.arange(n_units)[:, None]
+    ahead = np.cumsum(unit[:, None] == each, axis=2, dtype=np.int32)
+    found = relevant.sum(axis=1)
+    # places of the positives, the first places where there are fewer
+    at = np.argsort(~relevant, axis=1, kind="stable")[:, : int(found.max())]
+    number = np.arange(1, at.shape[1] + 1)
+    own = np.where(number <= found[:, None], np.take_along_axis(unit, at, axis=1), -1)[:, None] == each
+    mine = np.cumsum(own, axis=2, dtype=np.int32)
+    terms = (number - mine) / np.maximum((at + 1)[:, None] - np.take_along_axis(ahead, at[:, None], axis=2), 1)
+    terms[own] = 0.0
+    terms *= (number <= found[:, None])[:, None]
+    return terms.sum(axis=2), mine[:, :, -1].astype(np.int64), ahead[:, :, -1].astype(np.int64)
 
 
 def sums_by_count(group: Ints, relevant: Mask, unit: Ints, n_units: int) -> Floats:

@@ -11,20 +11,23 @@ The normalised AP is (AP - chance) / (1 - chance), as in copairs, but not clippe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
+from pipelines.metrics.interplay import MOST_UNITS, interplay
 from pipelines.metrics.pairs import Similarities
-from pipelines.metrics.ranking import ap_sum, chance_ap, group_weights, sums_by_count, sums_by_unit
+from pipelines.metrics.ranking import ap_sum, chance_ap, group_weights, sums_by_count, sums_by_unit, sums_without_ties
 from pipelines.metrics.statistic import Statistic, UnitIndex, check_labels, index_units, tally
-from registry.arrays import Floats, Ints
+from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
-PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v1"
+PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v2"
+#: places x units of the lists that are looked at together
+_AT_ONCE = 500_000
 _NO_QUERY = "Expected an image with a positive and a negative in another unit, got none. Retrieval needs labels in at least two units."
 
 Units = Sequence[str] | NDArray[np.str_]
@@ -113,40 +116,29 @@ def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds
     """
     features, index = check_features(features), index_units(units)
     labels = check_labels(labels, len(features), n_classes)
-    n, n_units = len(features), len(index.names)
-    ap, chance, ties = np.full(n, np.nan), np.full(n, np.nan), []
-    deletions = _Deletions(n_units, n_classes)
-    # where `sums_by_unit` is the quicker of the two: few large units, or a short list
-    few_units = n_units <= 2 * int(index.counts().max()) or n * n_units <= 40_000
-    for ranked in _rankings(features, index.codes, folds):
-        query, relevant = ranked.query, labels[ranked.order] == labels[ranked.query]
-        m = int(relevant.sum())
-        if m == 0 or m == len(relevant):
-            continue
-        items = np.bincount(ranked.group)
-        positives = tally(ranked.group, relevant)
-        ap[query] = ap_sum(items, positives) / m
-        chance[query] = chance_ap(np.array([m]), np.array([len(relevant) - m]))[0]
-        ties.append(items[items > 1].sum() / len(relevant))
-        unit = index.codes[ranked.order]
-        sums = sums_by_unit if few_units else sums_by_count
-        deletions.add(
-            label=int(labels[query]),
-            own_unit=int(index.codes[query]),
-            sums=sums(ranked.group, relevant, unit, n_units),
-            m=m - tally(unit, relevant, n_units),
-            n=len(relevant) - m - tally(unit, ~relevant, n_units),
-        )
+    ap, chance, tied = (np.full(len(features), np.nan) for _ in range(3))
+    weights = _query_weights(labels, index, folds, n_classes)
+    raw, normalised = _Deletions(weights, len(index.names)), _Deletions(weights, len(index.names))
+    for lists in _scored_lists(features, labels, index, folds):
+        q, m, n = lists.queries, lists.positives.sum(axis=1), lists.negatives.sum(axis=1)
+        ap[q], tied[q] = lists.ap, lists.tied
+        chance[q] = chance_ap(m, n)
+        m_left, n_left = m[:, None] - lists.positives, n[:, None] - lists.negatives
+        left = (m_left > 0) & (n_left > 0)
+        # without its own unit a query is none
+        left[np.arange(len(q)), index.codes[q]] = False
+        without, by_chance = lists.sums[left] / m_left[left], chance_ap(m_left[left], n_left[left])
+        raw.add(labels[q], index.codes[q], ap[q], left, without)
+        normalised.add(labels[q], index.codes[q], _above(ap[q], chance[q]), left, _above(without, by_chance))
     scored = ~np.isnan(ap)
     if not scored.any():
         raise InputError(_NO_QUERY)
-    raw, normalised = deletions.without()
     return Retrieval(
-        map=_statistic(ap, labels, index, n_classes, raw),
-        normalised=_statistic((ap - chance) / (1 - chance), labels, index, n_classes, normalised),
+        map=raw.statistic(ap, labels, index),
+        normalised=normalised.statistic(_above(ap, chance), labels, index),
         ap=ap,
         chance=chance,
-        tie_rate=float(np.mean(ties)),
+        tie_rate=float(np.nanmean(tied)),
     )
 
 
@@ -197,50 +189,143 @@ def permutation_null(
     return PermutationNull(p, float(scores[0]), float(null.mean()), float(null.std()), n_permutations, "")
 
 
-class _Deletions:
-    """Sums over queries of AP and normalised AP without each unit, per class."""
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """The ranked lists of b queries that have positives and negatives.
 
-    def __init__(self, n_units: int, n_classes: int) -> None:
-        self.raw = np.zeros((n_classes, n_units))
-        self.normalised = np.zeros((n_classes, n_units))
-        self.queries = np.zeros((n_classes, n_units))
-        self.seen = np.zeros(n_classes, dtype=bool)
+    Attributes:
+        queries: (b,).
+        ap: (b,) AP.
+        tied: (b,) share of the candidates that tie with another.
+        positives: (b, U) positives of each unit among the candidates.
+        negatives: (b, U).
+        sums: (b, U) positives x AP without each unit.
+    """
 
-    def add(self, *, label: int, own_unit: int, sums: Floats, m: Floats, n: Floats) -> None:
-        """Count one query in all deletions but that of its own unit; one that is left without positive or negative drops out.
-
-        `sums` are M * AP without each unit, `m` and `n` the positives and negatives that are left, all (U,).
-        """
-        counts = (m > 0) & (n > 0)
-        counts[own_unit] = False
-        ap = sums[counts] / m[counts]
-        chance = chance_ap(m[counts].astype(np.int64), n[counts].astype(np.int64))
-        self.raw[label, counts] += ap
-        self.normalised[label, counts] += (ap - chance) / (1 - chance)
-        self.queries[label, counts] += 1
-        self.seen[label] = True
-
-    def without(self) -> tuple[Floats, Floats]:
-        """(U,) AP and (U,) normalised AP, mean over queries and then classes; NaN where a class has lost its queries."""
-        queries = np.where(self.queries > 0, self.queries, np.nan)[self.seen]
-        return (self.raw[self.seen] / queries).mean(axis=0), (self.normalised[self.seen] / queries).mean(axis=0)
+    queries: Ints
+    ap: Floats
+    tied: Floats
+    positives: Ints
+    negatives: Ints
+    sums: Floats
 
 
-def _statistic(per_query: Floats, labels: Ints, index: UnitIndex, n_classes: int, without: Floats) -> Statistic:
-    scored = ~np.isnan(per_query)
-    counts = index.counts_by_class(labels, n_classes)
-    queries = UnitIndex(index.names, index.codes[scored]).counts_by_class(labels[scored], n_classes)
-    total = queries.sum(axis=0)
-    seen = total > 0
-    sums = tally(labels[scored], per_query[scored], n_classes)
-    return Statistic(
-        value=float(np.mean(sums[seen] / total[seen])),
-        units=index.names,
-        without=without,
-        share=np.mean(queries[:, seen] / total[seen], axis=1),
-        n_images=int(scored.sum()),
-        class_in_units=int((counts > 0).sum(axis=0).min()),
+def _scored_lists(features: Floats, labels: Ints, index: UnitIndex, folds: Ints | None) -> Iterator[_Lists]:
+    """The lists of all queries that can be scored; many at a time where nothing ties and there are few large units, or lists are short."""
+    n, n_units = len(features), len(index.names)
+    few_units = n_units <= 2 * int(index.counts().max()) or n * n_units <= 40_000
+    waiting: list[_Ranked] = []
+    for ranked in _rankings(features, index.codes, folds):
+        positives = int(np.sum(labels[ranked.order] == labels[ranked.query]))
+        if positives in (0, len(ranked.order)):
+            continue
+        if not few_units or ranked.group[-1] + 1 < len(ranked.group):
+            yield _list(ranked, labels, index.codes, n_units, sums_by_unit if few_units else sums_by_count)
+            continue
+        waiting.append(ranked)
+        if len(waiting) * n * n_units > _AT_ONCE:
+            yield _lists_without_ties(waiting, labels, index.codes, n_units)
+            waiting = []
+    if waiting:
+        yield _lists_without_ties(waiting, labels, index.codes, n_units)
+
+
+def _list(ranked: _Ranked, labels: Ints, codes: Ints, n_units: int, sums: Callable[[Ints, Mask, Ints, int], Floats]) -> _Lists:
+    relevant, unit, group = labels[ranked.order] == labels[ranked.query], codes[ranked.order], ranked.group
+    items, positives = np.bincount(group), tally(group, relevant)
+    return _Lists(
+        queries=np.array([ranked.query]),
+        ap=np.array([ap_sum(items, positives) / relevant.sum()]),
+        tied=np.array([items[items > 1].sum() / len(relevant)]),
+        positives=np.bincount(unit[relevant], minlength=n_units)[None],
+        negatives=np.bincount(unit[~relevant], minlength=n_units)[None],
+        sums=sums(group, relevant, unit, n_units)[None],
     )
+
+
+def _lists_without_ties(lists: list[_Ranked], labels: Ints, codes: Ints, n_units: int) -> _Lists:
+    queries = np.array([ranked.query for ranked in lists])
+    order = np.full((len(lists), max(len(ranked.order) for ranked in lists)), -1)
+    for row, ranked in zip(order, lists, strict=True):
+        row[: len(ranked.order)] = ranked.order
+    relevant = (labels[order] == labels[queries][:, None]) & (order >= 0)
+    unit = np.where(order >= 0, codes[order], -1)
+    sums, positives, items = sums_without_ties(relevant, unit, n_units)
+    reached = np.cumsum(relevant, axis=1)
+    ap = np.sum(relevant * reached / np.arange(1, order.shape[1] + 1), axis=1) / reached[:, -1]
+    return _Lists(queries, ap, np.zeros(len(lists)), positives, items - positives, sums)
+
+
+def _above(ap: Floats, chance: Floats) -> Floats:
+    """AP normalised against chance."""
+    return np.asarray((ap - chance) / (1 - chance))
+
+
+class _Deletions:
+    """What one score of the queries becomes without each unit.
+
+    Args:
+        weights: (k,) of one query of each class in the statistic.
+        n_units: U.
+    """
+
+    def __init__(self, weights: Floats, n_units: int) -> None:
+        self._weights = weights
+        self._sums = np.zeros((len(weights), n_units))
+        self._queries = np.zeros((len(weights), n_units))
+        self._lost = np.zeros((n_units, n_units)) if n_units <= MOST_UNITS else None
+
+    def add(self, labels: Ints, own_units: Ints, whole: Floats, left: Mask, values: Floats) -> None:
+        """Count some queries.
+
+        Args:
+            labels: (b,) their classes.
+            own_units: (b,) their units.
+            whole: (b,) their values with all units.
+            left: (b, U) whether a query has positives and negatives without a unit; not without its own.
+            values: their values where `left`.
+        """
+        without = np.zeros(left.shape)
+        without[left] = values
+        np.add.at(self._sums, labels, without)
+        np.add.at(self._queries, labels, left)
+        if self._lost is not None:
+            np.add.at(self._lost, own_units, self._weights[labels][:, None] * np.where(left, whole[:, None] - without, 0.0))
+
+    def statistic(self, per_query: Floats, labels: Ints, index: UnitIndex) -> Statistic:
+        """Mean over queries and then classes; without a unit NaN where a class has lost its queries."""
+        n_classes = len(self._weights)
+        scored = ~np.isnan(per_query)
+        counts = index.counts_by_class(labels, n_classes)
+        queries = UnitIndex(index.names, index.codes[scored]).counts_by_class(labels[scored], n_classes)
+        total = queries.sum(axis=0)
+        seen = total > 0
+        sums = tally(labels[scored], per_query[scored], n_classes)
+        left = np.where(self._queries > 0, self._queries, np.nan)[seen]
+        share = np.mean(queries[:, seen] / total[seen], axis=1)
+        return Statistic(
+            value=float(np.mean(sums[seen] / total[seen])),
+            units=index.names,
+            without=(self._sums[seen] / left).mean(axis=0),
+            share=share,
+            n_images=int(scored.sum()),
+            class_in_units=int((counts > 0).sum(axis=0).min()),
+            pairs=None if self._lost is None else interplay(self._lost, share),
+        )
+
+
+def _query_weights(labels: Ints, index: UnitIndex, folds: Ints | None, n_classes: int) -> Floats:
+    """(k,) 1 / (queries of the class x classes that have queries); 0 for a class without."""
+    fold = np.zeros(len(labels), dtype=np.int64) if folds is None else np.asarray(folds, dtype=np.int64)
+    queries = np.zeros(n_classes)
+    for number in np.unique(fold):
+        inside = fold == number
+        counts = UnitIndex(index.names, index.codes[inside]).counts_by_class(labels[inside], n_classes)
+        positives = counts.sum(axis=0) - counts
+        negatives = (counts.sum() - counts.sum(axis=1))[:, None] - positives
+        queries += (counts * ((positives > 0) & (negatives > 0))).sum(axis=0)
+    weights: Floats = np.divide(1.0, queries * max((queries > 0).sum(), 1), out=np.zeros(n_classes), where=queries > 0)
+    return weights
 
 
 def _rankings(features: Floats, codes: Ints, folds: Ints | None) -> Iterator[_Ranked]:

@@ -1,6 +1,7 @@
 """A statistic together with what it becomes when each unit is left out.
 
-Everything a verdict needs is in four columns: the value, the value without unit u, the share of unit u, and the unit's name.
+Everything a verdict needs is in four columns: the value, the value without unit u, the share of unit u, and the unit's name; and for a statistic
+of pairs of images, what pairs of units do together.
 The evaluate stage stores them; `jackknife` and `verdicts` compute from them alone.
 """
 
@@ -27,6 +28,7 @@ class Statistic:
         share: (U,) how much of the statistic rests on unit u; sums to 1 (each metric says which).
         n_images: images that take part.
         class_in_units: the smallest number of units that any class of the vocabulary occurs in; 0 when one does not occur.
+        pairs: (U, U) what pairs of units do together (`interplay`); None for statistics of single images, and where there are very many units.
     """
 
     value: float
@@ -35,9 +37,12 @@ class Statistic:
     share: Floats
     n_images: int
     class_in_units: int
+    pairs: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.units),)
+        if self.pairs is not None and self.pairs.shape != shape * 2:
+            raise InputError(f"Expected `pairs` with a row and a column for each of {len(self.units)} units, got shape {self.pairs.shape}.")
         if self.without.shape != shape or self.share.shape != shape:
             raise InputError(
                 f"Expected `without` and `share` with one entry for each of {len(self.units)} units, "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.metrics.ranking import expected_ap, sums_by_count, sums_by_unit, tie_aware_ap
+from pipelines.metrics.ranking import expected_ap, sums_by_count, sums_by_unit, sums_without_ties, tie_aware_ap
 from registry.errors import InputError
 
 
@@ -44,6 +44,23 @@ def test_a_list_without_each_unit_is_the_list_of_the_others(sums: Callable[..., 
     for u in range(10):
         left = unit != u
         assert found[u] == pytest.approx(tie_aware_ap(similarity[left], relevant[left]) * relevant[left].sum(), abs=1e-12)
+
+
+def test_lists_without_ties_are_taken_together() -> None:
+    rng = np.random.default_rng(3)
+    lengths = [40, 25, 40, 3]
+    relevant, unit = np.zeros((4, 40), dtype=bool), np.full((4, 40), -1)
+    for i, length in enumerate(lengths):
+        relevant[i, :length], unit[i, :length] = rng.random(length) < 0.5, rng.integers(0, 5, length)
+        relevant[i, 0] = True
+    sums, positives, items = sums_without_ties(relevant, unit, 6)
+    for i, length in enumerate(lengths):
+        rel, of = relevant[i, :length], unit[i, :length]
+        for u in range(6):
+            left = of != u
+            expected = tie_aware_ap(-np.flatnonzero(left).astype(float), rel[left]) * rel[left].sum() if rel[left].any() else 0.0
+            assert sums[i, u] == pytest.approx(expected, abs=1e-12)
+            assert (positives[i, u], items[i, u]) == (np.sum(rel & ~left), np.sum(~left))
 
 
 def test_nothing_relevant_is_refused() -> None:
