@@ -50,6 +50,7 @@ class Replicates:
         significant: share of the treatments that are found at a false discovery rate of 5 %.
         treatments: how many were scored.
         drop: of the value when positives must lie in other wells; NaN where that is not estimable.
+        drop_share: share of the queries that the drop rests on: those with positives both ways.
         drop_note: why it is not.
         replicating: share of the treatments that correlate better than 95 % of pairs of different treatments, as the older literature has it.
         note: why the question is not estimable; "".
@@ -62,6 +63,7 @@ class Replicates:
     significant: float
     treatments: int
     drop: float
+    drop_share: float
     drop_note: str
     replicating: float
     note: str
@@ -123,7 +125,7 @@ def not_asked(row: str, reason: str) -> list[Replicates]:
 
 
 def _none(row: str, question: str, reason: str) -> Replicates:
-    return Replicates(row, question, PROTOCOL, np.nan, np.nan, 0, np.nan, "", np.nan, f"not estimable: {reason}")
+    return Replicates(row, question, PROTOCOL, np.nan, np.nan, 0, np.nan, np.nan, "", np.nan, f"not estimable: {reason}")
 
 
 def standardised(profiles: Floats, wells: Wells) -> Floats:
@@ -163,6 +165,7 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
         treatments=int(of_treatments.sum()),
         drop=np.nan if position.drop is None else position.drop,
+        drop_share=position.share,
         drop_note=position.reason,
         replicating=_replicating(profiles[treated], wells.columns[PERTURBATION][treated], seed),
         note="",

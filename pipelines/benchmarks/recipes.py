@@ -18,6 +18,8 @@ from registry.errors import BenchmarkError, ParamsError
 
 #: a data set's own statement
 STATEMENT = "blankslide.yaml"
+#: key of a recipe for a second benchmark of a sub-folder
+FOLDER = "folder"
 #: column names (see `tables.normal`) of labels, in the order of preference
 LABEL_NAMES = (
     *("label", "labels", "class", "classname", "classlabel", "phenotype", "phase", "cellcyclephase", "celltype", "cellclass", "category"),
@@ -74,9 +76,12 @@ def find_datasets(folder: Path, recipes: Path | None = None) -> list[Recipe]:
     - objects: where rows share image files, the column of masks and the column of object numbers; the unit is then at least the image.
     - nuclei: a table with image_id, x_px, y_px, area_px; the modality is then tissue, otherwise cells.
 
+    `recipes` may state further benchmarks of a sub-folder, under a name of their own and `folder: <sub-folder>`: the same images under
+    another label, selection or unit.
+
     Args:
         folder: a folder whose sub-folders are data sets.
-        recipes: YAML: name of a sub-folder to its options.
+        recipes: YAML: name of a sub-folder, or of a benchmark with its `folder`, to its options.
 
     Raises:
         BenchmarkError: no such folder, or nothing in it.
@@ -89,13 +94,21 @@ def find_datasets(folder: Path, recipes: Path | None = None) -> list[Recipe]:
     datasets = [folder] if (folder / STATEMENT).is_file() or is_dataset(folder, children) else children
     if not datasets:
         raise BenchmarkError(f"`{folder}` has no sub-folders. Expected one per data set, or a table or class folders of images in it.")
-    found = [_recipe(child, stated.get(child.name, {}), recipes) for child in datasets]
+    there = {child.name: child for child in datasets}
+    found = [_recipe(benchmark_name(name), child, stated.get(name, {}), recipes) for name, child in there.items()]
+    for name, entry in stated.items():
+        if name in there:
+            continue
+        of = str(entry.get(FOLDER, name))
+        if of in there:
+            values = {key: value for key, value in entry.items() if key != FOLDER}
+            found.append(_recipe(benchmark_name(name), there[of], values, recipes))
+        else:
+            found.append(Recipe(benchmark_name(name), folder / of, skipped=f"`{recipes}` states it, but there is no such folder."))
     names = [recipe.name for recipe in found]
     if len(set(names)) < len(names):
         raise ParamsError(f"Two data sets in `{folder}` would have the same benchmark name: {', '.join(sorted(names))}. Rename a folder.")
-    there = {child.name for child in datasets}
-    absent = [Recipe(benchmark_name(n), folder / n, skipped=f"`{recipes}` states it, but there is no such folder.") for n in stated if n not in there]
-    return found + absent
+    return found
 
 
 def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
@@ -118,8 +131,7 @@ def _load(path: Path) -> dict[str, Any]:
     return value
 
 
-def _recipe(folder: Path, stated: Mapping[str, Any], recipes: Path | None) -> Recipe:
-    name = benchmark_name(folder.name)
+def _recipe(name: str, folder: Path, stated: Mapping[str, Any], recipes: Path | None) -> Recipe:
     own = _load(folder / STATEMENT) if (folder / STATEMENT).is_file() else {}
     values = {**own, **stated}
     reason = values.pop("skip", None)

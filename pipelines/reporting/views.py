@@ -277,7 +277,7 @@ def _answer(found: Replicates | None) -> tuple[str, str, str, str]:
     if found is None or found.note:
         return "", "", "", found.note if found else ""
     share = "" if np.isnan(found.significant) else f"{found.significant:.0%}"
-    return words.number(found.value), share, "" if np.isnan(found.drop) else words.signed(-found.drop), ""
+    return words.number(found.value), share, "" if np.isnan(found.drop) else _elsewhere(found), ""
 
 
 def _replicating(found: Sequence[Replicates | None]) -> str:
@@ -337,3 +337,9 @@ def _row(card: Scorecard, extracted: Row | None) -> RowView:
         card.flags,
         not_applicable,
     )
+
+
+def _elsewhere(found: Replicates) -> str:
+    """What becomes of a value when positives must lie in other wells, and how many of the queries can say."""
+    few = "" if found.drop_share > 0.995 else f" ({found.drop_share:.0%} of queries)"
+    return f"{words.signed(-found.drop)} elsewhere{few}"

@@ -86,12 +86,24 @@ def test_a_score_of_the_position_shows_in_the_drop_or_is_not_estimable(tmp_path:
     one = ask(several, vectors(several, effect=0.0, position=3.0))["replicability"]
     assert one.value > 0.1
     assert one.drop > 0.3
+    # one treatment lies in the same well in both layouts
+    assert one.drop_share == 7 / 8
     same = screen(tmp_path / "same", layouts=1)
     other = ask(same, vectors(same, effect=0.0, position=3.0))["replicability"]
     # the same wells on every plate: the score is perfect, and the design cannot say of what
     assert other.value > 0.8
     assert np.isnan(other.drop)
     assert "same well" in other.drop_note
+    assert other.drop_share == 0.0
+
+
+def test_the_drop_says_how_many_queries_it_rests_on(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=2)
+    index = benchmark.index.copy()
+    # three treatments lie in one well each
+    index["Metadata_Well"] = index["Metadata_Well"].where(~index["Metadata_Treatment"].isin(["t0", "t1", "t2"]), index["Metadata_Treatment"])
+    found = ask(replace(benchmark, index=index), vectors(benchmark, effect=1.0))["replicability"]
+    assert 0 < found.drop_share < 1
 
 
 def test_a_constant_embedding_scores_chance(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def test_a_statement_in_the_folder_and_one_in_a_file_are_followed(tmp_path: Path
     assert both["gone"].skipped.endswith("states it, but there is no such folder.")
 
 
+def test_one_folder_can_be_two_benchmarks(tmp_path: Path) -> None:
+    table(tmp_path / "raw" / "screen")
+    statement = tmp_path / "recipes.yaml"
+    statement.write_text(yaml.safe_dump({"screen-by-well": {"folder": "screen", "unit": "well"}, "lost": {"folder": "nowhere"}}))
+    both = found(tmp_path / "raw", statement)
+    assert {name: recipe.options.unit for name, recipe in both.items() if not recipe.skipped} == {"screen": "plate", "screen-by-well": "well"}
+    assert both["screen-by-well"].folder == both["screen"].folder
+    assert "no such folder" in both["lost"].skipped
+
+
 def test_a_statement_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     classes(tmp_path / "raw" / "one")
     classes(tmp_path / "raw" / "two" / "images")
