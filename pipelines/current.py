@@ -99,6 +99,7 @@ class Judge:
 def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
     """Facts of now about a benchmark of a workspace."""
     from pipelines.beyond import information_settings
+    from pipelines.brightness import PROTOCOL
     from pipelines.sensitivity import METRICS, common_rule
 
     folder, narrow = workspace.data(benchmark), common_rule(params)
@@ -108,6 +109,7 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         protocols=protocols(params),
         common_dim={kind: narrow.protocol_id(kind) for kind in sorted({metric.partition(".")[0] for metric in METRICS})},
         beyond=information_settings(params).protocol_id if params.diagnose.beyond else "",
+        shortcut=PROTOCOL,
         versions=installed(),
         settings={"evaluate": asdict(params.evaluate), "diagnose": asdict(params.diagnose), "seed": params.seed},
     )

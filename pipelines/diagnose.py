@@ -12,6 +12,7 @@ import pandas as pd
 from pipelines.benchmarks.card import Task
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
+from pipelines.brightness import brightness_all
 from pipelines.made_by import of_row, read_made_by
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
@@ -38,10 +39,12 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
     narrow = at_common_dim(board, params)
     again = sensitivity(verdicts, narrow, params)
     beyond = beyond_controls_all(board, params) if params.diagnose.beyond else {}
+    bright = brightness_all(board, params)
     folder = workspace.verdicts(benchmark)
     evidence: dict[str, list[TaskEvidence]] = {}
     for v in verdicts:
-        found, narrower = _evidence(v, board, beyond.get((v.encoder, v.task), {}), workspace), again.get((v.encoder, v.task))
+        key = v.encoder, v.task
+        found, narrower = _evidence(v, board, beyond.get(key, {}), bright.get(key, {}), workspace), again.get(key)
         if narrower is not None:
             found = replace(found, at_common_dim=narrower, detail=f"{found.detail} {narrower.sentence}")
         evidence.setdefault(v.encoder, []).append(found)
@@ -115,7 +118,7 @@ def _judge(board: Board, encoder: str, task: Task, params: Params) -> Verdict:
     )
 
 
-def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace: Workspace) -> TaskEvidence:
+def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], shortcut: dict[str, Any], workspace: Workspace) -> TaskEvidence:
     task = board.benchmark.card.task(verdict.task)
     protocol = next(s.protocol_id for s in board.scored if (s.row, s.task, s.metric) == (verdict.encoder, task.name, task.metric))
     controls = sorted((c for c in verdict.comparisons if c.role == "control"), key=lambda c: -c.control_value)
@@ -142,7 +145,7 @@ def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace:
         n_units=verdict.n_units,
         n_eff=verdict.n_eff,
         sentence=sentence(verdict),
-        detail=detail(verdict),
+        detail=" ".join(part for part in (detail(verdict), shortcut.get("sentence", "")) if part),
         comparisons=[
             Comparison(
                 c.control,
@@ -171,6 +174,7 @@ def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], workspace:
         low_of_mean=found.low_of_mean,
         high_of_mean=found.high_of_mean,
         negligible=found.negligible,
+        shortcut=shortcut,
     )
 
 

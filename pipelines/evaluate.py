@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import replicates
+from pipelines import probing, replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.confounding import Design, confounds_of
@@ -36,6 +36,7 @@ from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
+from pipelines.probing import Probed, Types
 from pipelines.replicates import Replicates, Wells
 from pipelines.scores import Confound, Predictions, Scored, write_confounds, write_scores
 from registry.arrays import Floats, Ints, Mask
@@ -124,6 +125,7 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     scored = [row for row in rows if not row.manifest.not_applicable]
     write_confounds(out, _confounds(benchmark, scored, params))
     replicates.write(out, _replicates(benchmark, scored, params))
+    probing.write(out, _probing(benchmark, questions, scored, params))
     write_made_by(out, scored)
     _publish(out, found)
 
@@ -153,6 +155,18 @@ def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> l
         return replicates.not_asked(row.name, "it is fitted anew for every fold, and vectors of different folds cannot be compared")
     vectors = row.embedding(row.manifest.members[0], 0, benchmark.index["image_id"].tolist()).astype(np.float64)
     return replicates.replicates(row.name, vectors, wells, seed=seed)
+
+
+def _probing(benchmark: Benchmark, questions: list[Question], rows: list[Row], params: Params) -> list[Probed]:
+    """How soon and how plainly each task can be read from one draw of every row: of twins the first. A nuisance is not asked about."""
+    asked = [(q, probing.types_of(benchmark, q)) for q in questions if not q.task.nuisance]
+    return [one for found in in_parallel(partial(_probing_of, benchmark, asked, params), rows, params.threads) for one in found]
+
+
+def _probing_of(benchmark: Benchmark, asked: list[tuple[Question, Types]], params: Params, row: Row) -> list[Probed]:
+    member, rule, unit = row.manifest.members[0], probe_settings(params.evaluate), benchmark.card.unit
+    features = fold_features(row, member, benchmark)
+    return [one for q, types in asked for one in probing.probed(row.name, member, features, q, types, rule, unit, params.seed)]
 
 
 def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:

@@ -140,6 +140,8 @@ class TaskEvidence:
         high_of_mean: as `high`, likewise.
         negligible: that interval lies inside the margin, whatever the word.
         at_common_dim: the sensitivity run; None for a metric without a probe.
+        shortcut: {"value", "low", "high", "note", "score", "sentence", "protocol_id"}: share of the score above chance that `intensity` and
+            `histogram` reach together, Fieller; {} for a metric without a probe, and in evidence of before it was asked.
     """
 
     task: str
@@ -170,6 +172,7 @@ class TaskEvidence:
     high_of_mean: float | None = None
     negligible: bool = False
     at_common_dim: AtCommonDim | None = None
+    shortcut: dict[str, Any] = field(default_factory=dict)
 
     @property
     def by_mean(self) -> bool:

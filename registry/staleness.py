@@ -23,6 +23,8 @@ SCORES = ("numpy", "scipy", "scikit-learn")
 VERDICTS = (*SCORES, "onnxruntime-gpu")
 #: the steps that make evidence, in order
 STEPS = ("train", "extract", "evaluate", "diagnose")
+#: what a verdict holds beside scores, in words
+BITS, SHARE = "bits beyond the controls", "share that brightness reaches"
 #: tags of a version
 STALE, FRESH = "stale", "no"
 #: reasons that a tag or a line names one by one
@@ -39,6 +41,7 @@ class Current:
         protocols: protocol id by the first part of a metric's name ("logistic", "retrieval").
         common_dim: the same for the sensitivity run at a common dimension.
         beyond: protocol id of the bits beyond the controls; "" where they are not computed.
+        shortcut: protocol id of the share that brightness reaches.
         versions: of the installed libraries; one that is not there is not installed.
         settings: what the scorecard's provenance records under "evaluate", "diagnose" and "seed".
         card_hash: of the row's encoder card; "" is not compared.
@@ -49,6 +52,7 @@ class Current:
     protocols: Mapping[str, str] = field(default_factory=dict)
     common_dim: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
+    shortcut: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     card_hash: str = ""
@@ -176,12 +180,13 @@ def _protocols(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
             if entry.protocol_id != now:
                 pairs.setdefault((step, now, entry.protocol_id), []).append(entry.metric)
     for task in scorecard.tasks:
-        was = task.beyond.get("protocol_id", "")
-        if was and was != current.beyond:
-            pairs.setdefault(("diagnose", current.beyond, was), []).append("bits beyond the controls")
+        for name, part, now in ((BITS, task.beyond, current.beyond), (SHARE, task.shortcut, current.shortcut)):
+            was = part.get("protocol_id", "")
+            if was and was != now:
+                pairs.setdefault(("diagnose", now, was), []).append(name)
     for (step, now, was), metrics in pairs.items():
         names = ", ".join(f"`{name}`" for name in dict.fromkeys(metrics))
-        at = " at the common dimension" if step == "diagnose" and "bits" not in names else ""
+        at = " at the common dimension" if step == "diagnose" and not {BITS, SHARE} & set(metrics) else ""
         sentence = f"{names}{at} follows `{now}` now, it followed `{was}`" if now else f"{names}{at} is not computed any more, it followed `{was}`"
         yield Reason("protocol", step, sentence)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.metrics.geometry import TIE, check_features
+from pipelines.metrics.probes import FoldFeatures, features_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints
@@ -57,14 +58,16 @@ def class_means(train: Floats, labels: Ints, n_classes: int, queries: Floats) ->
     return _nearest(_unit(projection.transform(train)), check_labels(labels, len(train), n_classes), n_classes, _unit(projection.transform(queries)))
 
 
-def few_shot(features: Floats, labels: Ints, folds: Ints, n_classes: int, *, shots: Sequence[int] = SHOTS, draws: int = 20, seed: int = 0) -> FewShot:
+def few_shot(
+    features: FoldFeatures, labels: Ints, folds: Ints, n_classes: int, *, shots: Sequence[int] = SHOTS, draws: int = 20, seed: int = 0
+) -> FewShot:
     """Balanced accuracy on the test images of all folds, trained on a few images of each class.
 
     Standardisation sees all training images, without labels; only the class means come from the few. The mean over folds is one over test
     images of all folds together. The same seed draws the same images for every row.
 
     Args:
-        features: (n, d).
+        features: (n, d), or for a row that is fitted per fold one such array for each fold.
         labels: (n,) class codes; -1 = the image does not take part.
         folds: (n,) the fold an image is tested in; -1 = it is always a training image.
         n_classes: size of the vocabulary.
@@ -75,7 +78,7 @@ def few_shot(features: Floats, labels: Ints, folds: Ints, n_classes: int, *, sho
     Raises:
         InputError: no test image, NaN or infinity, shots that are not ascending.
     """
-    features, labels, folds = check_features(features), np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
+    labels, folds = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
     if not shots or list(shots) != sorted(set(shots)) or shots[0] < 1 or draws < 1:
         raise InputError(f"Expected ascending numbers of shots and at least one draw, got {tuple(shots)} and {draws}.")
     numbers = sorted(set(folds[(labels >= 0) & (folds >= 0)].tolist()))
@@ -84,8 +87,9 @@ def few_shot(features: Floats, labels: Ints, folds: Ints, n_classes: int, *, sho
     hits = np.full((len(shots) + 1, draws, len(labels)), np.nan)
     for number in numbers:
         train, test = np.flatnonzero((labels >= 0) & (folds != number)), np.flatnonzero((labels >= 0) & (folds == number))
-        projection = fit_projection(features[train], features.shape[1])
-        x, queries, y = _unit(projection.transform(features[train])), _unit(projection.transform(features[test])), labels[train]
+        vectors = check_features(features_of_fold(features, number))
+        projection = fit_projection(vectors[train], vectors.shape[1])
+        x, queries, y = _unit(projection.transform(vectors[train])), _unit(projection.transform(vectors[test])), labels[train]
         truth = (np.arange(len(test)), labels[test])
         hits[-1][:, test] = _nearest(x, y, n_classes, queries)[truth]
         fewest = int(np.bincount(y, minlength=n_classes)[np.unique(labels[labels >= 0])].min())

@@ -92,7 +92,7 @@ def selectivity(
     tested = groups[found.images]
     task = balanced_accuracy(found.labels, found.predicted, tested, n_classes)
     taking_part = np.flatnonzero(labels >= 0)
-    recurring = _recurring(types, folds, taking_part, found.images)
+    recurring = share_recurring(types, folds, taking_part, found.images)
     if recurring == 0:
         raise InputError(
             "Expected types that occur in training and test images, got none, so that nobody can learn the control task. Take types that recur in "
@@ -145,7 +145,15 @@ def control_labels(labels: Ints, types: Types, n_classes: int, *, seed: int = 0,
     return np.asarray(given[index.codes])
 
 
-def _recurring(types: NDArray[np.str_], folds: Ints, taking_part: Ints, tested: Ints) -> float:
+def share_recurring(types: NDArray[np.str_], folds: Ints, taking_part: Ints, tested: Ints) -> float:
+    """Share of the tested images whose type occurs among the images they are not tested with.
+
+    Args:
+        types: n names.
+        folds: (n,) the fold an image is tested in; -1 = it is always a training image.
+        taking_part: positions of the images that have a label.
+        tested: positions of those that have a test fold too; at least one.
+    """
     known = 0
     for number in sorted(set(folds[tested].tolist())):
         train = taking_part[folds[taking_part] != number]

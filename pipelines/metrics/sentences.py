@@ -9,6 +9,7 @@ The interval printed is the one that decided the word: `equivalent` to twins is 
 from __future__ import annotations
 
 from pipelines.metrics.findings import Comparison, Finding
+from pipelines.metrics.shortcut import Shortcut
 from pipelines.metrics.verdicts import Verdict
 
 _TWINS = {
@@ -95,6 +96,19 @@ def information_sentence(verdict: Verdict) -> str:
 def unknown_information_sentence(encoder: str, task: str, reason: str, unit: str) -> str:
     """Of bits that were not computed: `reason` says why no interval could be given, `unit` what is counted."""
     return f"on `{task}`, what {encoder} adds to its controls is not assessable: {_of_units(reason, unit)}"
+
+
+def shortcut_sentence(found: Shortcut, unit: str) -> str:
+    """How far brightness alone reaches; `unit` is what is counted.
+
+    "`intensity` and `histogram` together reach 0.63 [0.41, 0.92] of its score above chance."
+    """
+    if found.low is None or found.high is None:
+        reason = _of_units(found.note.removeprefix("not estimable: "), unit)
+        return f"What share of its score above chance `intensity` and `histogram` reach together is not estimable: {reason}."
+    bounds = f"[{found.low:.2f}, {found.high:.2f}]"
+    share = f"{found.value:.2f} {bounds}" if found.value is not None else f"a share somewhere in {bounds}"
+    return f"`intensity` and `histogram` together reach {share} of its score above chance."
 
 
 def _against_controls(found: Finding, verdict: Verdict, subject: str, *, first: bool) -> str:

@@ -1,0 +1,60 @@
+"""How much of each encoder's score brightness alone reaches: `intensity` and `histogram` side by side, under the encoder's own probe and folds."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from typing import Any
+
+from pipelines.board import Board
+from pipelines.evaluate import Question, fold_features, probe_settings
+from pipelines.metrics.probes import ProbeSettings
+from pipelines.metrics.sentences import shortcut_sentence
+from pipelines.metrics.shortcut import Shortcut, shortcut_features, shortcut_share
+from pipelines.metrics.statistic import Statistic
+from pipelines.parallel import in_parallel
+from pipelines.params import Params
+from pipelines.sensitivity import common_tasks, primary_statistic
+
+INTENSITY, HISTOGRAM = "intensity", "histogram"
+#: names the rule of the share; that of the probe is the task's own protocol
+PROTOCOL = "shortcut/intensity+histogram/above-chance/fieller/v1"
+
+
+def brightness_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
+    """Shares by (encoder, task), as a scorecard holds them; a task whose primary metric is no probe's has none."""
+    tasks, reason = common_tasks(board), why_not(board)
+    importlib.import_module("scipy.linalg")  # once, before the workers fork
+    asked = [] if reason else [Question.of(board.benchmark, task) for task in tasks]
+    found = in_parallel(partial(_together, board, probe_settings(params.evaluate)), asked, params.threads)
+    scores = {question.task.name: score for question, score in zip(asked, found, strict=True)}
+    shares = {}
+    for s in board.scored:
+        if board.roles[s.row] == "encoder" and (s.task, s.metric) in {(task.name, task.metric) for task in tasks}:
+            score = scores.get(s.task)
+            share = Shortcut(None, None, None, reason) if score is None else shortcut_share(s.statistic, score, s.chance, params.diagnose.alpha)
+            shares[s.row, s.task] = described(share, score, board.benchmark.card.unit)
+    return shares
+
+
+def why_not(board: Board) -> str:
+    """Why there is no share on this benchmark: a control of the two is not there, or does not apply; "" if there is one."""
+    scored = {s.row for s in board.scored}
+    for name in (INTENSITY, HISTOGRAM):
+        if name not in scored:
+            row = board.rows.get(name)
+            return f"not estimable: `{name}` {f'does not apply here, {row.manifest.not_applicable}' if row else 'was not extracted'}"
+    return ""
+
+
+def described(share: Shortcut, score: Statistic | None, unit: str) -> dict[str, Any]:
+    """Plain values: the share, what the two controls score together, and both in words."""
+    sentence = shortcut_sentence(share, unit)
+    return {**share.as_dict(), "score": score.value if score is not None else None, "sentence": sentence, "protocol_id": PROTOCOL}
+
+
+def _together(board: Board, rule: ProbeSettings, question: Question) -> Statistic:
+    """The primary metric of one task of the two controls side by side."""
+    parts = [fold_features(board.rows[name], "main", board.benchmark) for name in (INTENSITY, HISTOGRAM)]
+    features = {number: shortcut_features(*(part[number] for part in parts)) for number in parts[0]}
+    return primary_statistic(question, features, rule)
