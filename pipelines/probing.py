@@ -22,7 +22,7 @@ from pipelines.metrics.few_shot import few_shot
 from pipelines.metrics.jackknife import interval
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.selectivity import selectivity, share_recurring
-from pipelines.metrics.statistic import Statistic, image_mean
+from pipelines.metrics.statistic import Statistic
 from registry.arrays import Ints
 from registry.errors import InputError
 from registry.files import published
@@ -41,7 +41,7 @@ MOSTLY = 0.5
 #: more labelled images than this are thinned out evenly, in the order of the index: probes are fitted anew for every block and control task
 MOST = 1500
 #: control tasks
-DRAWS = 3
+DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Probed:
         shots: training images of each class of a few-shot score, ALL where all were used; ALL for other scores.
         about: what is coded one after the other (the unit), or what has a label of its own in a control task; "" for few-shot scores.
         value: the score; NaN where it is not estimable.
-        low: lower bound of its 95 % interval over units; NaN where there is none.
+        low: lower bound of the 95 % interval of selectivity over units, these control tasks given; NaN for other scores and where there is none.
         high: upper bound.
-        sd: over draws of training images or of control tasks; NaN where there is one.
+        sd: over draws of training images (few-shot) or of control tasks; NaN where nothing was drawn.
         reference: the value of knowing nothing: chance, log2 of the number of classes, 0 for selectivity.
         n_images: test images it was computed on.
         note: "" or why it is not estimable.
@@ -162,8 +162,8 @@ class _Asked:
             code = online_code(vectors[0][images], labels, units, len(question.classes), self.settings, seed=self.seed)
         except InputError as error:
             return self._none(CODE_LENGTH, unit, uniform, len(images), str(error))
-        bits = image_mean(code.bits, units, labels, len(question.classes))
-        return self._score(CODE_LENGTH, unit, bits.value, code.uniform, len(images), bits)
+        # no interval: what the labels of a unit take hangs on its place in the order, which the jackknife would count as scatter
+        return self._score(CODE_LENGTH, unit, code.online_bits / len(images), code.uniform, len(images))
 
     def selectivity(self, types: Types) -> list[Probed]:
         question, chance = self.question, 1 / len(self.question.classes)

@@ -16,6 +16,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.claims import Claim, claims
 from pipelines.embeddings import read_rows
 from pipelines.params import Params
+from pipelines.probing import read_all as read_probing
 from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
@@ -71,6 +72,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             read_confounds(workspace.scores(b.card.name)),
             read_ladder(workspace.ladder(b.card.name), b.data_hash()),
             read_replicates(workspace.scores(b.card.name)),
+            read_probing(workspace.scores(b.card.name)),
         )
         for b in benchmarks
     ]
@@ -144,6 +146,7 @@ def render(views: Sequence[BenchmarkView], params: Params, facts: Mapping[str, A
             verdicts=words.VERDICTS,
             ladder_words=LADDER_WORDS,
             nothing=NOTHING,
+            probing=words.PROBING,
             glossary=words.glossary(params.diagnose.common_dim, params.evaluate.neighbours),
             roles=words.ROLES,
             modalities=words.MODALITIES,

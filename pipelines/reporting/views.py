@@ -10,12 +10,14 @@ import numpy as np
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
+from pipelines.probing import Probed
 from pipelines.replicates import Replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.ladders import LadderView
 from pipelines.reporting.lanes import Axis, Lane, Tick
 from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
+from pipelines.reporting.probing import ProbingView, probing_view
 from pipelines.scores import Confound
 from registry.evidence import Scorecard, ScoreEntry, TaskEvidence
 
@@ -168,6 +170,7 @@ class BenchmarkView:
     scores: list[ScoreView]
     confounds: ConfoundTable | None
     replicates: ReplicateTable | None
+    probing: ProbingView | None
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
@@ -187,6 +190,7 @@ def benchmark_view(
     confounds: Sequence[Confound] = (),
     ladder: LadderView | None = None,
     replicates: Sequence[Replicates] = (),
+    probing: Sequence[Probed] = (),
 ) -> BenchmarkView:
     """Put one benchmark together.
 
@@ -199,6 +203,7 @@ def benchmark_view(
         confounds: how much of each row is batch and place.
         ladder: what was found about its metrics.
         replicates: the questions about replicates, of a screen.
+        probing: how soon and how plainly each task can be read from each row.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -220,6 +225,7 @@ def benchmark_view(
         scores=[ScoreView(card.row, card.role, score, _narrow(card, score)) for card in cards for score in card.scores],
         confounds=_confounds([card.row for card in cards], confounds),
         replicates=_replicates([card.row for card in cards], replicates),
+        probing=probing_view(cards, probing, [task.name for task in benchmark.card.tasks]),
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],

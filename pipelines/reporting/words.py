@@ -82,6 +82,24 @@ CONFOUNDS = {
     "NSC": "right answers of the nearest image of another compound; above NSCB where a shared batch helps",
     "NSCB": "the same, of another compound and another batch",
 }
+#: what each number about how soon and how plainly a task can be read says
+PROBING = {
+    "few-shot": (
+        "Balanced accuracy of the nearest class mean, from so many training images of each class, mean over draws. Right where a few images do as"
+        " well as all: the task lies at the surface of the vectors."
+    ),
+    "code length": (
+        "Bits of a label for one who holds the vectors and learns from the units sent before. Below the grey number, which is knowing nothing, the"
+        " vectors tell; the shorter, the sooner."
+    ),
+    "selectivity": (
+        "Accuracy on the task minus accuracy on control tasks, in which every treatment (or well) got a label by lot. Near 0 the probe may know"
+        " treatments by heart; near accuracy minus chance it learned the task."
+    ),
+    "brightness": (
+        "Share of the encoder’s score above chance that `intensity` and `histogram` reach together under the same probe. Near 1 brightness would do."
+    ),
+}
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
 MODALITIES = {"cells": "cell culture", "tissue": "tissue", "natural": "natural images, for contrast"}
 FLAGS = {

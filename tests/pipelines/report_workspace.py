@@ -14,6 +14,8 @@ from PIL import Image
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.embeddings import Manifest
+from pipelines.probing import ALL, CODE_LENGTH, CONTROL_TASK, FEW_SHOT, SELECTIVITY, Probed
+from pipelines.probing import write as write_probing
 from pipelines.replicates import Replicates
 from pipelines.replicates import write as write_replicates
 from pipelines.scores import Confound, write_confounds
@@ -246,6 +248,8 @@ def _results(workspace: Workspace, benchmark: Benchmark, story: dict[str, str]) 
             _manifest(card, benchmark).write(workspace.embeddings(name) / "cell" / card.row)
     if name != "everyday":
         write_confounds(_folder(workspace, name), _confounds(benchmark, [c.row for c in cards if c.scores and c.row != "oracle"]))
+        rows_asked = [c.row for c in cards if c.scores and c.row != "oracle"]
+        write_probing(workspace.scores(name) / "cell", _probing(benchmark.card.unit, rows_asked, list(story), selective=name == "culture"))
     if name == "culture":
         write_replicates(workspace.scores(name) / "cell", _replicates([c.row for c in cards if c.scores and c.row != "oracle"]))
     verdicts = [asdict(t) | {"encoder": c.row} for c in cards for t in c.tasks]
@@ -280,6 +284,24 @@ def _replicates(rows: list[str]) -> list[Replicates]:
         same = "not estimable: all replicates lie in the same well of their plates"
         found.append(Replicates(row, "activity", "p", none, none, 0, none, none, "", none, "not estimable: the index names no control wells"))
         found.append(Replicates(row, "replicability", "p", value, none if lacking else 0.75, 8, none, none, "" if lacking else same, value, lacking))
+    return found
+
+
+def _probing(unit: str, rows: list[str], tasks: list[str], *, selective: bool) -> list[Probed]:
+    """A curve whose longest step one row lacks, a code, and control tasks that the second benchmark does not allow."""
+    none, found = float("nan"), []
+    why = "" if selective else f"not estimable: no `treatment` is met in one {unit} and another"
+    for number, row in enumerate(rows):
+        better = 0.03 * (len(rows) - number)
+        for task in tasks:
+            for shots in (1, 4, 16, ALL):
+                lacking = "not estimable: a class has fewer than 16 training images" if (row, shots) == ("constant", 16) else ""
+                value = none if lacking else 0.5 + better * (0.2 + 0.01 * (shots or 60))
+                found.append(Probed(row, "main", task, FEW_SHOT, shots, "", value, none, none, none if shots == ALL else 0.0123, 0.5, 20, lacking))
+            found.append(Probed(row, "main", task, CODE_LENGTH, ALL, unit, 0.9876 - better, none, none, none, 1.0, 20, ""))
+            low, high = (none, none) if why else (better - 0.05, better + 0.05)
+            found.append(Probed(row, "main", task, SELECTIVITY, ALL, "treatment", none if why else better, low, high, 0.02, 0.0, 20, why))
+            found.append(Probed(row, "main", task, CONTROL_TASK, ALL, "treatment", none if why else 0.5432, none, none, 0.02, 0.5, 20, why))
     return found
 
 
@@ -352,6 +374,7 @@ def _evidence(task: str, word: str, benchmark: str) -> TaskEvidence:
         high_of_mean=centre + MEAN * half if known else None,
         negligible=word == "equivalent",
         at_common_dim=_again(word, centre, half) if known else None,
+        shortcut=_share(word),
     )
 
 
@@ -364,6 +387,18 @@ def _again(word: str, centre: float, half: float) -> AtCommonDim:
     found = "undecided" if word == "beats" else word
     refitted = [] if word == "loses" else ["simclr", "untrained-cnn"]
     return AtCommonDim(64, found, 0.77, centre - 0.03, centre - half - 0.03, centre + half - 0.03, "density", refitted, f"It is `{found}` at 64.")
+
+
+def _share(word: str) -> dict[str, Any]:
+    """A share, one too wide for a number, one that is not estimable, and none."""
+    values = {
+        "beats": (0.37, 0.21, 0.55, ""),
+        "loses": (None, -0.3, 1.2, "too wide"),
+        "equivalent": (None, None, None, "not estimable: `histogram` lacks"),
+    }
+    if word not in values:
+        return {}
+    return dict(zip(("value", "low", "high", "note"), values[word], strict=True), score=0.6111, sentence="", protocol_id="s")
 
 
 def _beyond(word: str) -> dict[str, float | str]:

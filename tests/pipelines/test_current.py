@@ -94,6 +94,7 @@ def test_nothing_is_stale_after_the_flow(workspace: Workspace) -> None:
     assert {e.metric.partition(".")[0] for e in cards["net"].scores} == {"logistic", "knn", "ridge", "simpleshot", "retrieval"}
     assert cards["net"].at_common_dim
     assert cards["net"].tasks[0].beyond["protocol_id"]
+    assert cards["net"].tasks[0].shortcut["protocol_id"]
 
 
 def test_each_step_records_the_libraries_it_used(workspace: Workspace) -> None:

@@ -78,6 +78,18 @@ def test_only_scores_of_the_protocol_that_changed_are_named() -> None:
     assert (step, sentence) == ("diagnose", "`bits beyond the controls` is not computed any more, it followed `i2`")
 
 
+def test_another_rule_of_the_share_that_brightness_reaches() -> None:
+    asked = replace(evidence(), tasks=[replace(evidence().tasks[0], shortcut={"value": 0.4, "protocol_id": "s1"})])
+    assert found(asked, replace(NOW, shortcut="s1")) == []
+    ((cause, step, sentence),) = found(asked, replace(NOW, shortcut="s2"))
+    assert (cause, step, sentence) == ("protocol", "diagnose", "`share that brightness reaches` follows `s2` now, it followed `s1`")
+    # evidence of before it was asked is not stale for that
+    assert found(evidence(), replace(NOW, shortcut="s1")) == []
+    read = asked.as_dict()
+    del read["tasks"][0]["shortcut"]
+    assert Scorecard.from_dict(read).tasks[0].shortcut == {}
+
+
 def test_a_score_that_no_protocol_gives_any_more_is_stale() -> None:
     ((_, step, sentence),) = found(evidence(), replace(NOW, protocols={"logistic": "p1"}))
     assert (step, sentence) == ("evaluate", "`retrieval.map` is not computed any more, it followed `r1`")

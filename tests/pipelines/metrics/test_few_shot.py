@@ -25,6 +25,14 @@ def test_the_nearest_mean_is_scikit_learns() -> None:
     np.testing.assert_array_equal(class_means(x[train], labels[train], 3, x[~train]).argmax(axis=1), expected)
 
 
+def test_every_fold_may_have_vectors_of_its_own() -> None:
+    x, labels, folds = screen(1.0)
+    found = few_shot({0: x, 1: 3 * x[:, ::-1] + 1}, labels, folds, 3)
+    np.testing.assert_allclose(found.mean, few_shot(x, labels, folds, 3).mean)
+    other = few_shot({0: x, 1: np.random.default_rng(5).normal(size=x.shape)}, labels, folds, 3)
+    assert other.whole < found.whole - 0.1
+
+
 def test_more_images_help_where_there_is_something_to_learn() -> None:
     x, labels, folds = screen(1.0)
     found = few_shot(x, labels, folds, 3)
