@@ -12,7 +12,7 @@ from pipelines.reporting import words
 from registry.evidence import Scorecard, TaskEvidence
 
 #: size of the drawing of the curves, in its own units, with what stays empty at its edges and the height of its labels
-WIDTH, HEIGHT, EDGE, LABELS = 170, 72, 8, 14
+WIDTH, HEIGHT, EDGE, LABELS = 170, 112, 8, 14
 
 
 @dataclass(frozen=True)

@@ -85,19 +85,19 @@ CONFOUNDS = {
 #: what each number about how soon and how plainly a task can be read says
 PROBING = {
     "few-shot": (
-        "Balanced accuracy of the nearest class mean, from so many training images of each class, mean over draws. Right where a few images do as"
-        " well as all: the task lies at the surface of the vectors."
+        "Balanced accuracy of the nearest class mean, from so many training images of each class, mean over draws: where a few images do as well"
+        " as all, the task lies at the surface of the vectors."
     ),
     "code length": (
-        "Bits of a label for one who holds the vectors and learns from the units sent before. Below the grey number, which is knowing nothing, the"
-        " vectors tell; the shorter, the sooner."
+        "Bits of a label for one who holds the vectors and learns from the units sent before: below the grey number, which is knowing nothing, the"
+        " vectors tell, and the shorter the code, the sooner."
     ),
     "selectivity": (
-        "Accuracy on the task minus accuracy on control tasks, in which every treatment (or well) got a label by lot. Near 0 the probe may know"
-        " treatments by heart; near accuracy minus chance it learned the task."
+        "Accuracy on the task minus accuracy on control tasks, in which every treatment (or well) got a label by lot: near 0 or below, the probe"
+        " knows treatments rather than the task; near accuracy minus chance, it learned the task."
     ),
     "brightness": (
-        "Share of the encoder’s score above chance that `intensity` and `histogram` reach together under the same probe. Near 1 brightness would do."
+        "Share of the encoder’s score above chance that `intensity` and `histogram` reach together under the same probe: near 1, brightness would do."
     ),
 }
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
