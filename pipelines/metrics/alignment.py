@@ -42,11 +42,21 @@ def centre_scale(features: Floats, controls: Mask, batches: Batches) -> Floats:
 def pca_centre_scale(features: Floats, controls: Mask, batches: Batches, dims: int = 128) -> Floats:
     """(n, k) principal components of the controls, then `centre_scale` (PCA-CS).
 
-    k is `dims`, or less where there are fewer controls or features. The published function is in no file that we could read; the order is
-    that of its generated documentation and of the recipe of RxRx3-core. Components are exact (full SVD) and signed so that the largest
-    loading is positive, which leaves every cosine as it is.
+    k is `dims`, or less where controls vary in fewer directions: m of them vary in m - 1 at most. The published function is in no file that we
+    could read; the order is that of its generated documentation and of the recipe of RxRx3-core. Components are exact (full SVD) and signed so
+    that the largest loading is positive, which leaves every cosine as it is.
+
+    Args:
+        features: (n, d) finite.
+        controls: (n,) which profiles are controls.
+        batches: n names, such as plates or experiments.
+        dims: most components kept.
+
+    Raises:
+        InputError: a batch without controls, NaN or infinity.
     """
     features = check_features(features)
+    _batches(batches, controls, len(features))
     return centre_scale(_components(features, features[np.asarray(controls, dtype=bool)], dims), controls, batches)
 
 
@@ -54,22 +64,39 @@ def tvn(features: Floats, controls: Mask, batches: Batches) -> Floats:
     """(n, k) typical variation normalisation, as `efaar.py` has it since 2248f40.
 
     z-scores on all controls, all principal components of them, z-scores again, then for each batch CORAL: the covariance of its controls
-    (ddof 1) plus half the identity becomes the identity.
+    (ddof 1) plus half the identity becomes the identity. Differs where there are no more controls than features: directions in which the
+    controls do not vary are left out, where the reference divides by what rounding leaves of their spread.
+
+    Args:
+        features: (n, d) finite.
+        controls: (n,) which profiles are controls.
+        batches: n names, such as plates or experiments.
 
     Raises:
-        InputError: a batch with fewer than two controls.
+        InputError: a batch with fewer than two controls, NaN or infinity.
     """
     features, controls = check_features(features), np.asarray(controls, dtype=bool)
+    _batches(batches, controls, len(features), least=2)
     scaled = _z(features, features[controls])
-    turned = _components(scaled, scaled[controls], min(int(controls.sum()), features.shape[1]))
+    turned = _components(scaled, scaled[controls])
     return _coral(_z(turned, turned[controls]), controls, batches)
 
 
 def tvn_global(features: Floats, controls: Mask) -> Floats:
-    """(n, k) the earlier version (7d87d20): no z-scores before the components, and one CORAL over all controls."""
+    """(n, k) the earlier version (7d87d20): no z-scores before the components, and one CORAL over all controls.
+
+    Args:
+        features: (n, d) finite.
+        controls: (n,) which profiles are controls.
+
+    Raises:
+        InputError: fewer than two controls, NaN or infinity.
+    """
     features, controls = check_features(features), np.asarray(controls, dtype=bool)
-    turned = _components(features, features[controls], min(int(controls.sum()), features.shape[1]))
-    return _coral(_z(turned, turned[controls]), controls, np.zeros(len(features), dtype=np.str_))
+    everything: NDArray[np.str_] = np.full(len(features), "all")
+    _batches(everything, controls, len(features), least=2)
+    turned = _components(features, features[controls])
+    return _coral(_z(turned, turned[controls]), controls, everything)
 
 
 def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsilon: float = 1e-6, uncentred: bool = False) -> Floats:
@@ -132,8 +159,19 @@ ALIGNMENTS: dict[str, Callable[[Floats, Mask, Batches], Floats]] = {
 
 
 def aggregate(features: Floats, names: Sequence[str] | NDArray[np.str_]) -> tuple[tuple[str, ...], Floats]:
-    """Names, sorted, and the (p, d) mean profile of each."""
-    unique, codes = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
+    """Names, sorted, and the (p, d) mean profile of each.
+
+    Args:
+        features: (n, d) finite.
+        names: n names, such as perturbations.
+
+    Raises:
+        InputError: another number of names, NaN or infinity.
+    """
+    features, values = check_features(features), np.asarray(names, dtype=np.str_)
+    if values.shape != (len(features),):
+        raise InputError(f"Expected a name for each of {len(features)} profiles, got shape {values.shape}.")
+    unique, codes = np.unique(values, return_inverse=True)
     sums = np.zeros((len(unique), features.shape[1]))
     np.add.at(sums, codes, features)
     return tuple(unique.tolist()), sums / np.bincount(codes)[:, None]
@@ -146,6 +184,8 @@ def _batches(batches: Batches, controls: Mask, n: int, least: int = 1) -> list[M
         InputError: a batch with fewer than `least` controls.
     """
     names, controls = np.asarray(batches, dtype=np.str_), np.asarray(controls, dtype=bool)
+    if n == 0:
+        raise InputError("Expected profiles to align, got none.")
     if names.shape != (n,) or controls.shape != (n,):
         raise InputError(f"Expected a batch and a control flag for each of {n} profiles, got {names.shape} and {controls.shape}.")
     codes: Ints = np.unique(names, return_inverse=True)[1]
@@ -162,11 +202,12 @@ def _z(features: Floats, reference: Floats) -> Floats:
     return np.asarray((features - reference.mean(axis=0)) / np.where(spread > 1e-12 * np.abs(reference).max(axis=0, initial=1e-300), spread, 1.0))
 
 
-def _components(features: Floats, reference: Floats, dims: int) -> Floats:
-    """(n, k) scores on the leading principal components of the reference."""
+def _components(features: Floats, reference: Floats, dims: int | None = None) -> Floats:
+    """(n, k) scores on the leading principal components of the reference, at most `dims`, without directions in which it does not vary."""
     centre = reference.mean(axis=0)
-    _, _, directions = np.linalg.svd(reference - centre, full_matrices=False)
-    kept = directions[:dims]
+    _, sizes, directions = np.linalg.svd(reference - centre, full_matrices=False)
+    # m profiles vary in m - 1 directions; divided by a standard deviation that is rounding, scores on the last would be anything
+    kept = directions[sizes > np.linalg.norm(reference) * max(reference.shape) * np.finfo(np.float64).eps][:dims]
     kept = kept * np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])[:, None]
     return np.asarray((features - centre) @ kept.T)
 

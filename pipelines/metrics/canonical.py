@@ -39,7 +39,11 @@ _MOST_PAIRS = 50
 
 
 def reference_index(controls: Mask) -> NDArray[np.str_]:
-    """(n,) the row's own number for a control well, -1 for all others: no two control wells agree in it (copairs' `assign_reference_index`)."""
+    """(n,) the row's own number for a control well, -1 for all others: no two control wells agree in it (copairs' `assign_reference_index`).
+
+    Args:
+        controls: (n,) which profiles are control wells.
+    """
     controls = np.asarray(controls, dtype=bool)
     return np.where(controls, np.arange(len(controls)), -1).astype(np.str_)
 
@@ -66,6 +70,13 @@ class PositionControl:
 def position_control(features: Floats, columns: Columns, rule: PairRule, well: str = WELL, distance: str = "cosine") -> PositionControl:
     """Ask a question with positives anywhere and with positives in other wells only.
 
+    Args:
+        features: (n, d) finite profiles.
+        columns: n values for each column that is named.
+        rule: the question, such as one of `RULES`.
+        well: the column of positions.
+        distance: "cosine" or "euclidean".
+
     Raises:
         InputError: as `pair_scores`, for the question as it is.
     """
@@ -88,7 +99,7 @@ class Replicating:
     """Percent replicating, as the older literature has it.
 
     Attributes:
-        share: of groups whose median correlation is above the null's 95th percentile, 0..1; chance is 0.05.
+        share: of groups whose median correlation is above the null's 95th percentile, 0..1; larger is better, chance is 0.05.
         names: of the groups with at least two profiles, sorted.
         medians: (g,) median Pearson correlation over the pairs of a group.
         threshold: the null's 95th percentile.
@@ -107,19 +118,27 @@ def percent_replicating(features: Floats, groups: Sequence[str] | NDArray[np.str
 
     A null value is the median over min(median group size, 50) random pairs of different groups. Correlation is blind to the size of an effect
     and the threshold to the number of pairs of a group, which is why mean average precision replaced it; it is here to be compared with older
-    numbers. The draws depend on `seed` alone; the reference's depend on its sampler.
+    numbers. The draws depend on `seed` and on the order of profiles; the reference's depend on its sampler.
+
+    Args:
+        features: (n, d) finite profiles.
+        groups: n names, such as compounds.
+        samples: medians of the null.
+        seed: of its pairs.
 
     Raises:
         InputError: no group of two, one group only, a profile without variance.
     """
     features, names = check_features(features), np.asarray(groups, dtype=np.str_)
+    if names.shape != (len(features),):
+        raise InputError(f"Expected a group for each of {len(features)} profiles, got shape {names.shape}.")
     unique, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
     if len(unique) < 2 or counts.max() < 2:
         raise InputError(f"Expected several groups, one of them of at least two profiles, got {len(unique)} of at most {counts.max(initial=0)}.")
     centred = features - features.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
     if (lengths <= 1e-12 * np.abs(features).max(axis=1, initial=1e-300)).any() or features.shape[1] < 2:
-        raise InputError("Expected profiles of several different values, got one that is constant: a correlation does not exist.")
+        raise InputError("Expected profiles of several different values, got one that is constant: a correlation does not exist. Leave it out.")
     x = centred / lengths[:, None]
     several = np.flatnonzero(counts > 1)
     medians = np.array([_median_of_pairs(x[codes == group]) for group in several])

@@ -19,7 +19,7 @@ class ShareOfGap:
     Attributes:
         floor: name of the control below, fixed beforehand.
         ceiling: name of the positive control.
-        value: the share; None unless its interval is narrower than 1.
+        value: the share, larger is better, 0 at the floor and 1 at the ceiling; None unless its interval is narrower than 1.
         low: lower bound; None where the ceiling is not above the floor.
         high: upper bound.
         note: "" or why there is no number.
@@ -47,6 +47,9 @@ def share_of_gap(subject: Statistic, floor: Statistic, ceiling: Statistic, floor
         floor_name: for the result.
         ceiling_name: for the result.
         alpha: one-sided level.
+
+    Raises:
+        InputError: scored on different images.
     """
     a, g = difference(subject, floor), difference(ceiling, floor)
     reason = why_not_assessable(a) or why_not_assessable(g)

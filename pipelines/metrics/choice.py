@@ -9,12 +9,13 @@ import numpy as np
 from pipelines.metrics.folds import inner_folds
 from pipelines.metrics.probes import Groups, ProbeSettings, penalty_losses
 from pipelines.metrics.projection import fit_projection
+from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
 
 def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:
-    """Class-balanced log-loss in nats of the logistic probe at its best penalty, summed over inner folds that hold groups out.
+    """Class-balanced log-loss in nats of the logistic probe at its best penalty, summed over inner folds that hold groups out; smaller is better.
 
     Infinite where there is nothing to fit to, so that a constant embedding is never chosen.
 
@@ -26,9 +27,10 @@ def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, s
         settings: shared by all rows.
 
     Raises:
-        InputError: NaN or infinity.
+        InputError: no image, NaN or infinity, other lengths, labels outside the vocabulary.
     """
     projection = fit_projection(features, settings.max_dim)
+    labels = check_labels(labels, len(features), n_classes)
     if projection.dim == 0 or len(np.unique(labels)) < 2:
         return float("inf")
     inner = inner_folds(labels, groups, n_classes, settings.inner_folds)
@@ -36,7 +38,17 @@ def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, s
 
 
 def chance_loss(labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:
-    """`inner_loss` of a probe that knows nothing."""
+    """`inner_loss` of a probe that knows nothing, in nats; smaller is better.
+
+    Args:
+        labels: (n,) class codes.
+        groups: n names.
+        n_classes: size of the vocabulary.
+        settings: shared by all rows.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary.
+    """
     inner = inner_folds(labels, groups, n_classes, settings.inner_folds)
     return float(penalty_losses(np.zeros((len(labels), 0)), labels, inner, n_classes, settings.grid[:1])[0])
 
@@ -55,10 +67,12 @@ def choose(losses: Mapping[str, float], saw_labels: Collection[str], chance: flo
         chance: `chance_loss`.
 
     Raises:
-        InputError: no candidate.
+        InputError: no candidate, or a loss that is NaN.
     """
     if not losses:
         raise InputError("Expected representations to choose from, got none. Extract the rows of the benchmark first.")
+    if any(np.isnan(loss) for loss in losses.values()):
+        raise InputError(f"Expected losses that are numbers or infinite, got nan for `{next(n for n, loss in losses.items() if np.isnan(loss))}`.")
     held_out = [name for name in losses if name not in saw_labels]
     seen = [name for name in losses if name in saw_labels]
     if not held_out or not seen:

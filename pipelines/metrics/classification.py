@@ -18,12 +18,14 @@ from registry.errors import InputError
 
 #: A probability counts as at least this much in a log-loss: a class that training never saw costs 19.9 bits, not infinity.
 PROBABILITY_FLOOR = 1e-6
+#: probabilities kept as float32 sum to 1 up to this
+_SUM = 1e-5
 
 Units = Sequence[str] | NDArray[np.str_]
 
 
 def balanced_accuracy(labels: Ints, predicted: Ints, units: Units, n_classes: int) -> Statistic:
-    """Mean over classes of recall (scikit-learn's `balanced_accuracy_score`).
+    """Mean over classes of recall, 0..1, larger is better (scikit-learn's `balanced_accuracy_score`).
 
     Args:
         labels: (n,) true class codes.
@@ -33,6 +35,9 @@ def balanced_accuracy(labels: Ints, predicted: Ints, units: Units, n_classes: in
 
     Returns:
         Share of unit u: mean over classes of n_uc / N_c. Without unit u it is NaN when a class occurs in u only.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary.
     """
     index = index_units(units)
     labels = check_labels(labels, len(index.codes), n_classes)
@@ -54,7 +59,7 @@ def balanced_accuracy(labels: Ints, predicted: Ints, units: Units, n_classes: in
 
 
 def macro_f1(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
-    """Mean over classes of 2 x hits / (images + predictions) (scikit-learn's `f1_score(average="macro")`).
+    """Mean over classes of 2 x hits / (images + predictions), 0..1, larger is better (scikit-learn's `f1_score(average="macro")`).
 
     Classes that tie for the most probable share the prediction, so that a constant embedding has what a random guess has, and not what the first
     class happens to give. A class that is neither there nor predicted is left out of the mean.
@@ -66,6 +71,9 @@ def macro_f1(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
 
     Returns:
         Share of unit u: mean over classes of n_uc / N_c. Without unit u it is NaN when a class occurs in u only.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity.
     """
     index = index_units(units)
     probabilities = _check_probabilities(probabilities, len(index.codes))
@@ -112,10 +120,13 @@ def calibration_error(labels: Ints, probabilities: Floats, units: Units, bins: i
         bins: of confidence.
 
     Returns:
-        Share of unit u: of the weight of all images.
+        Share of unit u: of the weight of all images. Without the only unit it is NaN.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity, rows that do not sum to 1.
     """
     index = index_units(units)
-    probabilities = _check_probabilities(probabilities, len(index.codes))
+    probabilities = _check_probabilities(probabilities, len(index.codes), sum_to_1=True)
     n_classes = probabilities.shape[1]
     labels = check_labels(labels, len(index.codes), n_classes)
     present = index.counts_by_class(labels, n_classes)
@@ -138,7 +149,7 @@ def calibration_error(labels: Ints, probabilities: Floats, units: Units, bins: i
 
 
 def macro_auroc(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
-    """Mean over classes of the one-versus-rest AUROC; a tie counts one half.
+    """Mean over classes of the one-versus-rest AUROC, 0..1, larger is better, chance is 0.5; a tie counts one half.
 
     With two classes this is the AUROC of the second column. Scikit-learn's `roc_auc_score(multi_class="ovr")` agrees;
     it refuses a class without images, where here that class is left out of the mean.
@@ -149,7 +160,11 @@ def macro_auroc(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
         units: n unit names.
 
     Returns:
-        Share of unit u: mean over classes of (n+_u / N+ + n-_u / N-) / 2.
+        Share of unit u: mean over classes of (n+_u / N+ + n-_u / N-) / 2. NaN where all images are of one class, and without unit u where
+        it holds all images of a class, or all others.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity.
     """
     index = index_units(units)
     probabilities = _check_probabilities(probabilities, len(index.codes))
@@ -183,12 +198,17 @@ def macro_auroc(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
 def log_loss(labels: Ints, probabilities: Floats, units: Units) -> Statistic:
     """Mean negative log2 probability of the true class, in bits; smaller is better, so it is reported and never the metric of a verdict.
 
+    Scikit-learn's `log_loss` is the same in nats, with a floor of its own.
+
     Args:
         labels: (n,) true class codes.
         probabilities: (n, k) rows that sum to 1; read as at least `PROBABILITY_FLOOR`.
         units: n unit names.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity, rows that do not sum to 1.
     """
-    probabilities = _check_probabilities(probabilities, len(units))
+    probabilities = _check_probabilities(probabilities, len(units), sum_to_1=True)
     labels = check_labels(labels, len(probabilities), probabilities.shape[1])
     truth = np.clip(probabilities[np.arange(len(labels)), labels], PROBABILITY_FLOOR, 1.0)
     return image_mean(-np.log2(truth), units, labels, probabilities.shape[1])
@@ -235,10 +255,13 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
-def _check_probabilities(probabilities: Floats, n: int) -> Floats:
+def _check_probabilities(probabilities: Floats, n: int, *, sum_to_1: bool = False) -> Floats:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or len(probabilities) != n or probabilities.shape[1] < 2:
         raise InputError(f"Expected probabilities of shape ({n}, k) with k of at least 2 classes, got {probabilities.shape}.")
     if not np.isfinite(probabilities).all():
         raise InputError("Expected finite probabilities, got NaN or infinity. Look at the probe's input.")
+    if sum_to_1 and ((probabilities < 0).any() or (np.abs(probabilities.sum(axis=1) - 1) > _SUM).any()):
+        sums = probabilities.sum(axis=1)
+        raise InputError(f"Expected rows of probabilities that sum to 1, got sums from {sums.min():g} to {sums.max():g}. Are these scores?")
     return probabilities

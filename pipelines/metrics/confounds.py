@@ -50,6 +50,10 @@ def principal_component_regression(features: Floats, batch: Names) -> Components
 
     Over all components it is the share of the total variance that lies between batch means. A constant embedding has a share of 0.
 
+    Args:
+        features: (n, d) finite profiles.
+        batch: n names.
+
     Raises:
         InputError: fewer than two batches, NaN or infinity.
     """
@@ -74,15 +78,27 @@ def lisi(features: Floats, names: Names, k: int = 90, perplexity: float | None =
     Weights fall off exponentially with distance so that the perplexity is k / 3 unless stated (Korsunsky et al. 2019). Of batches it is iLISI,
     larger is better; of classes it is 1 - cLISI, smaller is better.
 
+    Args:
+        features: (n, d) finite profiles.
+        names: n batches or classes.
+        k: neighbours.
+        perplexity: of the weights; None = k / 3.
+
     Raises:
-        InputError: fewer than two names, no more profiles than neighbours, or a perplexity outside of 1 to k.
+        InputError: fewer than two names, no more profiles than neighbours, a perplexity outside of 1 to k, NaN or infinity.
     """
     found: Floats = lisi_of(features, [names], k, perplexity)[0]
     return found
 
 
 def lisi_of(features: Floats, several: Sequence[Names], k: int = 90, perplexity: float | None = None) -> Floats:
-    """(m, n) `lisi` of m kinds of names of the same profiles, whose neighbourhoods are searched and weighed once.
+    """(m, n) `lisi` of m kinds of names of the same profiles, whose neighbourhoods are searched and weighed once; of batches larger is better.
+
+    Args:
+        features: (n, d) finite profiles.
+        several: m times n names.
+        k: as for `lisi`.
+        perplexity: as for `lisi`.
 
     Raises:
         InputError: as `lisi`.
@@ -127,10 +143,17 @@ def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05, with_
     """Share of neighbourhoods in which the batches are as mixed as in the whole (Buettner et al. 2019), 0..1; larger is better, 1 - alpha is perfect.
 
     A chi-squared test of the k neighbours against the frequencies of all other profiles. Give profiles of one class: where classes differ
-    between batches, mixing would be wrong. `with_self` counts a profile among its k neighbours, as scib-metrics does.
+    between batches, mixing would be wrong. A constant embedding has all others as neighbours, and so 1.
+
+    Args:
+        features: (n, d) finite profiles.
+        batch: n names.
+        k: neighbours.
+        alpha: level of the test.
+        with_self: count a profile among its k neighbours, as scib-metrics does.
 
     Raises:
-        InputError: fewer than two batches, or no more profiles than neighbours.
+        InputError: fewer than two batches, no more profiles than neighbours, NaN or infinity.
     """
     from scipy.special import chdtri
 
@@ -154,10 +177,16 @@ def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05, with_
 def graph_connectivity(features: Floats, classes: Names, k: int = 15, connection: str = "weak") -> float:
     """Mean over classes of the share of its profiles in its largest connected part of the neighbour graph, 0..1; larger is better.
 
-    An edge joins a profile and each of its k neighbours, either way (Luecken et al. 2022); `connection="strong"` asks for a way forth and back.
+    An edge joins a profile and each of its k neighbours, either way (Luecken et al. 2022). A constant embedding is connected, and has 1.
+
+    Args:
+        features: (n, d) finite profiles.
+        classes: n names.
+        k: neighbours.
+        connection: "weak", or "strong" for a way forth and back.
 
     Raises:
-        InputError: fewer than two classes, no more profiles than neighbours, or another connection.
+        InputError: fewer than two classes, no more profiles than neighbours, another connection, NaN or infinity.
     """
     if connection not in ("weak", "strong"):
         raise InputError(f"Expected a connection of `weak` or `strong`, got `{connection}`.")
@@ -177,10 +206,16 @@ def graph_connectivity(features: Floats, classes: Names, k: int = 15, connection
 def robustness_index(features: Floats, classes: Names, batch: Names, k: int = 50) -> float:
     """SO / (SO + OS) over all profiles' k nearest neighbours: same class and other batch, against other class and same batch; 0.5 = neither leads.
 
-    Larger is better. Neighbours by cosine (de Jong et al. 2025, PathoROB). NaN where no neighbour is of either kind.
+    0..1, larger is better. Neighbours by cosine (de Jong et al. 2025, PathoROB). NaN where no neighbour is of either kind.
+
+    Args:
+        features: (n, d) finite profiles.
+        classes: n names.
+        batch: n names.
+        k: neighbours.
 
     Raises:
-        InputError: fewer than two classes or batches, or no more profiles than neighbours.
+        InputError: fewer than two classes or batches, no more profiles than neighbours, NaN or infinity.
     """
     features = check_features(features)
     y, b = _codes(classes, len(features)), _codes(batch, len(features))
@@ -198,7 +233,13 @@ def bras(features: Floats, classes: Names, batch: Names, singletons: str = "leav
 
     1 - |b - a| / max(a, b), a = mean cosine distance to the others of one's batch, b = mean distance to all profiles of other batches, of the
     same class both; mean over profiles, then over classes. Larger is better, 1 = batches do not show. A class with one batch only, or one profile
-    per batch, does not count; nor does a profile alone with its batch in its class (`singletons="perfect"` gives it 1, as the reference does).
+    per batch, does not count; nor does a profile alone with its batch in its class.
+
+    Args:
+        features: (n, d) finite profiles.
+        classes: n names.
+        batch: n names.
+        singletons: "leave-out", or "perfect" to give a profile alone with its batch in its class 1, as the reference does.
 
     Returns:
         NaN where no class has two batches with two profiles each, or all distances are 0: a constant embedding is not a mixed one.
@@ -244,7 +285,7 @@ class NotSame:
     """1-nearest-neighbour accuracy of a profile's annotation.
 
     Attributes:
-        nsc: the neighbour is of another compound.
+        nsc: the neighbour is of another compound, 0..1, larger is better.
         nscb: of another compound and another batch.
         queries: profiles that have a candidate of their annotation both ways.
     """
@@ -262,8 +303,14 @@ class NotSame:
 def not_same_compound(features: Floats, annotation: Names, compound: Names, batch: Names) -> NotSame:
     """Ljosa et al. 2013 and Ando et al. 2017, by cosine; of neighbours that tie each counts by its share.
 
+    Args:
+        features: (n, d) finite profiles.
+        annotation: n names, such as mechanisms.
+        compound: n names.
+        batch: n names.
+
     Raises:
-        InputError: no profile has an annotated neighbour of another compound and batch.
+        InputError: no profile has an annotated neighbour of another compound and batch, NaN or infinity.
     """
     features = check_features(features)
     y, c, b = (_codes(names, len(features), least=1) for names in (annotation, compound, batch))

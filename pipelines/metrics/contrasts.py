@@ -30,9 +30,9 @@ class Contrast:
 
     Attributes:
         against: the control's name.
-        estimate: of subject - control (mean of its seeds).
-        subject_value: the subject's statistic.
-        control_value: the control's, or the mean of its seeds.
+        estimate: of subject - control (mean of its seeds); above 0 is better where a larger statistic is better.
+        subject_value: the subject's statistic; NaN where it does not exist.
+        control_value: the control's, or the mean of its seeds; NaN likewise.
         n_seeds: k; 0 for a single deterministic row.
         sd_seeds: standard deviation of the seeds (ddof 1); 0 for a single row.
         reason: "" or why nothing may be claimed.

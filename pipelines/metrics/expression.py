@@ -73,7 +73,9 @@ def expression_scores(
             one training patient for `hest_cv`, or a patient in training and test of one fold.
     """
     features, targets = check_features(features), np.log1p(_counts(counts, len(features)))
-    index, folds = index_units(units), np.asarray(folds, dtype=np.int64)
+    index, folds = index_units(units, len(features)), np.asarray(folds, dtype=np.int64)
+    if folds.shape != (len(features),):
+        raise InputError(f"Expected a fold for each of {len(features)} spots, got shape {folds.shape}.")
     if protocol not in PROTOCOLS:
         raise InputError(f"Expected a protocol of {', '.join(PROTOCOLS)}, got `{protocol}`.")
     numbers = sorted(set(folds[folds >= 0].tolist()))

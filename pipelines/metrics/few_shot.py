@@ -25,12 +25,12 @@ PROTOCOL = "simpleshot/standardise/cl2n/nearest-mean/v1"
 
 @dataclass(frozen=True, eq=False)
 class FewShot:
-    """A curve of balanced accuracy over the number of training images of each class.
+    """A curve of balanced accuracy over the number of training images of each class; 0..1, larger is better.
 
     Attributes:
         shots: (s,) images of each class.
         mean: (s,) over draws; NaN where a class has fewer training images.
-        sd: (s,) over draws, of the training images: it is no interval for new units.
+        sd: (s,) over draws, of the training images: it is no interval for new units; NaN likewise.
         whole: with all training images.
         chance: 1 / classes.
     """
@@ -52,7 +52,7 @@ def class_means(train: Floats, labels: Ints, n_classes: int, queries: Floats) ->
         queries: (m, d).
 
     Raises:
-        InputError: no training image, NaN or infinity.
+        InputError: no training image, other lengths, labels outside the vocabulary, NaN or infinity.
     """
     projection = fit_projection(train, train.shape[1])
     return _nearest(_unit(projection.transform(train)), check_labels(labels, len(train), n_classes), n_classes, _unit(projection.transform(queries)))
@@ -76,9 +76,14 @@ def few_shot(
         seed: of the draws.
 
     Raises:
-        InputError: no test image, NaN or infinity, shots that are not ascending.
+        InputError: no test image, other lengths, labels outside the vocabulary, NaN or infinity, shots that are not ascending.
     """
     labels, folds = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
+    if folds.shape != labels.shape or labels.max(initial=-1) >= n_classes:
+        raise InputError(
+            f"Expected a label below {n_classes} and a fold for each image, got shapes {labels.shape} and {folds.shape} and labels up to"
+            f" {labels.max(initial=-1)}."
+        )
     if not shots or list(shots) != sorted(set(shots)) or shots[0] < 1 or draws < 1:
         raise InputError(f"Expected ascending numbers of shots and at least one draw, got {tuple(shots)} and {draws}.")
     numbers = sorted(set(folds[(labels >= 0) & (folds >= 0)].tolist()))
@@ -88,6 +93,8 @@ def few_shot(
     for number in numbers:
         train, test = np.flatnonzero((labels >= 0) & (folds != number)), np.flatnonzero((labels >= 0) & (folds == number))
         vectors = check_features(features_of_fold(features, number))
+        if len(vectors) != len(labels):
+            raise InputError(f"Expected one label for each of {len(vectors)} images, got {len(labels)}.")
         projection = fit_projection(vectors[train], vectors.shape[1])
         x, queries, y = _unit(projection.transform(vectors[train])), _unit(projection.transform(vectors[test])), labels[train]
         truth = (np.arange(len(test)), labels[test])

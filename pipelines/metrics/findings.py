@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.metrics.contrasts import Contrast
+from registry.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Comparison:
         control: name of the control or of the set of twins.
         role: "twins", "control" or "aside" (shown, never part of a verdict: a confound, a positive control).
         word: the five words for this control alone.
-        control_value: its statistic, the mean over its seeds.
-        gain: encoder minus control.
+        control_value: its statistic, the mean over its seeds; NaN where it does not exist.
+        gain: encoder minus control; NaN likewise.
         low: lower bound at alpha; None if not assessable, like the next eight.
         high: upper bound at alpha.
         high_corrected: upper bound at alpha / m of the whole verdict.
@@ -33,7 +34,7 @@ class Comparison:
         p_units: its jackknife part.
         p_seeds: its seed part; None for a single row.
         detectable: gain detected with 80 % power.
-        se: jackknife standard error of the gain.
+        se: jackknife standard error of the gain; NaN where it does not exist without one of the units.
         n_seeds: k, 0 for a single row.
         sd_seeds: standard deviation over seeds.
         n_eff_needed: effective units for `equivalent` with 80 % power at a true 0; None where out of reach or not assessable.
@@ -68,7 +69,7 @@ class Finding:
     Attributes:
         word: one of the five.
         against: the control that gives the smallest gain.
-        gain: that gain.
+        gain: that gain; larger is better; NaN where one of the statistics does not exist.
         low: smallest lower bound at alpha; None if not assessable, like the next four.
         high: smallest upper bound at alpha / m.
         low_of_mean: as `low`, over the means of the seeds: the interval by which `equivalent` is decided.
@@ -114,7 +115,12 @@ def find(contrasts: Sequence[Contrast], alpha: float, margin: float, margin_firs
         alpha: one-sided level; upper bounds are at alpha / number of controls.
         margin: of equivalence.
         margin_first: a difference that is certainly inside the margin is `equivalent` even where it is certainly not 0.
+
+    Raises:
+        InputError: no contrast.
     """
+    if not contrasts:
+        raise InputError("Expected at least one control to compare with, got none. A score without controls has no verdict.")
     m = len(contrasts)
     judged = [c for c in contrasts if c.assessable]
     reason = next((c.reason for c in contrasts if not c.assessable), "")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.statistic import index_units
+from pipelines.metrics.statistic import check_labels, index_units
 from registry.arrays import Ints
+from registry.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +38,15 @@ def inner_folds(labels: Ints, groups: Sequence[str] | NDArray[np.str_], n_classe
         labels: (n,) class codes.
         groups: n group names.
         n_classes: size of the vocabulary.
-        n_folds: folds wanted; fewer where there are fewer groups.
+        n_folds: folds wanted, at least 2; fewer where there are fewer groups.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, fewer than 2 folds.
     """
     index = index_units(groups)
+    labels = check_labels(labels, len(index.codes), n_classes)
+    if n_folds < 2:
+        raise InputError(f"Expected at least 2 inner folds, got {n_folds}.")
     n_groups = len(index.names)
     if n_groups == 1:
         dealt = np.empty(len(labels), dtype=np.int64)

@@ -60,6 +60,9 @@ class Geometry:
 def check_features(features: Floats) -> Floats:
     """(n, d) features as finite float64.
 
+    Args:
+        features: (n, d) numbers.
+
     Raises:
         InputError: another number of axes, NaN or infinity; names the first image and column.
     """
@@ -79,9 +82,14 @@ def check_features(features: Floats) -> Floats:
 def directions(features: Floats, names: Sequence[str] | NDArray[np.str_]) -> Floats:
     """(n, d) profiles of length 1, whose products are cosines.
 
+    Args:
+        features: (n, d) finite.
+        names: n names, for the message.
+
     Raises:
-        InputError: a profile is 0; names the first.
+        InputError: a profile is 0; names the first. NaN or infinity.
     """
+    features = check_features(features)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     if (lengths == 0).any():
         raise InputError(f"The profile of `{names[int(np.argmin(lengths))]}` is 0 and has no direction. Leave it out.")
@@ -96,7 +104,10 @@ def varying_columns(features: Floats) -> Mask:
 
 
 def describe(features: Floats) -> Geometry:
-    """Effective rank and flags of (n, d) features.
+    """Effective rank and flags of (n, d) features; no image, like a constant, is collapsed.
+
+    Args:
+        features: (n, d) finite.
 
     Raises:
         InputError: NaN or infinity.
@@ -104,16 +115,16 @@ def describe(features: Floats) -> Geometry:
     features = check_features(features)
     n, d = features.shape
     varying = varying_columns(features)
+    if not varying.any():
+        return Geometry(n, d, 0, 0.0, 0.0, True, True)
     x = features[:, varying] - features[:, varying].mean(axis=0)
-    scaled = x / x.std(axis=0) if x.size else x
+    scaled = x / x.std(axis=0)
     rank = _participation_ratio(scaled)
-    return Geometry(n, d, int(varying.sum()), rank, _participation_ratio(x), not varying.any(), rank < MIN_RANK)
+    return Geometry(n, d, int(varying.sum()), rank, _participation_ratio(x), False, rank < MIN_RANK)
 
 
 def _participation_ratio(centred: Floats) -> float:
     """(sum l)^2 / sum l^2 = tr(C)^2 / ||C||_F^2: no eigenvalue is needed."""
-    if not centred.size:
-        return 0.0
     x = centred / np.abs(centred).max()
     small = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
     return float(np.trace(small) ** 2 / np.sum(small**2))

@@ -130,6 +130,9 @@ def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *
         groups: `strata` says nothing here.
         null_size: draws per configuration of positives and candidates.
         seed: of the draws.
+
+    Raises:
+        InputError: no column that names a group, one that is missing or too short.
     """
     names, codes = group_codes(columns, groups.sameby, int(max(len(values) for values in columns.values())))
     kept = _scored_groups(scored, codes, len(names))
@@ -157,7 +160,17 @@ def _random_lists(n_positive: int, n_total: int, draws: int, seed: int) -> NDArr
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """(g,) p-values adjusted for the false discovery rate; NaN stays NaN and counts for nothing."""
+    """(g,) p-values adjusted for the false discovery rate (Benjamini & Hochberg 1995); NaN stays NaN and counts for nothing.
+
+    Args:
+        p: (g,) p-values.
+
+    Raises:
+        InputError: something outside 0..1.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
+        raise InputError(f"Expected p-values from 0 to 1 in one row, NaN where there is none, got shape {p.shape} and {np.nanmax(p, initial=0):g}.")
     adjusted = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
@@ -168,6 +181,11 @@ def benjamini_hochberg(p: Floats) -> Floats:
 
 def group_codes(columns: Columns, sameby: Sequence[str], n: int) -> tuple[tuple[str, ...], Ints]:
     """Names of the groups, sorted, and (n,) which of them a profile is in.
+
+    Args:
+        columns: n values for each column of `sameby`.
+        sameby: columns whose values name a group.
+        n: profiles.
 
     Raises:
         InputError: no column, one that is missing or too short.

@@ -110,6 +110,8 @@ def beyond_controls(
         InputError: no test image, fewer than two classes in a training fold, NaN or infinity.
     """
     labels, folds, units = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(units, dtype=np.str_)
+    if labels.ndim != 1 or folds.shape != labels.shape or units.shape != labels.shape:
+        raise InputError(f"Expected a fold and a unit for each of {len(labels)} images, got shapes {folds.shape} and {units.shape}.")
     tested = np.flatnonzero((labels >= 0) & (folds >= 0))
     numbers = sorted(set(folds[tested].tolist()))
     if not numbers:
@@ -179,6 +181,9 @@ def judge_information(
         unit: what is left out, in words.
         alpha: one-sided level.
         margin: of equivalence, in bits.
+
+    Raises:
+        InputError: rows scored on different images.
     """
     zero = Statistic(
         0.0, found.encoder.units, np.zeros(found.encoder.n_units), found.encoder.share, found.encoder.n_images, found.encoder.class_in_units

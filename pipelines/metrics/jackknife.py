@@ -33,8 +33,8 @@ class Estimate:
     """A value with its jackknife variance.
 
     Attributes:
-        value: the statistic, or a difference of two.
-        variance: V_J, less what it holds twice; 0 where all leave-one-out values agree to rounding.
+        value: the statistic, or a difference of two; NaN where it does not exist.
+        variance: V_J, less what it holds twice; 0 where all leave-one-out values agree to rounding; NaN where one does not exist.
         n_eff: effective number of units.
         n_units: U.
     """
@@ -88,7 +88,11 @@ def variance_of(statistic: Statistic) -> float:
 
 
 def estimate(statistic: Statistic) -> Estimate:
-    """Point 2 of the definitions: value, V_J and n_eff."""
+    """Point 2 of the definitions: value, V_J and n_eff.
+
+    Args:
+        statistic: of U units, as a value and (U,) values without each.
+    """
     variance = variance_of(statistic)
     if np.ptp(statistic.without) <= ROUNDING:
         variance = 0.0
@@ -100,6 +104,9 @@ def why_not_assessable(statistic: Statistic) -> str:
 
     Assessable iff at least 10 units, n_eff of at least 5, every class in at least 3 units, and the statistic exists
     without any one unit. (No scatter at all is a matter of the comparison: `contrasts`.)
+
+    Args:
+        statistic: of U units, as a value and (U,) values without each.
     """
     if statistic.n_units < MIN_UNITS:
         return f"{statistic.n_units} units, at least {MIN_UNITS} are needed"
@@ -113,7 +120,12 @@ def why_not_assessable(statistic: Statistic) -> str:
 
 
 def interval(statistic: Statistic, alpha: float = ALPHA) -> tuple[float, float] | None:
-    """Bounds (low, high) of one row's own score at coverage 1 - 2 alpha; None where it is not assessable or has no scatter."""
+    """Bounds (low, high) of one row's own score at coverage 1 - 2 alpha; None where it is not assessable or has no scatter.
+
+    Args:
+        statistic: of U units, as a value and (U,) values without each.
+        alpha: one-sided level.
+    """
     if why_not_assessable(statistic):
         return None
     found = estimate(statistic)
@@ -122,6 +134,10 @@ def interval(statistic: Statistic, alpha: float = ALPHA) -> tuple[float, float] 
 
 def difference(subject: Statistic, control: Statistic) -> Statistic:
     """subject - control, unit by unit.
+
+    Args:
+        subject: as a value and (U,) values without each unit.
+        control: likewise.
 
     Raises:
         InputError: the two were not computed on the same images.
@@ -144,6 +160,9 @@ def difference(subject: Statistic, control: Statistic) -> Statistic:
 
 def mean_of(seeds: Sequence[Statistic]) -> Statistic:
     """The mean of several seeds, as a value and without each unit.
+
+    Args:
+        seeds: each as a value and (U,) values without each unit.
 
     Raises:
         InputError: no seed, or seeds scored on different images.

@@ -60,6 +60,12 @@ def tau_b(first: Floats, second: Floats) -> float:
 def spearman(first: Floats, second: Floats) -> float:
     """Spearman's rank correlation, -1..1: Pearson's of mid-ranks; values within 1e-9 tie, and a constant series has 0.
 
+    SciPy's `spearmanr` agrees, but for a constant series.
+
+    Args:
+        first: (n,) finite.
+        second: (n,) finite.
+
     Raises:
         InputError: as `tau_b`.
     """
@@ -331,9 +337,14 @@ def permuted_labels(codes: Ints, blocks: Ints, units: Sequence[str] | NDArray[np
         units: n unit names.
         folds: (n,) test folds, -1 = always training; no unit lies in two.
         seed: of the draw.
+
+    Raises:
+        InputError: no image, or other lengths.
     """
     codes, blocks, folds = (np.asarray(x, dtype=np.int64) for x in (codes, blocks, folds))
-    unit = index_units(units).codes
+    unit = index_units(units, len(codes)).codes
+    if blocks.shape != codes.shape or folds.shape != codes.shape:
+        raise InputError(f"Expected a block and a fold for each of {len(codes)} images, got shapes {blocks.shape} and {folds.shape}.")
     taking_part = codes >= 0
     # an image that takes no part has no label to give
     stratum, block = np.where(taking_part, unit, -1), np.where(taking_part, blocks, -1)

@@ -67,7 +67,7 @@ class PairScores:
         chance: (q,) expected AP of a random order; NaN likewise.
         n_positive: (q,) positives.
         n_total: (q,) candidates.
-        tied: (q,) share of the positives that tie with another candidate, in 0..1.
+        tied: (q,) share of the positives that tie with another candidate, in 0..1; NaN likewise.
     """
 
     query: Ints
@@ -85,7 +85,14 @@ class PairScores:
 
 
 def fitting_distance(features: Floats) -> str:
-    """ "cosine", or "euclidean" for features of fewer than 3 effective dimensions, where a cosine knows little but a sign."""
+    """ "cosine", or "euclidean" for features of fewer than 3 effective dimensions, where a cosine knows little but a sign.
+
+    Args:
+        features: (n, d) finite.
+
+    Raises:
+        InputError: NaN or infinity.
+    """
     return "euclidean" if describe(features).low_rank else "cosine"
 
 

@@ -154,7 +154,7 @@ class OutOfFold:
         images: (m,) positions in the arrays given, ascending: those with a label and a test fold.
         fold: (m,) the fold each was a test image of.
         labels: (m,) class codes.
-        probabilities: (m, k).
+        probabilities: (m, k) of the classes, which sum to 1.
         probes: the fitted probe of each fold.
         notes: what was out of the ordinary, naming the fold.
     """
@@ -247,6 +247,11 @@ def out_of_fold(
         InputError: no test image, a fold without training images or without features, NaN or infinity in a labelled image.
     """
     labels, folds, groups = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(groups, dtype=np.str_)
+    if labels.ndim != 1 or folds.shape != labels.shape or groups.shape != labels.shape or labels.max(initial=-1) >= n_classes:
+        raise InputError(
+            f"Expected a label below {n_classes}, a fold and a group for each image, got shapes {labels.shape}, {folds.shape} and {groups.shape} and "
+            f"labels up to {labels.max(initial=-1)}."
+        )
     taking_part = labels >= 0
     numbers = sorted(set(folds[taking_part & (folds >= 0)].tolist()))
     if not numbers:
@@ -257,6 +262,8 @@ def out_of_fold(
     notes: list[str] = []
     for number in numbers:
         x = features_of_fold(features, number)
+        if len(x) != len(labels):
+            raise InputError(f"Expected features of {len(labels)} images for fold {number}, got {len(x)}.")
         train, test = taking_part & (folds != number), taking_part & (folds == number)
         if kind == "logistic":
             probe: Probe = fit_probe(x[train], labels[train], groups[train], n_classes, settings)

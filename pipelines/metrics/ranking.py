@@ -17,20 +17,40 @@ from registry.errors import InputError
 
 
 def expected_ap(n_positive: int, n_negative: int) -> float:
-    """AP of a random order (mu0): expected_ap(3, 32) = 0.170334, expected_ap(1, 16) = 0.202327."""
+    """AP of a random order (mu0), 0..1, where larger is better: expected_ap(3, 32) = 0.170334, expected_ap(1, 16) = 0.202327.
+
+    Args:
+        n_positive: relevant candidates.
+        n_negative: other candidates.
+
+    Raises:
+        InputError: no positive, or fewer than 0 negatives.
+    """
+    if n_positive < 1 or n_negative < 0:
+        raise InputError(f"Expected at least one positive and no fewer than 0 negatives, got {n_positive} and {n_negative}.")
     return float(chance_ap(np.array([n_positive]), np.array([n_negative]))[0])
 
 
 def tie_aware_ap(similarity: Floats, relevant: Mask) -> float:
-    """Expected AP of one ranked list, largest similarity first, equal similarities in random order.
+    """Expected AP of one ranked list, largest similarity first, equal similarities in random order; 0..1, larger is better.
+
+    Scikit-learn's `average_precision_score` agrees where nothing ties.
+
+    Args:
+        similarity: (n,) finite.
+        relevant: (n,) which candidates are positives.
 
     Raises:
-        InputError: nothing is relevant.
+        InputError: nothing is relevant, other lengths, NaN or infinity.
     """
-    relevant = np.asarray(relevant, dtype=bool)
+    similarity, relevant = np.asarray(similarity, dtype=np.float64), np.asarray(relevant, dtype=bool)
+    if similarity.ndim != 1 or similarity.shape != relevant.shape or not np.isfinite(similarity).all():
+        raise InputError(
+            f"Expected finite similarities, one for each of {relevant.size} candidates, got shape {similarity.shape} or NaN or infinity."
+        )
     if not relevant.any():
         raise InputError("Expected at least one relevant candidate, got none. Average precision does not exist for such a query.")
-    _, group = np.unique(-np.asarray(similarity, dtype=np.float64), return_inverse=True)
+    _, group = np.unique(-similarity, return_inverse=True)
     items, positives = np.bincount(group), tally(group, relevant)
     return float(ap_sum(items, positives) / relevant.sum())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,9 +122,9 @@ class Signal:
 
     Attributes:
         names: sorted.
-        value: (p,) the statistic; NaN where there are too few replicates.
+        value: (p,) the statistic, larger is better; NaN where there are too few replicates.
         p: (p,) (1 + null at or above the value) / (1 + null); NaN likewise.
-        p_published: (p,) null at or above the value / null, as the reference has it: it can be 0, and is for parity alone.
+        p_published: (p,) null at or above the value / null, as the reference has it: it can be 0, and is for parity alone; NaN likewise.
         null: the size of the null.
     """
 
@@ -137,7 +138,7 @@ class Signal:
 def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Signal:
     """Mean cosine of the pairs of a perturbation's replicates, against that of perturbations that should do nothing.
 
-    Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
+    In -1..1. Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
 
     Args:
         features: (n, d) aligned replicates.
@@ -148,6 +149,7 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
         InputError: no negative with two replicates, a zero profile.
     """
     features, labels = check_features(features), np.asarray(names, dtype=np.str_)
+    _one_name_each(labels, len(features))
     unit = directions(features, labels)
     unique, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(unique), features.shape[1]))
@@ -162,8 +164,8 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
 def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequence[str], *, most_controls: int = 1000, seed: int = 0) -> Signal:
     """Energy distance of a perturbation's replicates to the controls, against that of perturbations that should do nothing.
 
-    2 E|X - Y| - E|X - X'| - E|Y - Y'| with each expectation over all pairs, a profile with itself included. Differences: the controls that
-    are drawn where there are many depend on `seed` (the reference draws them anew each time).
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|, 0 or more, with each expectation over all pairs, a profile with itself included. Differences: the controls
+    that are drawn where there are many depend on `seed` (the reference draws them anew each time).
 
     Args:
         features: (n, d) aligned profiles.
@@ -177,6 +179,8 @@ def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequenc
         InputError: no control, or no negative with five replicates.
     """
     features, labels, controls = check_features(features), np.asarray(names, dtype=np.str_), np.asarray(controls, dtype=bool)
+    _one_name_each(labels, len(features))
+    _one_name_each(controls, len(features), "control flag")
     reference = features[controls]
     if not len(reference):
         raise InputError("Expected at least one control profile, got none. A magnitude is a distance to controls.")
@@ -190,6 +194,11 @@ def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequenc
         if len(mine) >= 5:
             value[number] = 2 * _mean_distance(mine, reference) - _mean_distance(mine, mine) - inside
     return _against_null(unique, value, np.isin(unique, negatives))
+
+
+def _one_name_each(values: NDArray[Any], n: int, what: str = "name") -> None:
+    if values.shape != (n,):
+        raise InputError(f"Expected a {what} for each of {n} profiles, got shape {values.shape}.")
 
 
 def _mean_distance(a: Floats, b: Floats) -> float:

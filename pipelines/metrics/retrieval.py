@@ -38,8 +38,8 @@ class Retrieval:
     """Retrieval scores of one row.
 
     Attributes:
-        map: mean AP over the queries of a class, then over classes. Share of unit u: mean over classes of its queries in u / its
-            queries. Without unit u: u is no query and no candidate.
+        map: mean AP over the queries of a class, then over classes; 0..1, larger is better. Share of unit u: mean over classes of its queries in u /
+            its queries. Without unit u: u is no query and no candidate.
         normalised: the same of the normalised AP: 0 is chance, 1 is perfect.
         ap: (n,) AP per image; NaN where an image has no positive or no negative.
         chance: (n,) expected AP of a random order.
@@ -59,9 +59,9 @@ class PermutationNull:
 
     Attributes:
         p: (1 + draws at or above the observed mean normalised AP) / (1 + draws); None where it is not estimable.
-        observed: the mean normalised AP.
-        mean: of the draws.
-        sd: of the draws.
+        observed: the mean normalised AP; larger is better, 0 is chance.
+        mean: of the draws; NaN where there are none.
+        sd: of the draws; NaN likewise.
         n_permutations: draws.
         reason: "" or why it is not estimable.
     """
@@ -90,8 +90,13 @@ def has_query(labels: Ints, units: Units, folds: Ints) -> bool:
         labels: (n,) class codes.
         units: n unit names.
         folds: (n,) as in `retrieve`.
+
+    Raises:
+        InputError: other lengths.
     """
-    names = np.asarray(units, dtype=np.str_)
+    names, labels, folds = np.asarray(units, dtype=np.str_), np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
+    if names.shape != labels.shape or folds.shape != labels.shape:
+        raise InputError(f"Expected a unit and a fold for each of {len(labels)} images, got shapes {names.shape} and {folds.shape}.")
     for fold in np.unique(folds):
         cells = {(str(unit), int(label)) for unit, label in zip(names[folds == fold], labels[folds == fold], strict=True)}
         for unit, label in cells:
@@ -112,9 +117,10 @@ def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds
         folds: (n,) candidates come from the query's own fold, for rows whose features were fitted per fold; None = one fold.
 
     Raises:
-        InputError: NaN features, or no query has both a positive and a negative.
+        InputError: NaN or infinity, other lengths, or no query has both a positive and a negative.
     """
-    features, index = check_features(features), index_units(units)
+    features = check_features(features)
+    index = index_units(units, len(features))
     labels = check_labels(labels, len(features), n_classes)
     ap, chance, tied = (np.full(len(features), np.nan) for _ in range(3))
     weights = _query_weights(labels, index, folds, n_classes)
@@ -167,10 +173,14 @@ def permutation_null(
 
     Returns:
         p is uniform when labels are exchangeable within strata. Where no stratum holds two labels, nothing can be permuted: p is None.
+
+    Raises:
+        InputError: as `retrieve`.
     """
-    features, index = check_features(features), index_units(units)
+    features = check_features(features)
+    index = index_units(units, len(features))
     labels = check_labels(labels, len(features), n_classes)
-    stratum = index if strata is None else index_units(strata)
+    stratum = index if strata is None else index_units(strata, len(features))
     n = len(labels)
     rng = np.random.default_rng(seed)
     blocks = np.argsort(stratum.codes, kind="stable")
@@ -331,6 +341,8 @@ def _query_weights(labels: Ints, index: UnitIndex, folds: Ints | None, n_classes
 def _rankings(features: Floats, codes: Ints, folds: Ints | None) -> Iterator[_Ranked]:
     """The ranked candidates of each query, in order."""
     fold = np.zeros(len(features), dtype=np.int64) if folds is None else np.asarray(folds, dtype=np.int64)
+    if fold.shape != codes.shape:
+        raise InputError(f"Expected a fold for each of {len(codes)} images, got shape {fold.shape}.")
     for query, similarity, tolerance in Similarities(features, "euclidean").each():
         candidates = np.flatnonzero((codes != codes[query]) & (fold == fold[query]))
         order = np.argsort(-similarity[candidates], kind="stable")

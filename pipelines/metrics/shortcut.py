@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.metrics.ceiling import share_of_gap
+from pipelines.metrics.geometry import check_features
 from pipelines.metrics.jackknife import ALPHA
 from pipelines.metrics.statistic import Statistic
 from registry.arrays import Floats
@@ -39,10 +40,15 @@ class Shortcut:
 def shortcut_features(intensity: Floats, histogram: Floats) -> Floats:
     """(n, d1 + d2) the two colour and intensity controls side by side, for the probe that scores the encoder.
 
+    Args:
+        intensity: (n, d1) finite.
+        histogram: (n, d2) finite, of the same images.
+
     Raises:
-        InputError: of different images.
+        InputError: of different images, NaN or infinity.
     """
-    if intensity.ndim != 2 or histogram.ndim != 2 or len(intensity) != len(histogram):
+    intensity, histogram = check_features(intensity), check_features(histogram)
+    if len(intensity) != len(histogram):
         raise InputError(f"Expected two arrays of features of the same images, got shapes {intensity.shape} and {histogram.shape}.")
     return np.concatenate([intensity, histogram], axis=1)
 

@@ -48,6 +48,12 @@ class Statistic:
                 f"Expected `without` and `share` with one entry for each of {len(self.units)} units, "
                 f"got shapes {self.without.shape} and {self.share.shape}."
             )
+        if not self.units:
+            raise InputError("Expected a statistic of at least one unit, got none. Score at least one image.")
+        if np.isinf(self.value) or np.isinf(self.without).any():
+            raise InputError(
+                f"Expected finite numbers, or NaN where one does not exist, got a value of {self.value} or an infinite one without a unit."
+            )
         if list(self.units) != sorted(set(self.units)):
             raise InputError("Expected the unit names sorted and each once. Sort rows by unit before making a statistic of them.")
 
@@ -88,12 +94,14 @@ def tally(codes: Ints, weights: ArrayLike | None = None, size: int = 0) -> Float
     return np.asarray(np.bincount(codes, weights=weights, minlength=size), dtype=np.float64)
 
 
-def index_units(units: Sequence[str] | NDArray[np.str_]) -> UnitIndex:
-    """Code unit names in sorted order.
+def index_units(units: Sequence[str] | NDArray[np.str_], n: int | None = None) -> UnitIndex:
+    """Code the names of n units in sorted order.
 
     Raises:
-        InputError: no image at all.
+        InputError: no image at all, or another number of names than `n`.
     """
+    if n is not None and np.shape(units) != (n,):
+        raise InputError(f"Expected a unit name for each of {n} images, got shape {np.shape(units)}.")
     if len(units) == 0:
         raise InputError("Expected at least one image with a label, got none. Look at the label column of the index.")
     names, codes = np.unique(np.asarray(units, dtype=np.str_), return_inverse=True)
@@ -120,19 +128,27 @@ def image_mean(values: Floats, units: Sequence[str] | NDArray[np.str_], labels: 
     """Mean over images of one number per image, e.g. bits of information or a hit.
 
     Args:
-        values: (n,) float.
+        values: (n,) finite, in any unit and direction, which are the mean's.
         units: n unit names.
         labels: (n,) class codes; they only decide `class_in_units`.
         n_classes: size of the vocabulary.
 
     Returns:
-        the mean; unit u has the share n_u / n.
+        The mean; unit u has the share n_u / n. Without the only unit it is NaN.
+
+    Raises:
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity.
     """
     index = index_units(units)
     values = np.asarray(values, dtype=np.float64)
     labels = check_labels(labels, len(index.codes), n_classes)
     if values.shape != labels.shape:
         raise InputError(f"Expected one value for each of {len(labels)} images, got shape {values.shape}.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise InputError(
+            f"Expected finite values, got {values[bad[0]]} in image {bad[0]} ({len(bad)} such values). Leave those images out and say so."
+        )
     counts, sums = index.counts(), index.counts(values)
     left = counts.sum() - counts
     without = np.divide(sums.sum() - sums, left, out=np.full_like(left, np.nan), where=left > 0)

@@ -44,7 +44,7 @@ class Verdict:
         task: name.
         metric: of the statistic.
         unit: what is left out, in words ("patient").
-        value: the encoder's statistic.
+        value: the encoder's statistic, of which larger is better; NaN where it does not exist.
         n_images: images.
         n_units: U.
         n_eff: effective number of units.
@@ -178,7 +178,12 @@ def holm_table(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
 
     Args:
         verdicts: every cell of the table: encoders x tasks in a report, one encoder's tasks in a gate.
+
+    Raises:
+        InputError: no cell.
     """
+    if not verdicts:
+        raise InputError("Expected the verdicts of at least one cell, got none. An empty table has nothing to correct.")
     adjusted = holm([1.0 if v.overall.p is None else v.overall.p for v in verdicts])
     return tuple(_corrected(v, p, len(verdicts)) for v, p in zip(verdicts, adjusted, strict=True))
 
