@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.benchmarks.card import Task
 from pipelines.board import CONFOUND, Board, questions, variant
 from pipelines.evaluate import RETRIEVAL, Question, fold_features
+from pipelines.kept import Kept
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.information import Information, beyond_controls, judge_information
 from pipelines.metrics.jackknife import interval, why_not_assessable
@@ -22,8 +23,8 @@ from pipelines.params import Params
 LEFT_OUT = (CONFOUND, "random")
 
 
-def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
-    """Findings by (encoder, task), as a scorecard holds them."""
+def beyond_controls_all(board: Board, params: Params, kept: Kept) -> dict[tuple[str, str], dict[str, Any]]:
+    """Findings by (encoder, task), as a scorecard holds them; those of a run that was ended are kept."""
     jobs = [(name, task) for name in board.names("encoder") for task in questions(board) if task.metric != RETRIEVAL]
     reasons = {job: why_not(board, *job) for job in jobs if board.statistics(job[0], job[1].name, job[1].metric)}
     # it costs minutes to learn a number that no interval could be given for
@@ -31,7 +32,8 @@ def beyond_controls_all(board: Board, params: Params) -> dict[tuple[str, str], d
     # side by side are questions, or the folds of one question where there are several
     inner = params.threads if len(board.benchmark.folds) > 1 else 1
     outer = 1 if inner > 1 else params.threads
-    found = dict(zip(asked, in_parallel(partial(_finding, board, params, inner), asked, outer), strict=True))
+    named = {f"{encoder}/{task.name}": (encoder, task) for encoder, task in asked}
+    found = dict(zip(asked, kept.each("bits", partial(_finding, board, params, inner), named, outer), strict=True))
     return {(job[0], job[1].name): found[job] if job in found else unknown(board, *job, reason) for job, reason in reasons.items()}
 
 

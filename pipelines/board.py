@@ -57,8 +57,8 @@ def variant(member: str) -> str:
 def read_board(workspace: Workspace, benchmark: str) -> Board:
     """Read rows and scores of one benchmark."""
     rows = read_rows(workspace.embeddings(benchmark))
-    # dvc keeps a .gitignore beside its outputs
-    cells = sorted(path for path in workspace.scores(benchmark).iterdir() if path.is_dir())
+    # dvc keeps a .gitignore beside its outputs, a run that was ended what it has scored so far
+    cells = sorted(path for path in workspace.scores(benchmark).iterdir() if path.is_dir() and not path.name.startswith("."))
     scored = [s for folder in cells for s in read_scores(folder)]
     scored += read_scores(workspace.oracle(benchmark))
     roles = {name: str(row.manifest.card["role"]) for name, row in rows.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
 from pipelines.brightness import brightness_all
+from pipelines.kept import Kept
 from pipelines.made_by import of_row, read_made_by
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
@@ -27,20 +29,24 @@ from registry.errors import NotFoundError
 from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import sha256_of_file, write_json
 
+#: code that decides what is computed from vectors here
+COMPUTING = ("pipelines/beyond.py", "pipelines/sensitivity.py", "pipelines/board.py", "pipelines/evaluate.py", "pipelines/metrics")
+
 
 def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
-    """Write `verdicts.json` and one `<row>.scorecard.json` per row.
+    """Write `verdicts.json` and one `<row>.scorecard.json` per row; what takes minutes is kept beside them until they are written.
 
     Raises:
         NotFoundError: an encoder names twins that were not extracted.
     """
     board = read_board(workspace, benchmark)
-    verdicts = judge_all(board, params)
-    narrow = at_common_dim(board, params)
-    again = sensitivity(verdicts, narrow, params)
-    beyond = beyond_controls_all(board, params) if params.diagnose.beyond else {}
-    bright = brightness_all(board, params)
     folder = workspace.verdicts(benchmark)
+    kept = kept_of(board, params, folder)
+    verdicts = judge_all(board, params)
+    narrow = at_common_dim(board, params, kept)
+    again = sensitivity(verdicts, narrow, params)
+    beyond = beyond_controls_all(board, params, kept) if params.diagnose.beyond else {}
+    bright = brightness_all(board, params)
     evidence: dict[str, list[TaskEvidence]] = {}
     for v in verdicts:
         key = v.encoder, v.task
@@ -60,6 +66,20 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
     for name, tasks in evidence.items():
         for task in tasks:
             print(f"[diagnose] {name}: {task.sentence}", flush=True)
+    kept.done()
+
+
+def kept_of(board: Board, params: Params, folder: Path) -> Kept:
+    """What a run into `folder` that was ended has computed from the vectors of this board."""
+    benchmark = board.benchmark
+    facts = {
+        "data": [benchmark.data_hash(), sha256_of_file(benchmark.folder / "card.json")],
+        "vectors": {name: sha256_of_file(row.folder / "manifest.json") for name, row in board.rows.items()},
+        "evaluate": asdict(params.evaluate),
+        "diagnose": asdict(params.diagnose),
+        "seed": params.seed,
+    }
+    return Kept(folder.with_name(f".{folder.name}.work"), facts, COMPUTING, Statistic)
 
 
 def judge_all(board: Board, params: Params) -> list[Verdict]:

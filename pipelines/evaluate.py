@@ -1,7 +1,8 @@
 """Vectors to scores: probes and retrieval for every member of every row, one rule for all of them.
 
 Everything fitted (standardisation, principal components, probes and their penalty) sees the training images of a fold only;
-the fold's test images are scored once.
+the fold's test images are scored once. What is scored is kept in a work folder beside the output until all is published, so that a killed
+run goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.confounding import Design, confounds_of
 from pipelines.embeddings import Row, read_rows
+from pipelines.kept import Kept
 from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
@@ -34,7 +36,6 @@ from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, r
 from pipelines.metrics.ridge import fit_ridge
 from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
-from pipelines.parallel import in_parallel
 from pipelines.params import EvaluateParams, Params
 from pipelines.probing import Probed, Types
 from pipelines.replicates import Replicates, Wells
@@ -43,7 +44,7 @@ from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
-from registry.files import write_json
+from registry.files import sha256_of_file, write_json
 from registry.heads import Head
 
 RETRIEVAL = "retrieval.map"
@@ -52,6 +53,8 @@ ORACLE = "oracle"
 NOISE = "random"
 #: candidate of the positive control
 TOGETHER = "all rows together"
+#: code that decides what is scored
+SCORING = ("pipelines/evaluate.py", "pipelines/confounding.py", "pipelines/replicates.py", "pipelines/probing.py", "pipelines/scores.py", "pipelines/metrics")
 #: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
 NEVER = -1e9
 #: one row's vectors by the fold they were fitted for
@@ -120,20 +123,35 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
     for library in ("scipy.linalg", "scipy.sparse.csgraph"):
         importlib.import_module(library)  # once, before the workers fork
-    outcomes = in_parallel(partial(_evaluate_member, benchmark, questions, params), jobs, params.threads)
+    kept = kept_of(benchmark, rows, params, out)
+    members = {f"{row.name}/{member}": (row, member) for row, member in jobs}
+    outcomes = kept.each("scores", partial(_evaluate_member, benchmark, questions, params), members, params.threads)
     found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
     scored = [row for row in rows if not row.manifest.not_applicable]
-    write_confounds(out, _confounds(benchmark, scored, params))
-    replicates.write(out, _replicates(benchmark, scored, params))
-    probing.write(out, _probing(benchmark, questions, scored, params))
+    write_confounds(out, _confounds(benchmark, scored, params, kept))
+    replicates.write(out, _replicates(benchmark, scored, params, kept))
+    probing.write(out, _probing(benchmark, questions, scored, params, kept))
     write_made_by(out, scored)
     _publish(out, found)
+    kept.done()
 
 
-def _confounds(benchmark: Benchmark, rows: list[Row], params: Params) -> list[Confound]:
+def kept_of(benchmark: Benchmark, rows: Iterable[Row], params: Params, out: Path) -> Kept:
+    """What a run into `out` that was ended has scored of these rows."""
+    facts = {
+        "data": [benchmark.data_hash(), sha256_of_file(benchmark.folder / "card.json")],
+        "vectors": {row.name: sha256_of_file(row.folder / "manifest.json") for row in rows},
+        "evaluate": asdict(params.evaluate),
+        "seed": params.seed,
+    }
+    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, Outcome, Scored, Statistic, Predictions, Confound, Replicates, Probed)
+
+
+def _confounds(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Confound]:
     """How much of one draw of every row is batch and place: of twins the first."""
     design = Design.of(benchmark, params.seed)
-    return [one for found in in_parallel(partial(_confounds_of, benchmark, design, params), rows, params.threads) for one in found]
+    found = kept.each("confounds", partial(_confounds_of, benchmark, design, params), {row.name: row for row in rows}, params.threads)
+    return [one for each in found for one in each]
 
 
 def _confounds_of(benchmark: Benchmark, design: Design, params: Params, row: Row) -> list[Confound]:
@@ -142,12 +160,13 @@ def _confounds_of(benchmark: Benchmark, design: Design, params: Params, row: Row
     return confounds_of(row.name, member, vectors, design, probe_settings(params.evaluate))
 
 
-def _replicates(benchmark: Benchmark, rows: list[Row], params: Params) -> list[Replicates]:
+def _replicates(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Replicates]:
     """The questions about replicates, asked of one draw of every row: of twins the first."""
     wells = replicates.wells_of(benchmark)
     if wells is None:
         return []
-    return [one for found in in_parallel(partial(_replicates_of, benchmark, wells, params.seed), rows, params.threads) for one in found]
+    found = kept.each("replicates", partial(_replicates_of, benchmark, wells, params.seed), {row.name: row for row in rows}, params.threads)
+    return [one for each in found for one in each]
 
 
 def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> list[Replicates]:
@@ -157,10 +176,11 @@ def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> l
     return replicates.replicates(row.name, vectors, wells, seed=seed)
 
 
-def _probing(benchmark: Benchmark, questions: list[Question], rows: list[Row], params: Params) -> list[Probed]:
+def _probing(benchmark: Benchmark, questions: list[Question], rows: list[Row], params: Params, kept: Kept) -> list[Probed]:
     """How soon and how plainly each task can be read from one draw of every row: of twins the first. A nuisance is not asked about."""
     asked = [(q, probing.types_of(benchmark, q)) for q in questions if not q.task.nuisance]
-    return [one for found in in_parallel(partial(_probing_of, benchmark, asked, params), rows, params.threads) for one in found]
+    found = kept.each("probing", partial(_probing_of, benchmark, asked, params), {row.name: row for row in rows}, params.threads)
+    return [one for each in found for one in each]
 
 
 def _probing_of(benchmark: Benchmark, asked: list[tuple[Question, Types]], params: Params, row: Row) -> list[Probed]:
@@ -376,13 +396,15 @@ def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Pat
             }
     importlib.import_module("scipy.linalg")  # once, before the workers fork
     questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
-    losses = dict(zip(candidates, in_parallel(partial(_inner_losses, questions, params), list(candidates.values()), params.threads), strict=True))
+    kept = kept_of(benchmark, rows, params, out)
+    losses = dict(zip(candidates, kept.each("losses", partial(_inner_losses, questions, params), candidates, params.threads), strict=True))
     chosen = {q.task.name: _choose(q, losses, saw_labels, params) for q in questions}
-    jobs = [(q, {fold: candidates[name][fold] for fold, name in chosen[q.task.name].items()}) for q in questions]
-    found = list(in_parallel(partial(_score_oracle, benchmark, params), jobs, params.threads))
+    jobs = {q.task.name: (q, {fold: candidates[name][fold] for fold, name in chosen[q.task.name].items()}) for q in questions}
+    found = list(kept.each("scores", partial(_score_oracle, benchmark, params), jobs, params.threads))
     write_made_by(out, rows, ORACLE)
     _publish(out, found)
     write_json(out / "card.json", oracle_card(benchmark, chosen).as_dict())
+    kept.done()
 
 
 def _draws(row: Row) -> list[tuple[str, str]]:

@@ -16,10 +16,10 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.board import Board, questions
 from pipelines.embeddings import Row
 from pipelines.evaluate import Question, fold_features, probe_settings, probe_statistic
+from pipelines.kept import Kept
 from pipelines.metrics.geometry import varying_columns
 from pipelines.metrics.probes import FoldFeatures, ProbeSettings, features_of_fold, out_of_fold
 from pipelines.metrics.statistic import Statistic
-from pipelines.parallel import in_parallel
 from pipelines.params import Params
 from pipelines.scores import Scored
 
@@ -52,8 +52,8 @@ def common_rule(params: Params) -> ProbeSettings:
     return replace(probe_settings(params.evaluate), max_dim=min(params.diagnose.common_dim, params.evaluate.max_dim))
 
 
-def at_common_dim(board: Board, params: Params) -> CommonDim:
-    """The primary scores of `common_tasks` at the common dimension.
+def at_common_dim(board: Board, params: Params, kept: Kept) -> CommonDim:
+    """The primary scores of `common_tasks` at the common dimension; those of a run that was ended are kept.
 
     The oracle is no row of vectors: its scores, like those of retrieval, stay as they are.
     """
@@ -66,7 +66,8 @@ def at_common_dim(board: Board, params: Params) -> CommonDim:
         print(f"[diagnose] {board.benchmark.card.name}: {len(jobs)} members at no more than {rule.max_dim} principal components", flush=True)
         importlib.import_module("scipy.linalg")  # once, before the workers fork
     asked = [Question.of(board.benchmark, task) for task in tasks]
-    found = in_parallel(partial(refitted, board.benchmark, asked, rule), jobs, params.threads)
+    named = {f"{row.name}/{member}": (row, member) for row, member in jobs}
+    found = kept.each("common-dim", partial(refitted, board.benchmark, asked, rule), named, params.threads)
     again = {(row.name, member, task): statistic for (row, member), each in zip(jobs, found, strict=True) for task, statistic in each.items()}
     primary = {(task.name, task.metric) for task in tasks}
 

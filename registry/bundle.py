@@ -358,7 +358,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         BundleError: damaged, or an array that needs pickle.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a damaged file that it opened itself open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}).") from error

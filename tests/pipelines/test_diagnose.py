@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.board import read_board
-from pipelines.diagnose import diagnose
+from pipelines.diagnose import diagnose, kept_of
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, Params
 from pipelines.scores import read_scores
@@ -126,7 +126,8 @@ def test_rows_that_are_small_enough_keep_their_scores_at_the_common_dimension(ju
 
 def test_scores_at_a_common_dimension_are_those_of_an_evaluation_at_that_dimension(tmp_path: Path) -> None:
     workspace, benchmark = run(tmp_path, units=12)
-    narrow = at_common_dim(read_board(workspace, "noise"), replace(PARAMS, diagnose=DiagnoseParams(common_dim=3)))
+    board, params = read_board(workspace, "noise"), replace(PARAMS, diagnose=DiagnoseParams(common_dim=3))
+    narrow = at_common_dim(board, params, kept_of(board, params, workspace.verdicts("noise")))
     assert narrow.refitted == {(row, "planted") for row in ("good", "drawn", "untrained-net", "intensity", "random")}
     small = replace(PARAMS, evaluate=replace(PARAMS.evaluate, max_dim=3))
     for cell in ("good", "twins"):
