@@ -15,7 +15,7 @@ from pipelines.benchmarks.card import check_name
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
 from pipelines.benchmarks.profiles import Profiles, annotated, make_benchmark, read_profiles, vectors, write_table
-from pipelines.benchmarks.publishing import track
+from pipelines.benchmarks.publishing import track, track_again
 from pipelines.params import CellParams, EncoderParams, Params
 from pipelines.study import asdict_without_none
 from pipelines.workspace_files import CODE, dvc, make_workspace, write_flow
@@ -103,6 +103,8 @@ def _benchmark(root: Path, name: str, profiles: Profiles, options: ImportOptions
         if options.labels:
             stated = {t.name for t in there.card.tasks}
             print(f"[profiles] `{name}` is there, with the tasks {', '.join(sorted(stated))}: this adds an encoder to it", flush=True)
+        if root.resolve() != CODE:
+            track_again(out)
         return there
     made = make_benchmark(profiles, name, out, options)
     track(out)

@@ -13,11 +13,12 @@ from typing import Any
 
 from pipelines.benchmarks.card import BenchmarkCard
 from pipelines.benchmarks.importer import import_folder
-from pipelines.benchmarks.publishing import track
+from pipelines.benchmarks.publishing import track, track_again
 from pipelines.benchmarks.recipes import Recipe, find_datasets
 from pipelines.params import CellParams, EncoderParams, EvaluateParams, ExtractParams, Params
 from pipelines.workspace_files import CODE, dvc, make_workspace, write_flow
 from registry.errors import BenchmarkError, InputError, ParamsError
+from registry.files import published
 
 PACKAGE = "registry"
 
@@ -82,6 +83,7 @@ def import_one(root: Path, recipe: Recipe) -> str | None:
         return None
     if (out / "card.json").is_file():
         print(f"[study] {recipe.name}: already imported", flush=True)
+        track_again(out)
         return recipe.name
     for note in recipe.notes:
         print(f"[study] {recipe.name}: {note}", flush=True)
@@ -103,7 +105,8 @@ def keep_weights(root: Path, encoder: StudiedEncoder) -> None:
     kept = root / weights_path(encoder)
     kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.is_file() or kept.read_bytes() != encoder.weights.read_bytes():
-        shutil.copyfile(encoder.weights, kept)
+        with published(kept) as temporary:
+            shutil.copyfile(encoder.weights, temporary)
 
 
 def weights_path(encoder: StudiedEncoder) -> str:

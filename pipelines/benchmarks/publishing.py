@@ -54,3 +54,9 @@ def track(folder: Path) -> Path | None:
     if done.returncode:
         raise BlankslideError(f"`dvc add {folder}` failed: {done.stderr.strip() or done.stdout.strip()}")
     return folder.parent / f"{folder.name}.dvc"
+
+
+def track_again(folder: Path) -> None:
+    """Track a benchmark that an earlier run published and was ended before it could; one that is tracked is left as it is."""
+    if not (folder.parent / f"{folder.name}.dvc").is_file():
+        track(folder)

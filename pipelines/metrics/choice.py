@@ -17,7 +17,8 @@ from registry.errors import InputError
 def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:
     """Class-balanced log-loss in nats of the logistic probe at its best penalty, summed over inner folds that hold groups out; smaller is better.
 
-    Infinite where there is nothing to fit to, so that a constant embedding is never chosen.
+    Scikit-learn's `LogisticRegression(class_weight="balanced")` on the same folds has the same loss. Infinite where there is nothing to fit to,
+    so that a constant embedding is never chosen.
 
     Args:
         features: (n, d) training images.
@@ -38,7 +39,7 @@ def inner_loss(features: Floats, labels: Ints, groups: Groups, n_classes: int, s
 
 
 def chance_loss(labels: Ints, groups: Groups, n_classes: int, settings: ProbeSettings) -> float:
-    """`inner_loss` of a probe that knows nothing, in nats; smaller is better.
+    """`inner_loss` of a probe that knows nothing, in nats; smaller is better. Scikit-learn's `DummyClassifier(strategy="uniform")` has the same.
 
     Args:
         labels: (n,) class codes.
@@ -59,7 +60,7 @@ def choose(losses: Mapping[str, float], saw_labels: Collection[str], chance: flo
     A network that learned the labels of the training images has seen those of the inner folds too. Its inner loss `a` is
     therefore only the least that its loss on new images may be; the most is that of knowing nothing, `chance`. Against the best
     other candidate, whose loss `b` is held out, taking the network costs at most chance - b and leaving it at most b - a: it is
-    taken where the first is smaller (the least largest regret).
+    taken where the first is smaller (the least largest regret, Savage 1951).
 
     Args:
         losses: inner loss by candidate, in order of preference among equals.

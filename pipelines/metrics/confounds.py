@@ -94,6 +94,8 @@ def lisi(features: Floats, names: Names, k: int = 90, perplexity: float | None =
 def lisi_of(features: Floats, several: Sequence[Names], k: int = 90, perplexity: float | None = None) -> Floats:
     """(m, n) `lisi` of m kinds of names of the same profiles, whose neighbourhoods are searched and weighed once; of batches larger is better.
 
+    Korsunsky et al. 2019; how it differs from scib-metrics is said above.
+
     Args:
         features: (n, d) finite profiles.
         several: m times n names.

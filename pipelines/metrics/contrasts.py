@@ -138,7 +138,7 @@ class Contrast:
 
 
 def contrast(subject: Statistic, control: Statistic | Sequence[Statistic], against: str) -> Contrast:
-    """Compare a row with one control on the same images.
+    """Compare a row with one control on the same images: points 2 to 4 of the definitions.
 
     Args:
         subject: the encoder.

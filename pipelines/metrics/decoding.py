@@ -3,7 +3,8 @@
 An image's neighbours in the same well or on the same plate share everything with it, so a split that tears them says "yes" to any question.
 Here positions (row, column, site) are decoded on plates that were held out whole, and what was acquired together (plate, batch, centre, ...) on
 wells that were held out whole, the same well of every plate at once, so that no well position lies on both sides; without wells, on units that
-were held out. Intervals condition on the fitted probes: noise is above chance in 2 to 10 % of trials where 2.5 % is meant.
+were held out (scikit-learn's `GroupKFold`, but for which group goes into which fold). Intervals condition on the fitted probes: noise is above
+chance in 2 to 10 % of trials where 2.5 % is meant.
 """
 
 from __future__ import annotations

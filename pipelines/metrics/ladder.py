@@ -2,7 +2,7 @@
 
 A ladder is one training run kept at several shares of its epochs (the rungs); each of several runs (seeds) has its own. Within a run more
 training is taken to be better, so a metric that sees anything must rise along it. Rungs of one run are not independent of each other, runs
-are: tau is computed within each run, and its interval is the jackknife over runs.
+are: tau-b (Kendall 1945) is computed within each run, and its interval is the jackknife over runs; leads have Welch's (1947).
 """
 
 from __future__ import annotations

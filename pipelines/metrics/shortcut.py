@@ -54,7 +54,7 @@ def shortcut_features(intensity: Floats, histogram: Floats) -> Floats:
 
 
 def shortcut_share(encoder: Statistic, shortcut: Statistic, chance: float, alpha: float = ALPHA) -> Shortcut:
-    """Share of the encoder's score above chance that the shortcut reaches, with Fieller's interval (as `ceiling.share_of_gap`).
+    """Share of the encoder's score above chance that the shortcut reaches, with Fieller's interval (1954; as `ceiling.share_of_gap`).
 
     A large share does not say that the encoder uses brightness, only that brightness would do for that much of the task; what it knows beyond
     is measured in bits by `information`.

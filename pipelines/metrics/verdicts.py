@@ -113,7 +113,7 @@ def judge(
     margin: float = MARGIN,
     margin_first: bool = False,
 ) -> Verdict:
-    """Reach a verdict.
+    """Reach a verdict: points 2 to 7 of the definitions.
 
     Args:
         encoder: its name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,8 @@ import yaml
 from pipelines import stages
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
-from pipelines.benchmarks.profiles import make_benchmark
 from pipelines.params import EvaluateParams, Params, parse
-from pipelines.profiles import TableEncoder, snippet, with_cells, write_rows
+from pipelines.profiles import TableEncoder, _benchmark, snippet, with_cells, write_rows
 from pipelines.profiles import read as read_tables
 from pipelines.replicates import read as read_replicates
 from pipelines.study import asdict_without_none
@@ -58,7 +58,7 @@ def prepare(root: Path, folder: Path, signal: float) -> Params:
         untrained=tuple(table(folder / f"untrained-{k}.csv", 0.0, 10 + k) for k in range(10)),
     )
     profiles = read_tables(encoder, OPTIONS)
-    benchmark = make_benchmark(profiles, "screen", root / "data" / "screen", OPTIONS, say=lambda _: None)
+    benchmark = _benchmark(root, "screen", profiles, OPTIONS)
     cells = write_rows(root, benchmark, encoder, profiles)
     params = with_cells(root, benchmark, cells, 1)
     (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
@@ -98,6 +98,40 @@ def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Pa
     store = Store(default_uri(root))
     sync(store, root, lambda _: None)
     assert {"mine", "count", "untrained-mine", "layout", "random"} <= set(store.models())
+
+
+PREPARE = """
+import os, signal, sys
+from pathlib import Path
+import pipelines.profiles as profiles
+from tests.pipelines.test_profiles import prepare
+
+write, written = profiles.write_table, []
+
+def stopping(path, *rest):
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(path)
+    write(path, *rest)
+
+profiles.write_table = stopping
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), 1.0)
+"""
+
+
+def test_an_import_of_tables_that_is_killed_is_repeated_to_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", PREPARE, str(tmp_path / "killed"), str(tmp_path)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "killed" / "tables" / "screen").iterdir())) == 2
+    prepare(tmp_path / "killed", tmp_path, signal=1.0)
+    prepare(tmp_path / "whole", tmp_path, signal=1.0)
+    killed, whole = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("killed", "whole")
+    )
+    assert killed == whole
 
 
 def test_noise_beats_nothing_and_without_twins_nothing_is_promoted(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
-from pipelines.metrics.classification import balanced_accuracy
+from pipelines.metrics.classification import PROBABILITY_FLOOR, balanced_accuracy
 from pipelines.metrics.probes import ProbeSettings, out_of_fold
 from registry.errors import InputError
 from tests.pipelines.metrics.data import halves, images
@@ -81,6 +81,16 @@ def test_a_narrow_row_is_not_drowned_by_wide_ones() -> None:
     alone, together = score(known), score(beside)
     assert together > alone - 0.05
     assert score(np.hstack([data.noise, known])) < alone - 0.15
+
+
+def test_who_knows_nothing_pays_for_a_class_that_only_the_group_held_out_has() -> None:
+    """Two folds of one group each. Without `b` nobody has seen class 2; of the other fold's images all classes are known."""
+    labels = np.array([0, 1, 0, 1, 0, 1, 1, 2, 2])
+    groups = np.array(["a"] * 4 + ["b"] * 5)
+    without_a = np.log(3)
+    # classes 0, 1 and 2 weigh the same: two are guessed among two, the third has the least probability that counts
+    without_b = (2 * np.log(2) - np.log(PROBABILITY_FLOOR)) / 3
+    assert chance_loss(labels, groups, 3, ProbeSettings(inner_folds=2)) == pytest.approx(without_a + without_b)
 
 
 def test_what_a_narrow_row_leaves_is_shared_by_the_others() -> None:

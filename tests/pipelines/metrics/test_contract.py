@@ -160,6 +160,8 @@ def test_the_documentation_says_what_goes_in_and_what_comes_out(metric: Metric) 
         assert re.search(r"\(\w+,[^)]*\)", everything), "no shape"
     if metric.score:
         assert re.search(r"is better|better counted as more|positive is information gained", everything), "no direction"
+        source = f"{everything}\n{inspect.getmodule(metric.function).__doc__}"
+        assert re.search(r"\b(19|20)\d\d\b|[Ss]cikit-learn|SciPy|copairs|of the definitions", source), "no reference"
 
 
 @METRICS
