@@ -193,6 +193,7 @@ def rescore(options: argparse.Namespace) -> None:
     from pipelines.current import Judge
     from pipelines.rescore import rescore as rescore_stale
     from pipelines.rescore import survey
+    from pipelines.tracking import inside_mlflow_run
     from registry.upkeep import look
 
     store = open_store(options)
@@ -200,7 +201,7 @@ def rescore(options: argparse.Namespace) -> None:
         judge = Judge(options.workspace)
         _say_stale(survey(judge, look(store, judge), options.names))
         return
-    with own_command():
+    with inside_mlflow_run(options.workspace, ["rescore", *options.names]), own_command():
         done = rescore_stale(store, options.workspace, options.names, lambda line: print(f"[rescore] {line}", flush=True))
     if done.stages or done.registered:
         print(f"[rescore] {len(done.stages)} stages ran, {len(done.registered)} rows registered")
@@ -460,6 +461,7 @@ def ladder(options: argparse.Namespace) -> None:
     limit_threads(params.threads)
     from pipelines.ladder import ladder as run_ladder
     from pipelines.rungs import METHODS, stated_settings
+    from pipelines.tracking import inside_mlflow_run
 
     wanted = params.ladder
     if options.seeds is not None:
@@ -467,7 +469,8 @@ def ladder(options: argparse.Namespace) -> None:
     if options.epochs is not None:
         told = {f"{options.benchmark}--{m}": stated_settings(params, options.benchmark, m) | {"epochs": options.epochs} for m in METHODS}
         wanted = replace(wanted, settings=wanted.settings | told)
-    run_ladder(workspace, replace(params, ladder=wanted), options.benchmark)
+    with inside_mlflow_run(options.workspace, ["ladder", options.benchmark]):
+        run_ladder(workspace, replace(params, ladder=wanted), options.benchmark)
     print("Next: `blankslide report` puts it into the report.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,7 +56,7 @@ class Design:
 
     @classmethod
     def of(cls, benchmark: Benchmark, seed: int) -> Design:
-        """Read it off the index."""
+        """Read it off the index; `about` asks about another task than the first."""
         index, fold = benchmark.index, benchmark.folds[0]
         images = np.flatnonzero(index["fold"].to_numpy() >= 0)
         images = images[np.linspace(0, len(images) - 1, min(len(images), MOST)).round().astype(np.int64)]
@@ -81,6 +81,15 @@ class Design:
             seed,
         )
 
+    def about(self, codes: Ints) -> Design:
+        """The same images with other classes.
+
+        Args:
+            codes: (n,) class codes of all images of the benchmark, -1 where an image takes no part.
+        """
+        mine = np.asarray(codes, dtype=np.int64)[self.images]
+        return replace(self, classes=np.where(mine >= 0, mine.astype(np.str_), "").astype(np.str_))
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -91,6 +100,7 @@ class _Asked:
     batch: NDArray[np.str_]
     compounds: NDArray[np.str_]
     seed: int
+    reference: bool
 
     @cached_property
     def other_batch(self) -> NDArray[np.str_]:
@@ -104,9 +114,14 @@ class _Asked:
 
     @cached_property
     def lisi(self) -> Floats:
-        """(4,) mean LISI of batches, other batches, classes and other classes."""
-        names = [self.batch, self.other_batch, self.classes, self.other_classes]
+        """(4,) mean LISI of batches, classes, and where a reference is wanted other batches and other classes; else (2,)."""
+        names = [self.batch, self.classes, *([self.other_batch, self.other_classes] if self.reference else [])]
         return np.asarray(confounds.lisi_of(self.x, names, self.k(90)).mean(axis=1))
+
+    @cached_property
+    def not_same(self) -> confounds.NotSame:
+        """NSC and NSCB of the compounds."""
+        return confounds.not_same_compound(self.x, self.classes, self.compounds, self.batch)
 
     def k(self, usual: int) -> int:
         """A quarter of the images at most."""
@@ -123,6 +138,11 @@ def confounds_of(row: str, member: str, vectors: Floats, design: Design, setting
         design: of the benchmark.
         settings: of the probes: standardised on training images, at most `max_dim` principal components.
     """
+    return [*decodings(row, member, vectors, design, settings), *mixing(row, member, vectors, design, settings)]
+
+
+def decodings(row: str, member: str, vectors: Floats, design: Design, settings: ProbeSettings) -> list[Confound]:
+    """The scores that look at no class: every column that is decoded. Arguments as of `confounds_of`."""
     found = []
     for column in design.columns:
         if column == "Well":
@@ -131,20 +151,28 @@ def confounds_of(row: str, member: str, vectors: Floats, design: Design, setting
         value, n = (decoded.statistic.value, decoded.statistic.n_images) if decoded.statistic else (np.nan, 0)
         low, high = decoded.interval or (np.nan, np.nan)
         found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note))
+    return found
+
+
+def mixing(row: str, member: str, vectors: Floats, design: Design, settings: ProbeSettings, *, reference: bool = True) -> list[Confound]:
+    """The scores of batches and classes among the images that have both. Arguments as of `confounds_of`; without `reference` it is NaN, in half
+    the time.
+    """
     x = fit_projection(vectors[design.train], settings.max_dim).transform(vectors[design.images])
     known = (design.classes != "") & (design.batch != "")
     compounds = design.compounds[known] if len(design.compounds) else design.compounds
-    asked = _Asked(x[known], design.classes[known], design.batch[known], compounds, design.seed)
+    asked = _Asked(x[known], design.classes[known], design.batch[known], compounds, design.seed, reference)
     reason = _why_not(asked, design.batch_column)
+    found = []
     for score, compute in SCORES.items():
-        value, reference, note = np.nan, np.nan, reason
+        value, expected, note = np.nan, np.nan, reason
         if not reason:
             try:
-                value, reference = compute(asked)
+                value, expected = compute(asked)
                 note = "" if np.isfinite(value) else "not estimable: no class has images of two batches to compare"
             except InputError as error:
                 note = f"not estimable: {str(error).rstrip('.')}"
-        found.append(Confound(row, member, score, design.batch_column.lower(), value, np.nan, np.nan, reference, len(asked.x), note))
+        found.append(Confound(row, member, score, design.batch_column.lower(), value, np.nan, np.nan, expected, len(asked.x), note))
     return found
 
 
@@ -169,7 +197,12 @@ def _permuted(names: NDArray[np.str_], within: NDArray[np.str_], seed: int) -> N
 
 
 def _of_batch(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked], tuple[float, float]]:
-    return lambda asked: (score(asked, asked.batch), score(asked, asked.other_batch))
+    return lambda asked: (score(asked, asked.batch), score(asked, asked.other_batch) if asked.reference else np.nan)
+
+
+def _lisi(asked: _Asked, number: int, of: Callable[[float], float]) -> tuple[float, float]:
+    """Of batches (0) or classes (1), and its reference."""
+    return of(float(asked.lisi[number])), of(float(asked.lisi[number + 2])) if asked.reference else np.nan
 
 
 def _regression(asked: _Asked) -> tuple[float, float]:
@@ -179,7 +212,8 @@ def _regression(asked: _Asked) -> tuple[float, float]:
 
 def _connectivity(asked: _Asked) -> tuple[float, float]:
     k = asked.k(15)
-    return confounds.graph_connectivity(asked.x, asked.classes, k), confounds.graph_connectivity(asked.x, asked.other_classes, k)
+    expected = confounds.graph_connectivity(asked.x, asked.other_classes, k) if asked.reference else np.nan
+    return confounds.graph_connectivity(asked.x, asked.classes, k), expected
 
 
 def _kbet(asked: _Asked, batch: NDArray[np.str_]) -> float:
@@ -195,16 +229,15 @@ def _kbet(asked: _Asked, batch: NDArray[np.str_]) -> float:
 def _not_same(asked: _Asked, of_batch: bool) -> tuple[float, float]:
     if not len(asked.compounds):
         raise InputError("no column says which compound an image shows.")
-    found = confounds.not_same_compound(asked.x, asked.classes, asked.compounds, asked.batch)
-    return (found.nscb if of_batch else found.nsc), float("nan")
+    return (asked.not_same.nscb if of_batch else asked.not_same.nsc), float("nan")
 
 
 #: name -> (score, reference)
 SCORES: dict[str, Callable[[_Asked], tuple[float, float]]] = {
     "component regression": _regression,
     "kBET": _of_batch(_kbet),
-    "iLISI": lambda asked: (float(asked.lisi[0]), float(asked.lisi[1])),
-    "cLISI": lambda asked: (1 - float(asked.lisi[2]), 1 - float(asked.lisi[3])),
+    "iLISI": lambda asked: _lisi(asked, 0, lambda value: value),
+    "cLISI": lambda asked: _lisi(asked, 1, lambda value: 1 - value),
     "BRAS": _of_batch(lambda asked, batch: confounds.bras(asked.x, asked.classes, batch)),
     "connectivity": _connectivity,
     "robustness index": _of_batch(lambda asked, batch: confounds.robustness_index(asked.x, asked.classes, batch, asked.k(50))),

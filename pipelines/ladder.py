@@ -16,7 +16,8 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.metrics import ladder as judging
 from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, Agreement, Judged, Lead, Order, Rise, orientation
 from pipelines.params import Params
-from pipelines.rungs import GEOMETRY, METHODS, TRUE, ladder_values, stated_settings
+from pipelines.reporting.ladders import ladder_tables
+from pipelines.rungs import BATCH, CONFOUNDS, GEOMETRY, METHODS, TREATMENTS, TRUE, ladder_values, stated_settings
 from pipelines.workspace import Workspace
 from registry.arrays import Floats
 from registry.evidence import Scorecard
@@ -24,7 +25,7 @@ from registry.files import published, read_json, write_json
 
 
 def ladder(workspace: Workspace, params: Params, name: str) -> None:
-    """Write `out/ladder/<benchmark>/ladder.json` (what is said of each metric) and `ladder.parquet` (every value).
+    """Write `out/ladder/<benchmark>/ladder.json` (what is said of each metric), `ladder.md` (the same as tables) and `ladder.parquet` (every value).
 
     Metrics are compared over the registered rows too, where there are scorecards.
 
@@ -44,6 +45,8 @@ def ladder(workspace: Workspace, params: Params, name: str) -> None:
     concluded = conclude(found.table, found.epochs, scorecards)
     training = {method: stated_settings(params, name, method) for method in METHODS}
     facts = {"benchmark": name, "data_hash": benchmark.data_hash(), "settings": asdict(params.ladder), "training": training, "learned": found.learned}
+    with published(folder / "ladder.md") as temporary:
+        temporary.write_text(ladder_tables(facts | concluded), encoding="utf-8")
     write_json(folder / "ladder.json", facts | concluded)
     print(f"[ladder] {name}: {concluded['summary']}", flush=True)
 
@@ -57,22 +60,29 @@ def conclude(table: pd.DataFrame, epochs: Mapping[str, Sequence[int]], scorecard
         scorecards: of the benchmark's registered rows.
     """
     n_rungs = {name: len(found) for name, found in epochs.items()}
-    tasks = [_Task.of(str(name), part, n_rungs) for name, part in table.groupby("task", sort=False)]
+    # replicates may be estimable for no encoder
+    parts = {str(name): part for name, part in table.groupby("task", sort=False) if name != TREATMENTS or part["value"].notna().any()}
+    tasks = [_Task.of(name, part, n_rungs) for name, part in parts.items()]
     judged: dict[str, dict[str, Judged]] = {}
     for task in tasks:
         for metric in task.metrics:
             judged.setdefault(metric.name, {})[task.name] = metric.judged
-    known = [task for task in tasks if any(m.judged.word != judging.NO_LADDER for m in task.metrics)] or tasks
+    asked = [task for task in tasks if task.name != TREATMENTS]
+    known = [task for task in asked if any(m.judged.word != judging.NO_LADDER for m in task.metrics)] or asked
+    beside = [metric for task in tasks if task.name == TREATMENTS for metric in task.metrics]
+    batch: dict[str, list[Order]] = {}
+    for metric in (metric for task in tasks for metric in task.metrics if metric.batch is not None):
+        batch.setdefault(metric.name, []).append(metric.batch)
     over_rows = [found for task in known if (found := _over_rows(task.name, scorecards)) is not None]
     return {
         "epochs": {name: list(found) for name, found in epochs.items()},
         "tasks": [task.as_dict() for task in tasks],
         "agreement": {
             "tasks": [task.name for task in known],
-            "encoders": _mean_agreement([task.agreement() for task in known]),
+            "encoders": _mean_agreement([task.agreement(beside) for task in known]),
             "rows": _mean_agreement(over_rows),
         },
-        "summary": judging.summary(judged),
+        "summary": " ".join(filter(None, [judging.summary(judged), judging.batch_summary(batch)])),
     }
 
 
@@ -83,11 +93,12 @@ class _Metric:
     Attributes:
         name: of the metric.
         grids: (S, R) values of S runs on R rungs, by ladder.
-        nothing: values on "constant" and "noise".
+        nothing: values on "constant" and "noise"; without a kind that the metric gives no value.
         permuted: (S,) on permuted labels, by ladder; empty where the design allows none.
         orders: by ladder.
         leads: by ladder and kind of embedding that knows nothing.
         judged: what is said of it.
+        batch: of scores of batch and place, whether they get better as a batch that was added to trained encoders becomes less.
     """
 
     name: str
@@ -97,10 +108,11 @@ class _Metric:
     orders: dict[str, Order]
     leads: dict[str, dict[str, Lead]]
     judged: Judged
+    batch: Order | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        noise, permuted = self.nothing[NOISE], np.concatenate(list(self.permuted.values()))
+        noise, permuted = self.nothing.get(NOISE, np.zeros(0)), np.concatenate(list(self.permuted.values()))
         return {
             "metric": self.name,
             "word": self.judged.word,
@@ -116,8 +128,9 @@ class _Metric:
                 }
                 for name, grid in self.grids.items()
             },
-            CONSTANT: float(self.nothing[CONSTANT].mean()),
-            NOISE: float(noise.mean()),
+            BATCH: asdict(self.batch) | {"word": self.batch.word} if self.batch is not None else None,
+            CONSTANT: float(self.nothing[CONSTANT].mean()) if CONSTANT in self.nothing else None,
+            NOISE: float(noise.mean()) if len(noise) else None,
             "noise_sd": float(noise.std(ddof=1)) if len(noise) > 1 else 0.0,
             PERMUTED: float(permuted.mean()) if len(permuted) else None,
         }
@@ -134,29 +147,30 @@ class _Task:
 
     @classmethod
     def of(cls, name: str, table: pd.DataFrame, n_rungs: Mapping[str, int]) -> _Task:
-        """Judge every metric that has a value for every embedding."""
+        """Judge every metric that has a value for every encoder; what knows nothing may be refused, but then always."""
         parts = {str(metric): part for metric, part in table.groupby("metric", sort=False)}
-        gone = tuple(sorted(metric for metric, part in parts.items() if part["value"].isna().any()))
+        gone = tuple(sorted(metric for metric, part in parts.items() if not _has_value(part)))
         parts = {metric: part for metric, part in parts.items() if metric not in gone}
         grids = {metric: {ladder: _grid(part, ladder) for ladder in n_rungs} for metric, part in parts.items()}
         orders = {m: {ladder: judging.order(grid, orientation(m)) for ladder, grid in of.items()} for m, of in grids.items()}
 
-        nothing = {m: {kind: part["value"][part["ladder"] == kind].to_numpy(np.float64) for kind in (CONSTANT, NOISE)} for m, part in parts.items()}
+        nothing = {m: {kind: found for kind in (CONSTANT, NOISE) if len(found := _on_nothing(part, kind))} for m, part in parts.items()}
         permuted = {m: {ladder: _on_permuted(part, ladder) for ladder in n_rungs} for m, part in parts.items()}
         leads = {
             m: {ladder: _leads(grid[:, -1], nothing[m], permuted[m][ladder], orientation(m)) for ladder, grid in of.items()}
             for m, of in grids.items()
         }
-        asked = [m for m in grids if not m.startswith(GEOMETRY)]
+        asked = [m for m in grids if not m.startswith((GEOMETRY, CONFOUNDS))]
         rises = {name: judging.rise([orders[m][name] for m in asked], [leads[m][name] for m in asked], n) for name, n in n_rungs.items()}
         metrics = [
-            _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m])) for m in grids
+            _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m]), _batch(parts[m]))
+            for m in grids
         ]
         return cls(name, tuple(metrics), rises, gone)
 
-    def agreement(self) -> Agreement:
-        """Of the metrics over all rungs of all runs."""
-        return judging.agreement({m.name: np.concatenate([grid.ravel() for grid in m.grids.values()]) for m in self.metrics})
+    def agreement(self, beside: Sequence[_Metric] = ()) -> Agreement:
+        """Of the metrics, and of those `beside` that ask another question of the same encoders, over all rungs of all runs."""
+        return judging.agreement({m.name: np.concatenate([grid.ravel() for grid in m.grids.values()]) for m in (*self.metrics, *beside)})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -175,10 +189,31 @@ def _grid(part: pd.DataFrame, ladder: str) -> Floats:
     return mine.pivot(index="seed", columns="rung", values="value").to_numpy(np.float64)
 
 
+def _has_value(part: pd.DataFrame) -> bool:
+    """Whether every encoder has a value, and each kind of what stands beside them has one always or never."""
+    missing, encoder = part["value"].isna(), (part["labels"] == TRUE) & (part["rung"] >= 0)
+    beside = missing[~encoder].groupby([part["ladder"], part["labels"]]).nunique()
+    return not missing[encoder].any() and bool((beside == 1).all())
+
+
+def _on_nothing(part: pd.DataFrame, kind: str) -> Floats:
+    """(K,) values on draws of an embedding that knows nothing, in order of their seeds, or none."""
+    return part[part["ladder"] == kind].sort_values("seed", kind="stable")["value"].dropna().to_numpy(np.float64)
+
+
+def _batch(part: pd.DataFrame) -> Order | None:
+    """Of the trained ends with a batch added, most first, and of those ends themselves; None where no batch was added, or it has no value."""
+    added = part[(part["labels"] == BATCH) & part["value"].notna()]
+    if added.empty:
+        return None
+    grid = added.pivot(index="seed", columns="rung", values="value").to_numpy(np.float64)
+    return judging.order(np.column_stack([grid, _grid(part, str(added["ladder"].iloc[0]))[:, -1]]), orientation(str(part["metric"].iloc[0])))
+
+
 def _on_permuted(part: pd.DataFrame, ladder: str) -> Floats:
     """(S,) values on permuted labels in the order of the seeds, or none."""
     mine = part[(part["ladder"] == ladder) & (part["labels"] == PERMUTED)]
-    return mine.sort_values("seed", kind="stable")["value"].to_numpy(np.float64)
+    return mine.sort_values("seed", kind="stable")["value"].dropna().to_numpy(np.float64)
 
 
 def _leads(trained: Floats, nothing: Mapping[str, Floats], permuted: Floats, direction: int) -> dict[str, Lead]:

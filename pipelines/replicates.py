@@ -103,6 +103,24 @@ def wells_of(benchmark: Benchmark) -> Wells | None:
     return Wells(every, columns, controls)
 
 
+def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
+    """Treatments, the control's among them, drawn anew among the wells of each plate; None where no plate holds two.
+
+    Args:
+        wells: from `wells_of`.
+        seed: of the draw.
+    """
+    plates, order = wells.columns[PLATE], np.arange(len(wells.controls))
+    if all(len(set(wells.columns[PERTURBATION][plates == plate].tolist())) < 2 for plate in np.unique(plates)):
+        return None
+    rng = np.random.default_rng(list(seed))
+    for plate in np.unique(plates):
+        inside = np.flatnonzero(plates == plate)
+        order[inside] = rng.permutation(inside)
+    moved = {name: wells.columns[name][order] for name in (PERTURBATION, REFERENCE, KIND)}
+    return Wells(wells.codes, {**wells.columns, **moved}, wells.controls[order])
+
+
 def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Replicates]:
     """Ask every question of one row.
 

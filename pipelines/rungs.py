@@ -7,17 +7,20 @@ of the epochs: the rungs of a ladder. What a run gave is a file of its own, so a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pipelines import replicates
 from pipelines.benchmarks.index import Benchmark
+from pipelines.confounding import Design, decodings, mixing
 from pipelines.embeddings import Row
-from pipelines.evaluate import Question, score
+from pipelines.evaluate import Question, probe_settings, score
 from pipelines.extract import ExtractSettings, extract
 from pipelines.extraction.plan import MemberPlan, RowPlan
 from pipelines.extraction.shards import code_digest
@@ -26,7 +29,9 @@ from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, permuted_labels
 from pipelines.parallel import in_parallel
 from pipelines.params import EncoderParams, Params
 from pipelines.progress import Progress
+from pipelines.replicates import Wells
 from pipelines.rows import facts_of, stated_card
+from pipelines.scores import Confound
 from pipelines.training.settings import settings_for
 from registry.arrays import Floats
 from registry.errors import BenchmarkError, ParamsError
@@ -34,16 +39,20 @@ from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
 
 #: how the network is trained: without labels, and with those of the tasks
 METHODS = ("simclr", "supervised")
-#: begins the names of metrics of an embedding that look at no label
-GEOMETRY = "geometry."
+#: begin the names of metrics that look at no label, of those of batch and place, and of those of replicates
+GEOMETRY, CONFOUNDS, REPLICATES = "geometry.", "confounds.", "replicates."
+#: stands for a task where metrics of replicates are: they ask about the treatments and not about a label, and no task can have its name
+TREATMENTS = "all treatments"
 #: of the table of all values
 COLUMNS = ["ladder", "seed", "rung", "epoch", "labels", "task", "metric", "value"]
-#: labels as they are
-TRUE = "true"
+#: labels as they are, and on a trained end to which a batch was added
+TRUE, BATCH = "true", "batch"
+#: how much of it, most first, in standard deviations of each column; the trained end itself is the last rung of this ladder
+ADDED = (2.0, 1.0, 0.5)
 #: what a run's card names as its twin; the rung of no training is its own
 TWIN = "untrained"
 #: code that decides what a value is, beside that of training and extraction
-SCORING = ("pipelines/rungs.py", "pipelines/evaluate.py", "pipelines/metrics")
+SCORING = ("pipelines/rungs.py", "pipelines/evaluate.py", "pipelines/confounding.py", "pipelines/replicates.py", "pipelines/metrics")
 
 
 def kept_epochs(epochs: int, shares: Sequence[float]) -> tuple[int, ...]:
@@ -71,8 +80,8 @@ class Values:
     """Every value of one benchmark.
 
     Attributes:
-        table: columns ladder, seed, rung, epoch, labels ("true" or "permuted"), task, metric, value; `ladder` is a method of training, "constant"
-            or "noise", and an embedding that knows nothing has rung -1.
+        table: columns ladder, seed, rung, epoch, labels ("true", "permuted", or "batch"), task, metric, value; `ladder` is a method of training,
+            "constant" or "noise", and an embedding that knows nothing has rung -1. Where `labels` is "batch" the rung counts the amounts of ADDED.
         epochs: of each rung, by method.
         learned: label columns that a method learned from.
     """
@@ -106,15 +115,41 @@ def ladder_values(benchmark: Benchmark, params: Params, folder: Path) -> Values:
         epochs[method] = kept_epochs(settings.epochs, wanted.rungs)
     # the permutation p of retrieval is no value of the ladder
     scoring = replace(params, evaluate=replace(params.evaluate, permutations=1))
-    questions = [Question.of(benchmark, task) for task in benchmark.card.tasks]
+    asked = Asked.of(benchmark, params.seed)
     total = wanted.seeds * sum(len(found) for found in epochs.values()) + 1 + wanted.noise
-    work = _Work(benchmark, questions, scoring, folder / "runs", Progress(f"[ladder] {name}", total, "embeddings"))
+    work = _Work(benchmark, asked, scoring, folder / "runs", Progress(f"[ladder] {name}", total, "embeddings"))
     runs = [_Piece(method, seed, epochs[method]) for seed in range(wanted.seeds) for method in METHODS]
     found = work.all(work.run, runs)
     # as wide as the network's own
     nothing = [_Piece(kind, draw, dim=found[0]["dim"]) for kind, draws in ((CONSTANT, 1), (NOISE, wanted.noise)) for draw in range(draws)]
     table = pd.DataFrame([record for piece in found + work.all(work.nothing, nothing) for record in piece["values"]], columns=COLUMNS)
     return Values(table, epochs, {method: found[number]["learned"] for number, method in enumerate(METHODS)})
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What every embedding of one benchmark is asked.
+
+    Attributes:
+        questions: its tasks.
+        design: what is batch and place.
+        wells: with their treatments; None where the benchmark names none.
+    """
+
+    questions: tuple[Question, ...]
+    design: Design
+    wells: Wells | None
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, seed: int) -> Asked:
+        """As the benchmark says."""
+        return cls(tuple(Question.of(benchmark, task) for task in benchmark.card.tasks), Design.of(benchmark, seed), replicates.wells_of(benchmark))
+
+    def permuted(self, *seed: int) -> Asked:
+        """The same with labels that say nothing, for tasks, and with treatments that say nothing; without what the design allows neither for."""
+        drawn = [permuted(question, *seed) for question in self.questions]
+        wells = replicates.permuted_wells(self.wells, seed) if self.wells is not None else None
+        return replace(self, questions=tuple(question for question in drawn if question is not None), wells=wells)
 
 
 @dataclass(frozen=True)
@@ -136,7 +171,7 @@ class _Work:
     """What the pieces of one benchmark share."""
 
     benchmark: Benchmark
-    questions: list[Question]
+    asked: Asked
     params: Params
     folder: Path
     progress: Progress
@@ -156,19 +191,31 @@ class _Work:
         every = self._embeddings(piece)
         for rung, vectors in enumerate(every):
             key = {"ladder": piece.kind, "seed": piece.seed, "rung": rung, "epoch": piece.epochs[rung]}
-            records += values(vectors, self.benchmark, self.questions, self.params, {**key, "labels": TRUE})
+            records += values(vectors, self.benchmark, self.asked, self.params, {**key, "labels": TRUE})
             if rung == len(every) - 1:
-                drawn = [permuted(question, self.params.seed, piece.seed) for question in self.questions]
-                records += values(vectors, self.benchmark, [q for q in drawn if q is not None], self.params, {**key, "labels": PERMUTED})
+                drawn = self.asked.permuted(self.params.seed, piece.seed)
+                records += values(vectors, self.benchmark, drawn, self.params, {**key, "labels": PERMUTED})
+                if piece.kind == METHODS[0]:
+                    records += self._with_batch(vectors, {**key, "labels": BATCH}, piece.seed)
             self.progress.advance(1)
         return self._finish(piece, {"dim": every[0].shape[1], "learned": learned, "values": records})
+
+    def _with_batch(self, vectors: Floats, key: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+        """Scores of batch and place after a batch was added to the test images."""
+        design, records = self.asked.design, []
+        for rung, amount in enumerate(ADDED):
+            added = vectors.copy()
+            added[design.images] = with_batch(vectors[design.images], design.batch, amount, self.params.seed, seed)
+            for task, found in of_confounds(added, self.asked, self.params).items():
+                records += [{**key, "rung": rung, "task": task, "metric": metric, "value": value} for metric, value in found.items()]
+        return records
 
     def nothing(self, piece: _Piece) -> dict[str, Any]:
         """Score an embedding that knows nothing."""
         shape = (len(self.benchmark.index), piece.dim)
         vectors = np.ones(shape) if piece.kind == CONSTANT else np.random.default_rng([self.params.seed, piece.seed]).normal(size=shape)
         key = {"ladder": piece.kind, "seed": piece.seed, "rung": -1, "epoch": -1, "labels": TRUE}
-        records = values(vectors, self.benchmark, self.questions, self.params, key)
+        records = values(vectors, self.benchmark, self.asked, self.params, key)
         self.progress.advance(1)
         return self._finish(piece, {"dim": piece.dim, "learned": [], "values": records})
 
@@ -229,26 +276,67 @@ class _Work:
         return made
 
 
-def values(vectors: Floats, benchmark: Benchmark, questions: Iterable[Question], params: Params, key: Mapping[str, Any]) -> list[dict[str, Any]]:
+def values(vectors: Floats, benchmark: Benchmark, asked: Asked, params: Params, key: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every metric of one embedding on every task, one record each; `value` is None where a metric does not exist.
 
     Args:
         vectors: (n, d) finite.
         benchmark: whose n images.
-        questions: the tasks, with true or other labels.
+        asked: with true or other labels.
         params: how scores are computed.
         key: what the records say of the embedding.
     """
     shape = describe(vectors)
     geometry = {"participation_ratio": shape.participation_ratio, "participation_ratio_raw": shape.participation_ratio_raw}
-    features = dict.fromkeys([fold.number for fold in benchmark.folds], vectors)
-    records = []
-    for question in questions:
+    features, confounds = dict.fromkeys([fold.number for fold in benchmark.folds], vectors), of_confounds(vectors, asked, params)
+    found: dict[str, dict[str, float | None]] = {}
+    for question in asked.questions:
         scored = {s.metric: s.statistic.value for s in score("ladder", "main", question, features, benchmark, params).scored}
-        for metric, value in (scored | {f"{GEOMETRY}{name}": found for name, found in geometry.items()}).items():
-            known = float(value) if np.isfinite(value) else None
-            records.append({**key, "task": question.task.name, "metric": metric, "value": known})
-    return records
+        every = scored | {f"{GEOMETRY}{name}": value for name, value in geometry.items()}
+        found[question.task.name] = {name: _known(value) for name, value in every.items()} | confounds[question.task.name]
+    if asked.wells is not None:
+        found[TREATMENTS] = of_replicates(vectors, asked.wells, params)
+    return [{**key, "task": task, "metric": metric, "value": value} for task, each in found.items() for metric, value in each.items()]
+
+
+def of_confounds(vectors: Floats, asked: Asked, params: Params) -> dict[str, dict[str, float | None]]:
+    """By task and metric what is batch and place in (n, d) vectors, the classes being those of the task; None where a score does not exist."""
+    rule = probe_settings(params.evaluate)
+    decoded = decodings("ladder", "main", vectors, asked.design, rule)
+
+    def name(one: Confound) -> str:
+        return f"{CONFOUNDS}{'_'.join([*one.score.split(), *([one.column] if one.score == 'decoding' else [])])}"
+
+    found = {}
+    for question in asked.questions:
+        mixed = mixing("ladder", "main", vectors, asked.design.about(question.codes), rule, reference=False)
+        found[question.task.name] = {name(one): _known(one.value) for one in [*mixed, *decoded]}
+    return found
+
+
+def of_replicates(vectors: Floats, wells: Wells, params: Params) -> dict[str, float | None]:
+    """By metric what (n, d) vectors say of replicates: of every question its value and the share of treatments found, and percent replicating."""
+    found = replicates.replicates("ladder", vectors, wells, seed=params.seed)
+    of_each = {f"{REPLICATES}{one.question}{part}": _known(value) for one in found for part, value in (("", one.value), (".found", one.significant))}
+    return of_each | {f"{REPLICATES}percent_replicating": _known(found[-1].replicating)}
+
+
+def with_batch(vectors: Floats, batch: Sequence[str] | NDArray[np.str_], amount: float, *seed: int) -> Floats:
+    """(n, d) vectors to which every batch has added an offset of its own: normal, `amount` standard deviations of a column.
+
+    Args:
+        vectors: (n, d).
+        batch: n names.
+        amount: of the offsets; those of different amounts and one seed are proportional.
+        seed: of the draw.
+    """
+    names, codes = np.unique(np.asarray(batch, dtype=np.str_), return_inverse=True)
+    offsets = np.random.default_rng(list(seed)).normal(size=(len(names), vectors.shape[1]))
+    return np.asarray(vectors + amount * vectors.std(axis=0) * offsets[codes])
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def permuted(question: Question, *seed: int) -> Question | None:

@@ -24,8 +24,10 @@ MIN_SEEDS = 5
 CLEAR = 2 / 3
 #: values closer than this are ties: far above rounding, far below one image in a million
 TIE = 1e-9
-#: metrics of which less is better, by the part of their name after the probe
-SMALLER_IS_BETTER = ("calibration_error", "log_loss_bits")
+#: metrics of which less is better, by the part of their name after the family; of batch and place, whatever shows it
+SMALLER_IS_BETTER = ("calibration_error", "log_loss_bits", "component_regression")
+#: begins the part of a name that says which column is decoded: less is better too
+DECODING = "decoding_"
 
 #: words of a metric on a ladder, on a task, on a benchmark
 ORDERS, REVERSED, BLIND, UNDECIDED, NO_LADDER = "orders", "reversed", "blind", "undecided", "no ladder"
@@ -34,8 +36,9 @@ CONSTANT, NOISE, PERMUTED = "constant", "noise", "permuted"
 
 
 def orientation(metric: str) -> int:
-    """1 where more is better, -1 where less is ("logistic.log_loss_bits")."""
-    return -1 if metric.rpartition(".")[2] in SMALLER_IS_BETTER else 1
+    """1 where more is better, -1 where less is ("logistic.log_loss_bits", "confounds.decoding_plate")."""
+    name = metric.rpartition(".")[2]
+    return -1 if name in SMALLER_IS_BETTER or name.startswith(DECODING) else 1
 
 
 def tau_b(first: Floats, second: Floats) -> float:
@@ -400,6 +403,20 @@ def summary(judged: Mapping[str, Mapping[str, Judged]]) -> str:
         f"No ladder rises on {_ticked([t for t in tasks if t not in known])}: no metric is judged there." if len(known) < len(tasks) else "",
     ]
     return " ".join(part for part in parts if part)
+
+
+def batch_summary(orders: Mapping[str, Sequence[Order]]) -> str:
+    """Which scores of batch and place notice a batch, in words; "" where none was added.
+
+    Args:
+        orders: by metric, on each task, as the batch that was added becomes less.
+    """
+    if not orders:
+        return ""
+    follow = [name for name, of in orders.items() if {one.word for one in of} == {ORDERS}]
+    others = [name for name in orders if name not in follow]
+    said = [f"get better as it becomes less, on every task: {_ticked(follow)}"] * bool(follow) + [f"do not: {_ticked(others)}"] * bool(others)
+    return f"A batch was added to trained encoders: these {'; these '.join(said)}."
 
 
 def _why(judged: Iterable[Judged]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class LadderCell:
         counts: whether the ladder rises, and so says something of the metric.
         runs: points of a line for each run.
         mean: points of the line of their mean.
-        constant: height of what a constant gets.
+        constant: height of what a constant gets; "" where it gets no value.
     """
 
     tau: str
@@ -66,12 +66,13 @@ class NothingCell:
 
 @dataclass(frozen=True)
 class MetricLine:
-    """One metric on one task; `ladders` and `nothing` in the order of the columns."""
+    """One metric on one task; `ladders` and `nothing` in the order of the columns, `batch` the tau as an added batch becomes less, or ""."""
 
     metric: str
     word: str
     ladders: list[LadderCell]
     nothing: list[NothingCell]
+    batch: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class LadderView:
         tasks: with a line for each metric.
         heat: None where no metric is on all tasks.
         agreement_on: tasks over which the agreement is averaged.
+        batch: whether a batch was added.
     """
 
     summary: str
@@ -129,6 +131,7 @@ class LadderView:
     tasks: list[LadderTask]
     heat: Heat | None
     agreement_on: str
+    batch: bool
 
 
 def read_ladder(folder: Path, data_hash: str) -> LadderView | None:
@@ -161,9 +164,10 @@ def ladder_view(found: Mapping[str, Any]) -> LadderView:
         ladders=ladders,
         epochs=[f"{', '.join(map(str, epochs[name][:-1]))} and {epochs[name][-1]}" for name in ladders],
         seeds=found["settings"]["seeds"],
-        tasks=[_task(task, ladders) for task in found["tasks"]],
+        tasks=(tasks := [_task(task, ladders) for task in found["tasks"]]),
         heat=_heat(found["agreement"]),
         agreement_on=", ".join(found["agreement"]["tasks"]),
+        batch=any(line.batch for task in tasks for line in task.lines),
     )
 
 
@@ -175,7 +179,8 @@ def _task(task: Mapping[str, Any], ladders: Sequence[str]) -> LadderTask:
 
 def _line(metric: Mapping[str, Any], ladders: Sequence[str]) -> MetricLine:
     direction = 1 if metric["larger_is_better"] else -1
-    shown = [v for name in ladders for run in metric["ladders"][name]["values"] for v in run] + [metric["constant"]]
+    constant: float | None = metric["constant"]
+    shown = [v for name in ladders for run in metric["ladders"][name]["values"] for v in run] + [constant] * (constant is not None)
     low, high = min(direction * v for v in shown), max(direction * v for v in shown)
 
     def height(value: float) -> str:
@@ -198,12 +203,13 @@ def _line(metric: Mapping[str, Any], ladders: Sequence[str]) -> MetricLine:
                 name in metric["judged_on"],
                 [points(run) for run in each["values"]],
                 points(mean),
-                height(metric["constant"]),
+                height(constant) if constant is not None else "",
             )
         )
-    return MetricLine(
-        metric["metric"], metric["word"], cells, [NothingCell(words.number(metric[kind]), kind in metric["rewards"]) for kind in NOTHING]
-    )
+    nothing = [NothingCell(words.number(metric[kind]), kind in metric["rewards"]) for kind in NOTHING]
+    batch = metric["batch"]
+    less = f"{words.number(batch['tau'], 2)} {words.interval(batch['low'], batch['high'], 2)}" if batch is not None else ""
+    return MetricLine(metric["metric"], metric["word"], cells, nothing, less)
 
 
 def _heat(agreement: Mapping[str, Any]) -> Heat | None:
@@ -229,3 +235,57 @@ def _heat(agreement: Mapping[str, Any]) -> Heat | None:
 def _shaded(tau: float) -> HeatCell:
     step = min(int(abs(tau) * 5 + 0.5), 5)
     return HeatCell(words.number(tau, 2), f"h{step}{' below' if tau < 0 else ''}" if step else "")
+
+
+# ------------------------------------------------------------------------------------------------ as Markdown
+
+
+def ladder_tables(found: Mapping[str, Any]) -> str:
+    """`ladder.json` as the tables of docs/metric-diagnostics.md: the word and tau, what knows nothing gets, and an added batch."""
+    tasks: Sequence[Mapping[str, Any]] = found["tasks"]
+    metrics = list(dict.fromkeys(metric["metric"] for task in tasks for metric in task["metrics"]))
+    by = [{metric["metric"]: metric for metric in task["metrics"]} for task in tasks]
+
+    def table(cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+        lines = [[f"`{name}`", *(cell(of[name]) if name in of else "–" for of in by)] for name in metrics]
+        kept = [line for line in lines if set(line[1:]) != {"–"}]
+        rows = [["metric", *(f"`{task['task']}`" for task in tasks)], ["---"] * (len(tasks) + 1), *kept]
+        return [f"| {' | '.join(row)} |" for row in rows]
+
+    def of_word(metric: Mapping[str, Any]) -> str:
+        word = f"**{metric['word']}**" if metric["word"] in ("blind", "reversed") else str(metric["word"])
+        return " ".join([word, *(_tau(metric["ladders"][name]) for name in metric["judged_on"])])
+
+    def of_nothing(metric: Mapping[str, Any]) -> str:
+        if not metric["judged_on"]:
+            return "–"
+        ends = [run[-1] for name in metric["judged_on"] for run in metric["ladders"][name]["values"]]
+        given = [f"**{_short(metric[kind])}**" if kind in metric["rewards"] else _short(metric[kind]) for kind in NOTHING]
+        return " / ".join([_short(sum(ends) / len(ends)), *given])
+
+    rises = [f"`{task['task']}`: {', '.join(n for n, of in task['ladders'].items() if of['rises']) or 'none'}" for task in tasks]
+    parts = [
+        f"Ladders that rise: {'; '.join(rises)}.",
+        "\n".join(table(of_word)),
+        found["summary"],
+        "What embeddings that know nothing get, beside the mean of the trained ends: trained / a constant / noise / permuted labels."
+        " Bold: trained encoders are not clearly ahead of it; – : no value.",
+        "\n".join(table(of_nothing)),
+    ]
+    if any(metric["batch"] is not None for of in by for metric in of.values()):
+        said = "Tau with its interval as a batch that was added to trained encoders becomes less."
+        parts += [said, "\n".join(table(lambda metric: _tau(metric["batch"]) if metric["batch"] is not None else "–"))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tau(order: Mapping[str, Any]) -> str:
+    """ ".73 [.28, 1]"."""
+    return f"{_short(order['tau'])} [{_short(order['low'])}, {_short(order['high'])}]"
+
+
+def _short(value: float | None) -> str:
+    """Two digits without a leading or trailing zero that says nothing: ".73", "−.02", "1", "12.4", "–"."""
+    text = words.number(value, 2 if value is None or abs(value) < 10 else 1)
+    if text.endswith((".00", ".0")):
+        return text.rpartition(".")[0]
+    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text

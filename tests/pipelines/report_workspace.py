@@ -101,6 +101,7 @@ def _ladder_task(task: str, rising: dict[str, bool]) -> dict[str, Any]:
             "constant": constant,
             "noise": 0.497,
             "permuted": None if name.startswith("geometry.") else 0.512,
+            "batch": None,
         }
 
     metrics = [

@@ -24,9 +24,11 @@ from pipelines.embeddings import Row
 from pipelines.evaluate import Question, evaluate_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
+from pipelines.replicates import QUESTIONS, permuted_wells, wells_of
+from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting.ladders import read_ladder
-from pipelines.rungs import kept_epochs, ladder_values, permuted
-from pipelines.scores import read_scores
+from pipelines.rungs import kept_epochs, ladder_values, permuted, with_batch
+from pipelines.scores import Confound, read_confounds, read_scores
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard, ScoreEntry
@@ -49,7 +51,7 @@ PARAMS = {
         "settings": {"tiny--simclr": SETTINGS, "tiny--supervised": {**SETTINGS, "labels": ["label_bright"], "learning_rate": 0.01}},
     },
 }
-FILES = ("ladder.json", "ladder.parquet")
+FILES = ("ladder.json", "ladder.md", "ladder.parquet")
 
 
 def make_workspace(root: Path, **changed: Any) -> Workspace:
@@ -92,21 +94,36 @@ def test_every_rung_of_every_run_is_scored_by_every_metric_of_the_flow(workspace
     metrics = {s.metric for s in scores_of(workspace, "simclr-0")} | {"geometry.participation_ratio", "geometry.participation_ratio_raw"}
     assert {"logistic.balanced_accuracy", "logistic.log_loss_bits", "knn.balanced_accuracy", "simpleshot.balanced_accuracy"} < metrics
     assert "retrieval.map" in metrics
-    assert set(table["metric"]) == metrics
+    confounds = {f"confounds.decoding_{c.column}" if c.score == "decoding" else metric_of(c.score) for c in confounds_of_run(workspace)}
+    assert {"confounds.iLISI", "confounds.robustness_index", "confounds.component_regression", "confounds.decoding_plate"} < confounds
+    questions = {f"replicates.{q}{part}" for q in QUESTIONS for part in ("", ".found")} | {"replicates.percent_replicating"}
+    by_task = {str(task): set(part["metric"]) for task, part in table.groupby("task")}
+    assert by_task == {"bright": metrics | confounds, "half": metrics | confounds, "all treatments": questions}
     key = ["ladder", "seed", "rung", "labels", "task", "metric"]
     assert not table.duplicated(key).any()
     per = table.groupby(["ladder", "labels"]).size().to_dict()
-    each = 2 * len(metrics)
+    each = 2 * len(metrics | confounds) + len(questions)
     assert per == {
         ("constant", "true"): each,
         ("noise", "true"): 3 * each,
         ("simclr", "true"): 20 * each,
         ("simclr", "permuted"): 5 * each,
+        ("simclr", "batch"): 5 * 3 * 2 * len(confounds),
         ("supervised", "true"): 20 * each,
         ("supervised", "permuted"): 5 * each,
     }
     assert set(table["epoch"][table["ladder"] == "simclr"]) == {0, 1, 2, 5}
     assert set(table["rung"][table["labels"] == "permuted"]) == {3}
+
+
+def metric_of(score: str) -> str:
+    return f"confounds.{score.replace(' ', '_')}"
+
+
+def confounds_of_run(workspace: Workspace) -> list[Confound]:
+    """What is batch and place in the last rung of a run, by the evaluate stage itself."""
+    scores_of(workspace, "supervised-3")
+    return [c for c in read_confounds(workspace.root / "again") if c.row == "supervised-3-rung-3"]
 
 
 def scores_of(workspace: Workspace, run: str) -> list[Any]:
@@ -172,6 +189,56 @@ def test_permuted_labels_keep_every_unit_as_it_was(workspace: Workspace) -> None
     assert (drawn.codes != question.codes).any()
     for unit in set(question.units.tolist()):
         assert sorted(drawn.codes[question.units == unit]) == sorted(question.codes[question.units == unit])
+
+
+def test_batch_and_replicates_are_those_of_the_evaluate_stage(workspace: Workspace) -> None:
+    """The stage asks about the classes of the first task, `bright`."""
+    table = pd.read_parquet(workspace.ladder("tiny") / "ladder.parquet")
+    mine = table[(table["ladder"] == "supervised") & (table["seed"] == 3) & (table["rung"] == 3) & (table["labels"] == "true")]
+    values = mine.set_index(["task", "metric"])["value"]
+    confounds = confounds_of_run(workspace)
+    assert len(confounds) == 10
+    assert sum(np.isfinite(c.value) for c in confounds) > 5
+    for c in confounds:
+        name = "confounds.decoding_plate" if c.score == "decoding" else metric_of(c.score)
+        assert values["bright", name] == pytest.approx(c.value, abs=0, nan_ok=True), name
+    asked = [one for one in read_replicates(workspace.root / "again") if one.row == "supervised-3-rung-3"]
+    assert [one.question for one in asked] == list(QUESTIONS)
+    for one in asked:
+        assert values["all treatments", f"replicates.{one.question}"] == pytest.approx(one.value, abs=0, nan_ok=True)
+    assert np.isfinite(values["all treatments", "replicates.replicability"])
+    assert values["all treatments", "replicates.percent_replicating"] == asked[-1].replicating
+
+
+def test_wells_with_treatments_that_say_nothing_keep_their_plates(workspace: Workspace) -> None:
+    wells = wells_of(Benchmark.read(workspace.data("tiny")))
+    assert wells is not None
+    drawn = permuted_wells(wells, (0, 1))
+    assert drawn is not None
+    assert (drawn.columns["perturbation"] != wells.columns["perturbation"]).any()
+    for plate in set(wells.columns["plate"].tolist()):
+        inside = wells.columns["plate"] == plate
+        assert sorted(drawn.columns["perturbation"][inside]) == sorted(wells.columns["perturbation"][inside])
+    assert all((drawn.columns[name] == wells.columns[name]).all() for name in ("plate", "well"))
+    # what makes a well a control goes with its treatment
+    control = replace(wells, controls=wells.columns["perturbation"] == "t0")
+    moved = permuted_wells(control, (0, 1))
+    assert moved is not None
+    assert (moved.controls == (moved.columns["perturbation"] == "t0")).all()
+    same = {**wells.columns, "perturbation": wells.columns["plate"]}
+    assert permuted_wells(replace(wells, columns=same), (0,)) is None
+
+
+def test_a_batch_that_is_added_moves_batches_as_a_whole() -> None:
+    x, batch = np.random.default_rng(0).normal(size=(12, 5)), np.array(["a", "b", "c"])[np.arange(12) % 3]
+    assert (with_batch(x, batch, 0.0, 1) == x).all()
+    shift = {amount: with_batch(x, batch, amount, 1) - x for amount in (1.0, 2.0)}
+    assert np.allclose(shift[2.0], 2 * shift[1.0])
+    for name in "abc":
+        assert np.ptp(shift[1.0][batch == name], axis=0).max() < 1e-12
+    assert np.abs(shift[1.0][0] - shift[1.0][1]).min() > 0
+    # in standard deviations of each column
+    assert np.allclose(with_batch(10 * x, batch, 1.0, 1), 10 * with_batch(x, batch, 1.0, 1))
 
 
 # ------------------------------------------------------------------------------------------------ again
@@ -274,7 +341,10 @@ def test_too_few_seeds_several_folds_and_other_data_are_refused(tmp_path: Path, 
 
 
 def planted() -> pd.DataFrame:
-    """Two ladders of five runs: `good` and `loss` rise, `collapse` gives its best to a constant, `still` never moves, `partial` has no value."""
+    """Two ladders of five runs: `good` and `loss` rise, `collapse` gives its best to a constant, `still` never moves, `partial` has no value.
+
+    `confounds.mixed` notices an added batch, falls as encoders learn, gives its best to noise and refuses a constant; `confounds.deaf` notices none.
+    """
     rng = np.random.default_rng(0)
     records = []
 
@@ -293,6 +363,8 @@ def planted() -> pd.DataFrame:
             "still": 0.5,
             "collapse": 0.3 + 0.1 * quality,
             "partial": None if quality == 0 else 1.0,
+            "confounds.mixed": 0.9 - 0.05 * quality,
+            "confounds.deaf": 0.5 + 0.1 * quality,
         }
 
     for name in ("simclr", "supervised"):
@@ -300,7 +372,9 @@ def planted() -> pd.DataFrame:
             for rung in range(4):
                 put(name, seed, rung, "true", **metrics(rung))
             put(name, seed, 3, "permuted", **metrics(0))
-    put("constant", 0, -1, "true", **metrics(0) | {"collapse": 1.0})
+            for rung in range(3 if name == "simclr" else 0):
+                put(name, seed, rung, "batch", **{"confounds.mixed": 0.2 * rung, "confounds.deaf": 0.8})
+    put("constant", 0, -1, "true", **metrics(0) | {"collapse": 1.0, "confounds.mixed": None})
     for draw in range(4):
         put("noise", draw, -1, "true", **metrics(0))
     return pd.DataFrame(records)
@@ -322,10 +396,16 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
         "logistic.log_loss_bits": ("orders", []),
         "still": ("blind", ["constant", "noise", "permuted"]),
         "collapse": ("blind", ["constant"]),
+        "confounds.mixed": ("blind", ["noise", "permuted"]),
+        "confounds.deaf": ("orders", []),
     }
+    mixed = next(m for m in task["metrics"] if m["metric"] == "confounds.mixed")
+    assert (mixed["constant"], mixed["noise"], mixed["batch"]["tau"]) == (None, 0.9, 1.0)
+    said_of_batch = "these get better as it becomes less, on every task: `confounds.mixed`; these do not: `confounds.deaf`."
+    assert said["summary"].endswith(f"A batch was added to trained encoders: {said_of_batch}")
     assert task["without_value"] == ["partial"]
     assert {name: (each["rises"], each["ahead"]) for name, each in task["ladders"].items()} == dict.fromkeys(("simclr", "supervised"), (True, 0.6))
-    assert "Blind here: `still` (scores a constant, noise and permuted labels as high); `collapse` (scores a constant as high)." in said["summary"]
+    assert "Blind here: `still` (scores a constant, noise and permuted labels as high); `collapse` (scores a constant as high);" in said["summary"]
     encoders, rows = said["agreement"]["encoders"], said["agreement"]["rows"]
     assert (encoders["n"], rows["n"]) == (40, 3)
     # of 780 pairs of encoders those of one rung, 4 x 45, are in no particular order
