@@ -71,8 +71,9 @@ def conclude(table: pd.DataFrame, epochs: Mapping[str, Sequence[int]], scorecard
     known = [task for task in asked if any(m.judged.word != judging.NO_LADDER for m in task.metrics)] or asked
     beside = [metric for task in tasks if task.name == TREATMENTS for metric in task.metrics]
     batch: dict[str, list[Order]] = {}
-    for metric in (metric for task in tasks for metric in task.metrics if metric.batch is not None):
-        batch.setdefault(metric.name, []).append(metric.batch)
+    for metric in (metric for task in tasks for metric in task.metrics):
+        if metric.batch is not None:
+            batch.setdefault(metric.name, []).append(metric.batch)
     over_rows = [found for task in known if (found := _over_rows(task.name, scorecards)) is not None]
     return {
         "epochs": {name: list(found) for name, found in epochs.items()},

@@ -4,8 +4,9 @@ They apply where the index says which treatment a well got (`Metadata_Treatment`
 wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
 standardised on the control wells of their plate (on all its wells where there are fewer than four) and compared by euclidean
 distance, because rows of few dimensions take part, of which a cosine knows little but a sign. p-values permute treatments within
-plates. Where a question takes its negatives from the query's own plate, what standardisation leaves of the plate pulls the value
-below 0 (negatives are nearer for the plate's sake); the p-value has the same plates in its null.
+plates. Where a question takes its negatives from the query's own plate, 0 is not quite chance: what standardisation leaves of the plate
+pulls the value down (negatives are nearer for the plate's sake), and standardising on all wells pushes it up (wells of one plate then lie
+farther from each other than from other plates; noise of 96 columns gets 0.3 on 12 plates of 16 wells). The p-value has the same plates in its null.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
 from pipelines.replicates import QUESTIONS, permuted_wells, wells_of
 from pipelines.replicates import read_all as read_replicates
-from pipelines.reporting.ladders import read_ladder
+from pipelines.reporting.ladders import ladder_tables, ladder_view, read_ladder
 from pipelines.rungs import kept_epochs, ladder_values, permuted, with_batch
 from pipelines.scores import Confound, read_confounds, read_scores
 from pipelines.workspace import Workspace
@@ -413,6 +413,28 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
     # the losses of the rows fall as the first metric rises, and the second orders one pair of three
     assert np.round(rows["kendall"], 3).tolist() == [[1.0, -0.333, 1.0], [-0.333, 1.0, -0.333], [1.0, -0.333, 1.0]]
     assert conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}, cards[:2])["agreement"]["rows"] is None
+
+
+def test_tables_say_what_was_concluded() -> None:
+    said = conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}) | {"settings": {"seeds": 5}}
+    text = ladder_tables(said)
+    assert text.startswith(
+        "Ladders that rise: `t`: simclr, supervised.\n\n| metric | `t` |\n| --- | --- |\n| `a.good` | orders 1 [.71, 1] 1 [.71, 1] |\n"
+    )
+    assert said["summary"] in text
+    words, nothing, batch = text.split("| metric | `t` |")[1:]
+    assert "| `still` | **blind** 0 [−.29, .29] 0 [−.29, .29] |" in words
+    # trained, a constant, noise, permuted labels
+    assert "| `collapse` | .60 / **1** / .30 / .30 |" in nothing
+    assert "| `confounds.mixed` | .75 / – / **.90** / **.90** |" in nothing
+    assert batch.count("confounds.") == 2
+    assert "| `confounds.mixed` | 1 [.71, 1] |" in batch
+    (task,) = ladder_view(said).tasks
+    lines = {line.metric: line for line in task.lines}
+    assert [cell.constant for cell in lines["confounds.mixed"].ladders] == ["", ""]
+    assert [cell.value for cell in lines["confounds.mixed"].nothing] == ["–", "0.900", "0.900"]
+    assert (lines["a.good"].batch, lines["confounds.mixed"].batch) == ("", "1.00 [0.71, 1.00]")
+    assert ladder_view(said).batch
 
 
 def test_words_hang_on_the_rungs_and_not_on_the_order_of_the_table() -> None:

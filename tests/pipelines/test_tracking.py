@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.cli import _parser, main
 from pipelines.extract import extract_cell
 from pipelines.params import CellParams, EvaluateParams, ExtractParams, Params
 from pipelines.tracking import flat, inside_mlflow_run, machine, read_inputs, stage_name
@@ -22,6 +24,7 @@ from tests.pipelines.folder import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"seed": 3, "threads": 1, "cells": {}, "compare": [], "evaluate": {"max_dim": 16, "neighbours": 5, "permutations": 20}}
+STEPS = ("simulate", "train", "extract", "evaluate", "oracle", "diagnose", "package", "report")
 STAGES = {
     "evaluate": {
         "foreach": {"culture--simclr": "x"},
@@ -169,6 +172,29 @@ def test_inputs_of_a_whole_flow_are_those_after_it_ran(repository: Path, run: st
     assert tags["dvc.code"] == read_inputs(repository, "package", whole=True).hashes["code"]
     (repository / "code" / "two.py").write_text("two\n")
     assert tags["dvc.code"] != read_inputs(repository, "package", whole=True).hashes["code"]
+
+
+def test_every_entry_point_is_a_command_that_can_be_parsed() -> None:
+    entries = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    assert set(entries) == {"main", *STEPS, "register", "rescore", "ladder"}
+    for name, entry in entries.items():
+        given = {parameter: stated["default"] for parameter, stated in entry.get("parameters", {}).items()}
+        interpreter, module, cli, *arguments = shlex.split(entry["command"].format(**given))
+        assert (interpreter, module, cli) == ("python", "-m", "pipelines.cli")
+        assert arguments[0] == {"main": "experiment", "register": "registry"}.get(name, name)
+        options = vars(_parser().parse_args(arguments))
+        assert {parameter: options[parameter] for parameter in given} == given
+
+
+@pytest.mark.parametrize(("command", "code"), [(["ladder", "nothing"], 2), (["rescore"], 0)])
+def test_commands_that_are_no_stages_stamp_their_run_too(repository: Path, run: str, command: list[str], code: int) -> None:
+    from mlflow import MlflowClient
+
+    assert main(["--workspace", str(repository), *command]) == code
+    assert "MLFLOW_RUN_ID" not in os.environ
+    tags = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_run(run).data.tags
+    assert tags["blankslide.command"] == " ".join(command)
+    assert tags["git.commit"] == sh(repository, "git", "rev-parse", "HEAD")
 
 
 def test_mlflow_is_told_where_runs_of_a_checkout_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

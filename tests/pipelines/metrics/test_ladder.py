@@ -260,6 +260,7 @@ def test_metrics_agree_by_their_ranks_with_losses_turned() -> None:
     with pytest.raises(InputError, match="at least one metric"):
         agreement({})
     assert (orientation("logistic.calibration_error"), orientation("retrieval.map")) == (-1, 1)
+    assert [orientation(f"confounds.{name}") for name in ("iLISI", "kBET", "BRAS", "component_regression", "decoding_plate")] == [1, 1, 1, -1, -1]
 
 
 # ------------------------------------------------------------------------------------------------ permuted labels
