@@ -54,7 +54,14 @@ NOISE = "random"
 #: candidate of the positive control
 TOGETHER = "all rows together"
 #: code that decides what is scored
-SCORING = ("pipelines/evaluate.py", "pipelines/confounding.py", "pipelines/replicates.py", "pipelines/probing.py", "pipelines/scores.py", "pipelines/metrics")
+SCORING = (
+    "pipelines/evaluate.py",
+    "pipelines/confounding.py",
+    "pipelines/replicates.py",
+    "pipelines/probing.py",
+    "pipelines/scores.py",
+    "pipelines/metrics",
+)
 #: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
 NEVER = -1e9
 #: one row's vectors by the fold they were fitted for
