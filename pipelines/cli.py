@@ -126,6 +126,7 @@ def _add_stated(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
     parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--expression", type=Path, metavar="TABLE", help="raw counts of genes: image_id and a column per gene, or AnnData")
     parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
     parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
     parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in fewer than --least-units units")

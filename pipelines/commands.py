@@ -95,6 +95,7 @@ def stated_of(options: argparse.Namespace) -> dict[str, Any]:
         "rare_labels": options.rare_labels,
         "least_units": options.least_units,
         "metric": options.metric,
+        "expression": options.expression,
         "replace": options.replace,
     }
 

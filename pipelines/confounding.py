@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pipelines.scores import Confound
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
+T = TypeVar("T", bound=np.generic)
 #: more test images than this are thinned out evenly, in the order of the index
 MOST = 1500
 #: what is decoded, of the columns that exist
@@ -105,12 +107,12 @@ class _Asked:
     @cached_property
     def other_batch(self) -> NDArray[np.str_]:
         """Batches permuted within classes."""
-        return _permuted(self.batch, self.classes, self.seed)
+        return permuted(self.batch, self.classes, self.seed)
 
     @cached_property
     def other_classes(self) -> NDArray[np.str_]:
         """Classes permuted within batches."""
-        return _permuted(self.classes, self.batch, self.seed)
+        return permuted(self.classes, self.batch, self.seed)
 
     @cached_property
     def lisi(self) -> Floats:
@@ -187,13 +189,13 @@ def _why_not(asked: _Asked, column: str) -> str:
     return ""
 
 
-def _permuted(names: NDArray[np.str_], within: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
+def permuted(names: NDArray[T], within: NDArray[np.str_], seed: int) -> NDArray[T]:
     """`names` permuted among the images that share a value of `within`."""
-    rng, permuted = np.random.default_rng(seed), names.copy()
+    rng, found = np.random.default_rng(seed), names.copy()
     for value in np.unique(within):
         inside = np.flatnonzero(within == value)
-        permuted[inside] = names[rng.permutation(inside)]
-    return permuted
+        found[inside] = names[rng.permutation(inside)]
+    return found
 
 
 def _of_batch(score: Callable[[_Asked, NDArray[np.str_]], float]) -> Callable[[_Asked], tuple[float, float]]:

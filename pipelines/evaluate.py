@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import probing, replicates
+from pipelines import expression, probing, replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.confounding import Design, confounds_of
 from pipelines.embeddings import Row, read_rows
+from pipelines.expression import Answer, Expressed, Gene, Spots
 from pipelines.kept import Kept
 from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
@@ -59,6 +60,7 @@ SCORING = (
     "pipelines/confounding.py",
     "pipelines/replicates.py",
     "pipelines/probing.py",
+    "pipelines/expression.py",
     "pipelines/scores.py",
     "pipelines/metrics",
 )
@@ -138,6 +140,7 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     write_confounds(out, _confounds(benchmark, scored, params, kept))
     replicates.write(out, _replicates(benchmark, scored, params, kept))
     probing.write(out, _probing(benchmark, questions, scored, params, kept))
+    expression.write(out, _expression(benchmark, scored, params, kept))
     write_made_by(out, scored)
     _publish(out, found)
     kept.done()
@@ -151,7 +154,8 @@ def kept_of(benchmark: Benchmark, rows: Iterable[Row], params: Params, out: Path
         "evaluate": asdict(params.evaluate),
         "seed": params.seed,
     }
-    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, Outcome, Scored, Statistic, Predictions, Confound, Replicates, Probed)
+    types = (Outcome, Scored, Statistic, Predictions, Confound, Replicates, Probed, Answer, Expressed, Gene)
+    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, *types)
 
 
 def _confounds(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Confound]:
@@ -194,6 +198,20 @@ def _probing_of(benchmark: Benchmark, asked: list[tuple[Question, Types]], param
     member, rule, unit = row.manifest.members[0], probe_settings(params.evaluate), benchmark.card.unit
     features = fold_features(row, member, benchmark)
     return [one for q, types in asked for one in probing.probed(row.name, member, features, q, types, rule, unit, params.seed)]
+
+
+def _expression(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Answer]:
+    """Gene expression, of every draw of every row; none where the benchmark has no counts."""
+    spots = Spots.of(benchmark, params.seed)
+    if spots is None:
+        return []
+    jobs = {f"{row.name}/{member}": (row, member) for row in rows for member in row.manifest.members}
+    return list(kept.each("expression", partial(_expression_of, benchmark, spots), jobs, params.threads))
+
+
+def _expression_of(benchmark: Benchmark, spots: Spots, job: tuple[Row, str]) -> Answer:
+    row, member = job
+    return expression.expressed(row.name, member, fold_features(row, member, benchmark), spots, member == row.manifest.members[0])
 
 
 def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:

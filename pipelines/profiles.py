@@ -100,6 +100,8 @@ def _benchmark(root: Path, name: str, profiles: Profiles, options: ImportOptions
     out = root / "data" / name
     if (out / "card.json").is_file() and not options.replace:
         there = Benchmark.read(out)
+        if options.expression is not None and there.expression is None:
+            raise ParamsError(f"`{name}` is there without expression, and a further encoder changes no benchmark. Import it again with `--replace`.")
         if options.labels:
             stated = {t.name for t in there.card.tasks}
             print(f"[profiles] `{name}` is there, with the tasks {', '.join(sorted(stated))}: this adds an encoder to it", flush=True)

@@ -12,6 +12,7 @@ from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.duplicates import copy_notes, exact_copies, near_copies, overlap_notes, overlapping_crops
+from pipelines.benchmarks.expression import read_expression
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.manifests import CLASS, Manifest
 from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
@@ -78,6 +79,7 @@ def _build(
     index, tasks, remarks = _annotate(manifest, common, labels, options)
     copies = _copies(staging, index, manifest, common, crops)
     nuclei = _nuclei(folder, index, common, options)
+    expression = read_expression(located(options.expression, folder), index["image_id"].tolist()) if options.expression else None
     bad = len(prepared.bad) + len(common.bad)
     card = BenchmarkCard(
         name=name,
@@ -98,9 +100,10 @@ def _build(
             *manifest.notes,
             *common.notes,
             *(nuclei.notes if nuclei else ()),
+            *(expression.notes if expression else ()),
         ),
     )
-    return write_benchmark(staging, card, index, nuclei.table if nuclei else None)
+    return write_benchmark(staging, card, index, nuclei.table if nuclei else None, expression.table if expression else None)
 
 
 def _crops(manifest: Manifest, folder: Path, options: ImportOptions) -> Crops | None:

@@ -17,6 +17,7 @@ from registry.errors import BenchmarkError
 from registry.files import published, sha256_of_file
 from registry.images import Image, conform, read_channels
 
+EXPRESSION = "expression.parquet"
 REQUIRED = ("image_id", "path", "unit", "fold", "sha256")
 
 
@@ -93,6 +94,13 @@ class Benchmark:
         table = pd.read_parquet(self.folder / "nuclei.parquet")
         return {str(name): group.reset_index(drop=True) for name, group in table.groupby("image_id", sort=True)}
 
+    @cached_property
+    def expression(self) -> pd.DataFrame | None:
+        """Raw counts of genes by `image_id`, one column per gene, of the images that have them; None where the benchmark has none."""
+        if EXPRESSION not in self.card.checksums:
+            return None
+        return pd.read_parquet(self.folder / EXPRESSION).set_index("image_id")
+
     def data_hash(self) -> str:
         """Identifies pixels, labels and split: sha256 of the index file (which holds every image's sha256)."""
         return sha256_of_file(self.folder / "index.parquet")
@@ -129,14 +137,17 @@ def check_index(index: pd.DataFrame, card: BenchmarkCard) -> None:
             raise BenchmarkError(f"`{card.name}`: task `{task.name}` has {len(classes)} class; expected at least two.")
 
 
-def write_benchmark(folder: Path, card: BenchmarkCard, index: pd.DataFrame, nuclei: pd.DataFrame | None = None) -> Benchmark:
-    """Check and publish index, nuclei and card (the card last: a folder without a card is not a benchmark).
+def write_benchmark(
+    folder: Path, card: BenchmarkCard, index: pd.DataFrame, nuclei: pd.DataFrame | None = None, expression: pd.DataFrame | None = None
+) -> Benchmark:
+    """Check and publish index, nuclei, expression and card (the card last: a folder without a card is not a benchmark).
 
     Args:
         folder: the benchmark's folder; its images are already there.
         card: its `checksums` and `structure` are filled in here.
         index: one row per image, any order; sorted here.
         nuclei: columns image_id, nucleus, x_um, y_um, area_um2, type.
+        expression: column image_id and one of raw counts per gene.
     """
     index = index.sort_values("image_id", kind="stable").reset_index(drop=True)
     card = replace(card, structure=nuclei is not None)
@@ -145,6 +156,9 @@ def write_benchmark(folder: Path, card: BenchmarkCard, index: pd.DataFrame, nucl
     if nuclei is not None:
         ordered = nuclei.sort_values(["image_id", "nucleus"], kind="stable").reset_index(drop=True)
         checksums["nuclei.parquet"] = _publish_parquet(folder / "nuclei.parquet", ordered)
+    if expression is not None:
+        ordered = expression.sort_values("image_id", kind="stable").reset_index(drop=True)
+        checksums[EXPRESSION] = _publish_parquet(folder / EXPRESSION, ordered)
     replace(card, checksums=checksums).write(folder)
     return Benchmark.read(folder)
 

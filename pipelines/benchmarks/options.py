@@ -45,6 +45,7 @@ class ImportOptions:
         modality: "cells", "tissue" or "natural".
         title, licence, citation, source: for the card.
         nuclei: table with image_id, x_px, y_px, area_px and optionally nucleus, type.
+        expression: table of raw counts of genes: image_id and a column per gene, or AnnData.
         mask: column of a label mask; with `object` each row is one object of the image.
         object: column of the object's number in the mask.
         crop: side in pixels of the square cut around each object; None: `objects.crop_side`.
@@ -80,6 +81,7 @@ class ImportOptions:
     citation: str = ""
     source: str = ""
     nuclei: Path | None = None
+    expression: Path | None = None
     mask: str | None = None
     object: str | None = None
     crop: int | None = None
@@ -177,7 +179,7 @@ def _converted(name: str, value: Any, source: str) -> Any:
         return _conditions(value, source)
     if name == "negcon":
         return parse_where(str(value))
-    if name in ("table", "nuclei"):
+    if name in ("table", "nuclei", "expression"):
         return Path(str(value))
     if name == "replace":
         if not isinstance(value, bool):

@@ -16,19 +16,18 @@ import pandas as pd
 
 from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, check_name
+from pipelines.benchmarks.expression import read_expression
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions
 from pipelines.benchmarks.preparing import Say
 from pipelines.benchmarks.publishing import published_folder
 from pipelines.benchmarks.questions import ask
-from pipelines.benchmarks.tables import NULLS, normal, read_table, require
+from pipelines.benchmarks.tables import ANNDATA, NULLS, PREFIX, normal, read_table, require
 from registry.arrays import Embedding
 from registry.errors import BenchmarkError, ParamsError
 from registry.images import ImageSpec
 from registry.table import VectorTable
 
-ANNDATA = ".h5ad"
-PREFIX = "Metadata_"
 #: columns that name a profile where the table has no `image_id`
 PLACE = ("Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site")
 #: numeric columns (see `tables.normal`) that say something about a profile and are never part of the vector
@@ -270,6 +269,7 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
     asked = ask(rows, units, options.labels, options, "profile")
     # the values belong to the encoder, not to the benchmark: a profile is its name
     index = asked.index.assign(path="", sha256="")
+    expression = read_expression(options.expression, index["image_id"].tolist()) if options.expression else None
     card = BenchmarkCard(
         name=name,
         title=options.title or name,
@@ -280,10 +280,15 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
         licence=options.licence,
         citation=options.citation,
         source=options.source,
-        notes=("Profiles made elsewhere: without images, most controls cannot be computed.", *notes, *asked.notes),
+        notes=(
+            "Profiles made elsewhere: without images, most controls cannot be computed.",
+            *notes,
+            *asked.notes,
+            *(expression.notes if expression else ()),
+        ),
     )
     with published_folder(out) as staging:
-        write_benchmark(staging, card, index)
+        write_benchmark(staging, card, index, expression=expression.table if expression else None)
     for note in card.notes:
         say(f"`{name}`: {note}")
     return Benchmark.read(out)

@@ -18,6 +18,9 @@ def read_manifest(folder: Path, options: ImportOptions) -> Manifest:
         BenchmarkError: no images, no table where labels are named, or a table that names no images.
     """
     files = ImageFiles.scan(folder)
+    if options.expression is not None:
+        # its ids may be names of images
+        files = replace(files, tables=tuple(t for t in files.tables if t != inside(options.expression, folder)))
     table = read_table(located(options.table, folder)) if options.table else None
     if options.pattern:
         manifest = from_pattern(files, options.pattern, options.channels, table)

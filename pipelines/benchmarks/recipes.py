@@ -13,6 +13,7 @@ import yaml
 from pipelines.benchmarks.layout import class_layout, is_dataset
 from pipelines.benchmarks.manifests import CLASS
 from pipelines.benchmarks.options import IMAGE_UNIT, LEAST_UNITS, ImportOptions, benchmark_name
+from pipelines.benchmarks.reading import inside
 from pipelines.benchmarks.tables import ImageFiles, masklike, normal, path_columns, read_table
 from registry.errors import BenchmarkError, ParamsError
 
@@ -156,7 +157,8 @@ def _by_rule(recipe: Recipe, files: ImageFiles, stated: set[str]) -> Recipe:
     """Fill in what was not stated."""
     if recipe.options.pattern:
         return recipe if recipe.options.unit else _changed(recipe, unit=IMAGE_UNIT, note=_IMAGE_NOTE)
-    tables = {t: read_table(files.root / t) for t in files.tables} if recipe.options.table is None else {}
+    counts = inside(recipe.options.expression, files.root) if recipe.options.expression is not None else ""
+    tables = {t: read_table(files.root / t) for t in files.tables if t != counts} if recipe.options.table is None else {}
     if recipe.options.table is not None:
         tables = {recipe.options.table.as_posix(): read_table(files.root / recipe.options.table)}
     nuclei = next((t for t, table in tables.items() if set(table.columns) >= _NUCLEI), None)

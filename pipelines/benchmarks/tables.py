@@ -19,6 +19,9 @@ IMAGE_SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png", ".jpeg", ".j
 #: images of kinds that are not read: they are counted, so that nobody wonders where they went
 OTHER_SUFFIXES = (".bmp", ".gif", ".webp", ".czi", ".nd2", ".lif", ".svs", ".ndpi", ".zarr", ".h5", ".dcm", ".cif", ".flex", ".vsi")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+ANNDATA = ".h5ad"
+#: of columns that say something about a row
+PREFIX = "Metadata_"
 #: how missing values are written; any other text, also `None`, is a value
 NULLS = ["", "NA", "NaN", "nan"]
 #: column names (see `normal`) that usually hold the image file, in the order of preference

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics.geometry import check_features
+from pipelines.metrics.geometry import check_features, varying_columns
+from pipelines.metrics.probes import FoldFeatures, features_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.statistic import Statistic, index_units, tally
 from registry.arrays import Floats, Ints
@@ -29,7 +30,11 @@ PROTOCOLS = ("hest_a1", "hest_a2", "hest_cv")
 COMPONENTS = 256
 #: alphas of hest_cv, on the summed squared error of standardised columns
 GRID = tuple(float(a) for a in np.logspace(-2, 6, 17))
+#: spots that a left-out training patient must have for its r to say anything
+FEWEST_SPOTS = 3
 _CONSTANT = 1e-12
+#: axes with less than this share of the largest variance are rounding
+_RANK = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +62,16 @@ class Expression:
 
 
 def expression_scores(
-    features: Floats, counts: Floats, units: Sequence[str] | NDArray[np.str_], folds: Ints, protocol: str = "hest_cv"
+    features: FoldFeatures,
+    counts: Floats,
+    units: Sequence[str] | NDArray[np.str_],
+    folds: Ints,
+    protocol: str = "hest_cv",
 ) -> Expression:
     """Fit on the training spots of each fold, predict its test spots.
 
     Args:
-        features: (n, d) one vector per spot.
+        features: (n, d) one vector per spot; of a representation that is fitted anew for every fold, by fold.
         counts: (n, g) raw counts.
         units: n patients.
         folds: (n,) the fold a spot is tested in; -1 = always training.
@@ -70,12 +79,10 @@ def expression_scores(
 
     Raises:
         InputError: an unknown protocol, negative counts, NaN, a fold without training or test spots, too few dimensions for `hest_a1`,
-            one training patient for `hest_cv`, or a patient in training and test of one fold.
+            one training patient or none of several spots for `hest_cv`, or a patient in training and test of one fold.
     """
-    features, targets = check_features(features), np.log1p(_counts(counts, len(features)))
-    index, folds = index_units(units, len(features)), np.asarray(folds, dtype=np.int64)
-    if folds.shape != (len(features),):
-        raise InputError(f"Expected a fold for each of {len(features)} spots, got shape {folds.shape}.")
+    folds = np.asarray(folds, dtype=np.int64)
+    index, targets = index_units(units, len(folds)), np.log1p(_counts(counts, len(folds)))
     if protocol not in PROTOCOLS:
         raise InputError(f"Expected a protocol of {', '.join(PROTOCOLS)}, got `{protocol}`.")
     numbers = sorted(set(folds[folds >= 0].tolist()))
@@ -89,7 +96,10 @@ def expression_scores(
         both = sorted(set(index.codes[test].tolist()) & set(index.codes[~test].tolist()))
         if both:
             raise InputError(f"`{index.names[both[0]]}` is among training and test spots of fold {number}. Give each patient one fold.")
-        predicted, alpha = _predict(features, targets, index.codes, test, protocol)
+        vectors = check_features(features_of_fold(features, number))
+        if len(vectors) != len(folds):
+            raise InputError(f"Expected a fold for each of {len(vectors)} spots, got {len(folds)}.")
+        predicted, alpha = _predict(vectors, targets, index.codes, test, protocol)
         r, r_without = _correlations(predicted, targets[test], index.codes[test], len(index.names))
         constant += int(np.isnan(r).sum())
         values.append(np.nan_to_num(r).mean())
@@ -132,61 +142,112 @@ def _predict(features: Floats, targets: Floats, patients: Ints, test: NDArray[np
     if protocol == "hest_cv":
         projection = fit_projection(features[train], COMPONENTS)
         z, z_test = projection.transform(features[train]), projection.transform(features[test])
-        alpha = _choose_alpha(z, targets[train], patients[train])
-        return _ridge_paths(z, targets[train], z_test, (alpha,))[0], alpha
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(features[train])
-    z, z_test = scaler.transform(features[train]), scaler.transform(features[test])
+        ridge = _Ridge.of(z, targets[train])
+        alpha = _choose_alpha(z, targets[train], patients[train], ridge)
+        return ridge.predict(z_test, (alpha,))[0], alpha
+    mean, scale = features[train].mean(axis=0), np.where(varying_columns(features[train]), features[train].std(axis=0), 1.0)
+    z, z_test = (features[train] - mean) / scale, (features[test] - mean) / scale
     if protocol == "hest_a1":
         if min(z.shape) < COMPONENTS:
             had = f"{z.shape[1]} and {z.shape[0]}"
             raise InputError(f"`hest_a1` needs at least {COMPONENTS} dimensions and training spots, got {had}. Use `hest_cv`, which takes any.")
+        from sklearn.decomposition import PCA
+
         components = PCA(n_components=COMPONENTS, random_state=1)
         z, z_test = components.fit_transform(z), components.transform(z_test)
     alpha = 100.0 / (z.shape[1] * targets.shape[1])
-    model = Ridge(solver="lsqr", alpha=alpha, random_state=1, fit_intercept=False, max_iter=1000).fit(z, targets[train])
-    return np.asarray(model.predict(z_test)).reshape(len(z_test), -1), alpha
+    return z_test @ _lsqr(z, targets[train], alpha), alpha
 
 
-def _choose_alpha(z: Floats, targets: Floats, patients: Ints) -> float:
+def _lsqr(z: Floats, targets: Floats, alpha: float) -> Floats:
+    """(p, g) the coefficients that scikit-learn's `Ridge(solver="lsqr", fit_intercept=False)` stops at, with its tolerance of 1e-4.
+
+    The iterations run in the principal axes of z, with one row more for what of a target lies outside of them: rotated like that they are the
+    same steps up to rounding, and do not grow with the number of spots.
+    """
+    from scipy.sparse.linalg import lsqr
+
+    values, vectors = np.linalg.eigh(z.T @ z)
+    kept = values > _RANK * values.max(initial=0.0)
+    if not kept.any():
+        return np.zeros((z.shape[1], targets.shape[1]))
+    lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    inside = vectors.T @ (z.T @ targets) / lengths[:, None]
+    outside = np.sqrt(np.maximum((targets**2).sum(axis=0) - (inside**2).sum(axis=0), 0.0))
+    design, wanted = np.vstack([np.diag(lengths), np.zeros(len(lengths))]), np.vstack([inside, outside])
+    found = [lsqr(design, one, damp=np.sqrt(alpha), atol=1e-4, btol=1e-4, iter_lim=1000)[0] for one in wanted.T]
+    return np.asarray(vectors @ np.stack(found, axis=1))
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """Ridge regression with an intercept as sums over spots, from which the spots of a patient can be taken away.
+
+    Attributes:
+        n: spots.
+        x: (p,) sums of the features.
+        y: (g,) sums of the targets.
+        xx: (p, p) products of features.
+        xy: (p, g) of features and targets.
+    """
+
+    n: int
+    x: Floats
+    y: Floats
+    xx: Floats
+    xy: Floats
+
+    @classmethod
+    def of(cls, z: Floats, targets: Floats) -> _Ridge:
+        return cls(len(z), z.sum(axis=0), targets.sum(axis=0), z.T @ z, z.T @ targets)
+
+    def without(self, other: _Ridge) -> _Ridge:
+        return _Ridge(self.n - other.n, self.x - other.x, self.y - other.y, self.xx - other.xx, self.xy - other.xy)
+
+    def predict(self, z_test: Floats, alphas: Sequence[float]) -> Floats:
+        """(a, m, g) predictions for each alpha."""
+        centre, level = self.x / self.n, self.y / self.n
+        covariance = self.xx - self.n * np.outer(centre, centre)
+        values, vectors = np.linalg.eigh(covariance) if len(centre) else (np.zeros(0), np.zeros((0, 0)))
+        turned = vectors.T @ (self.xy - self.n * np.outer(centre, level))
+        weights = turned / (np.maximum(values, 0.0) + np.array(alphas)[:, None])[:, :, None]
+        return np.asarray(level + ((z_test - centre) @ vectors) @ weights)
+
+
+def _choose_alpha(z: Floats, targets: Floats, patients: Ints, ridge: _Ridge) -> float:
     """The alpha with the best mean r over left-out training patients and genes; of equally good ones the strongest."""
-    names = np.unique(patients)
+    names, spots = np.unique(patients, return_counts=True)
     if len(names) < 2:
         raise InputError("`hest_cv` chooses its penalty by leaving out training patients, of which there is one. Give the benchmark more patients.")
+    if spots.max() < FEWEST_SPOTS:
+        raise InputError(
+            f"`hest_cv` correlates the spots of a left-out training patient, and none has {FEWEST_SPOTS} spots. Name the patient, slide or section as"
+            " the unit."
+        )
     scores = np.zeros(len(GRID))
-    for name in names:
+    for name in names[spots >= FEWEST_SPOTS]:
         held = patients == name
-        for number, predicted in enumerate(_ridge_paths(z[~held], targets[~held], z[held], GRID)):
-            r, _ = _correlations(predicted, targets[held], np.zeros(int(held.sum()), dtype=np.int64), 1)
-            scores[number] += np.nan_to_num(r).mean()
+        predicted = ridge.without(_Ridge.of(z[held], targets[held])).predict(z[held], GRID)
+        predicted, truth = predicted - predicted.mean(axis=1, keepdims=True), targets[held] - targets[held].mean(axis=0)
+        squares = (np.einsum("amg,amg->ag", predicted, predicted), (truth**2).sum(axis=0), np.einsum("amg,mg->ag", predicted, truth))
+        scores += np.nan_to_num(_r(np.array(len(truth)), np.array(0.0), np.array(0.0), *squares)).mean(axis=1)
     return GRID[int(np.flatnonzero(scores >= scores.max() - 1e-9)[-1])]
-
-
-def _ridge_paths(z: Floats, targets: Floats, z_test: Floats, alphas: Sequence[float]) -> list[Floats]:
-    """(m, g) predictions for each alpha, with an intercept."""
-    centre, level = z.mean(axis=0), targets.mean(axis=0)
-    values, vectors = np.linalg.eigh((z - centre).T @ (z - centre)) if z.shape[1] else (np.zeros(0), np.zeros((0, 0)))
-    turned = vectors.T @ ((z - centre).T @ (targets - level))
-    directions = (z_test - centre) @ vectors
-    return [level + directions @ (turned / (np.maximum(values, 0.0) + alpha)[:, None]) for alpha in alphas]
 
 
 def _correlations(predicted: Floats, truth: Floats, codes: Ints, n_units: int) -> tuple[Floats, Floats]:
     """(g,) Pearson's r and (U, g) without each unit; NaN where something does not vary. From sums that units add up to."""
     predicted, truth = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
-    parts = [np.ones_like(truth), predicted, truth, predicted**2, truth**2, predicted * truth]
+    parts = np.stack([np.ones_like(truth), predicted, truth, predicted**2, truth**2, predicted * truth])
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     of_unit = np.zeros((len(parts), n_units, truth.shape[1]))
-    for sums, part in zip(of_unit, parts, strict=True):
-        np.add.at(sums, codes, part)
+    of_unit[:, codes[order][starts]] = np.add.reduceat(parts[:, order], starts, axis=1)
     whole = of_unit.sum(axis=1)
-    return _r(whole), _r(whole[:, None] - of_unit)
+    return _r(*whole), _r(*(whole[:, None] - of_unit))
 
 
-def _r(sums: Floats) -> Floats:
-    n, x, y, xx, yy, xy = sums
+def _r(n: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> Floats:
+    """Pearson's r of sums; NaN where something does not vary."""
     with np.errstate(invalid="ignore", divide="ignore"):
         variance_x, variance_y = xx - x * x / n, yy - y * y / n
         r = (xy - x * y / n) / np.sqrt(variance_x * variance_y)
