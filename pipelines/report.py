@@ -20,6 +20,7 @@ from pipelines.probing import read_all as read_probing
 from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
+from pipelines.reporting.expression import expression_view
 from pipelines.reporting.ladders import LADDER_WORDS, NOTHING, read_ladder
 from pipelines.reporting.views import BenchmarkView, benchmark_view
 from pipelines.scores import read_confounds
@@ -73,6 +74,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             read_ladder(workspace.ladder(b.card.name), b.data_hash()),
             read_replicates(workspace.scores(b.card.name)),
             read_probing(workspace.scores(b.card.name)),
+            expression_view(workspace.scores(b.card.name), read_rows(workspace.embeddings(b.card.name)), b.card.unit, params.diagnose),
         )
         for b in benchmarks
     ]

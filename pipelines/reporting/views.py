@@ -14,6 +14,7 @@ from pipelines.probing import Probed
 from pipelines.replicates import Replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
+from pipelines.reporting.expression import ExpressionView
 from pipelines.reporting.ladders import LadderView
 from pipelines.reporting.lanes import Axis, Lane, Tick
 from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
@@ -171,6 +172,7 @@ class BenchmarkView:
     confounds: ConfoundTable | None
     replicates: ReplicateTable | None
     probing: ProbingView | None
+    expression: ExpressionView | None
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
@@ -191,6 +193,7 @@ def benchmark_view(
     ladder: LadderView | None = None,
     replicates: Sequence[Replicates] = (),
     probing: Sequence[Probed] = (),
+    expression: ExpressionView | None = None,
 ) -> BenchmarkView:
     """Put one benchmark together.
 
@@ -204,6 +207,7 @@ def benchmark_view(
         ladder: what was found about its metrics.
         replicates: the questions about replicates, of a screen.
         probing: how soon and how plainly each task can be read from each row.
+        expression: what the rows say of gene expression.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -226,6 +230,7 @@ def benchmark_view(
         confounds=_confounds([card.row for card in cards], confounds),
         replicates=_replicates([card.row for card in cards], replicates),
         probing=probing_view(cards, probing, [task.name for task in benchmark.card.tasks]),
+        expression=expression,
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],
