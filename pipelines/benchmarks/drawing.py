@@ -31,11 +31,13 @@ class Drawn:
         card: the benchmark card, without checksums.
         index: one row per image.
         nuclei: the nuclei table, None where the simulator keeps none.
+        expression: counts of genes, likewise.
     """
 
     card: BenchmarkCard
     index: pd.DataFrame
     nuclei: pd.DataFrame | None = None
+    expression: pd.DataFrame | None = None
 
 
 def check_ranges(parameters: Any, at_least: Mapping[str, float]) -> None:

@@ -47,7 +47,7 @@ def simulate(name: str, out: Path, parameters: CultureParameters | TissueParamet
         drawn = draw_culture(name, partial, parameters, seed, workers)
     else:
         drawn = draw_tissue(name, partial, parameters, seed, workers)
-    write_benchmark(partial, drawn.card, drawn.index, drawn.nuclei)
+    write_benchmark(partial, drawn.card, drawn.index, drawn.nuclei, drawn.expression)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

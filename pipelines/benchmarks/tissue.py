@@ -9,6 +9,8 @@ stain, and three tasks, each on patches of its own, balanced within every patien
   keep their joint distribution. Ripley's K and the power spectrum agree, composition and count are equal; triples are not.
 - `composition`: types at random, the fraction of dark nuclei differs.
 
+The patches of two tasks have counts of four genes, of which `tissue_expression` says what they follow.
+
 Light is blended linearly in the *sum* of soft discs, so that overlap, which depends on triples, removes no ink.
 """
 
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.drawing import Drawn, stream, write_ome_tiff
 from pipelines.benchmarks.tissue_design import TissueParameters
+from pipelines.benchmarks.tissue_expression import GENES, TASKS, gene_counts
 from pipelines.benchmarks.tissue_scene import (
     Nuclei,
     draw_arrangement,
@@ -93,17 +96,29 @@ def draw_tissue(name: str, folder: Path, parameters: TissueParameters, seed: int
 
     number = parameters.train_patients + parameters.test_patients
     drawn = in_parallel(partial(_draw_patient, folder, parameters, seed), range(number), workers)
-    made = [pair for pairs in tqdm(drawn, f"simulate {name}", number, unit="patient", disable=None, leave=False) for pair in pairs]
-    nuclei = pd.DataFrame({column: np.concatenate([table[column] for _, table in made]) for column in made[0][1]})
-    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records([record for record, _ in made]), nuclei)
+    made = [one for patches in tqdm(drawn, f"simulate {name}", number, unit="patient", disable=None, leave=False) for one in patches]
+    nuclei = pd.DataFrame({column: np.concatenate([one.nuclei[column] for one in made]) for column in made[0].nuclei})
+    expression = pd.DataFrame.from_records([{"image_id": one.record["image_id"], **one.genes} for one in made if one.genes])
+    return Drawn(_card(name, parameters, seed), pd.DataFrame.from_records([one.record for one in made]), nuclei, expression)
 
 
-def _draw_patient(folder: Path, parameters: TissueParameters, seed: int, patient: int) -> list[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
-    """Write the images of one patient; returns a row of the index and the columns of the nuclei table for each."""
+@dataclass(frozen=True)
+class _Written:
+    """What is kept of a patch whose image is written: its row of the index, columns of the nuclei table, and counts ({} where it has none)."""
+
+    record: dict[str, Any]
+    nuclei: dict[str, NDArray[Any]]
+    genes: dict[str, int]
+
+
+def _draw_patient(folder: Path, parameters: TissueParameters, seed: int, patient: int) -> list[_Written]:
+    """Write the images of one patient."""
     made = []
     for patch in draw_patient(parameters, seed, patient):
         record = _record(folder, parameters, patch)
-        made.append((record, nuclei_columns(record["image_id"], patch.nuclei, parameters.pixel_size_um)))
+        counted = patch.task in TASKS
+        genes = gene_counts(seed, patient, patch.task, patch.number, patch.nuclei, parameters.image_size_px) if counted else {}
+        made.append(_Written(record, nuclei_columns(record["image_id"], patch.nuclei, parameters.pixel_size_um), genes))
     return made
 
 
@@ -183,6 +198,7 @@ def _card(name: str, parameters: TissueParameters, seed: int) -> BenchmarkCard:
                 "composition": "mean fraction of dark nuclei {:.0%} or {:.0%}".format(*parameters.composition_fraction),
             },
             "matched": {"third-order": ["intensity", "histogram", "density", "spectrum", "composition"]},
+            "genes": GENES,
             "solved_by": {"arrangement": "cell-graph", "third-order": "cell-graph", "composition": "composition"},
         },
     )

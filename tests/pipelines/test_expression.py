@@ -24,7 +24,7 @@ from pipelines.reporting import words
 from pipelines.study import asdict_without_none
 from registry.errors import ParamsError
 
-PATIENTS, SPOTS = 12, 12
+PATIENTS, SPOTS = 12, 20
 
 
 def folder(root: Path) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def tables(root: Path, index: pd.DataFrame) -> TableEncoder:
         pd.DataFrame(values, columns=[f"f{i}" for i in range(6)]).assign(image_id=index["image_id"]).to_csv(path, index=False)
         return path
 
-    return TableEncoder("mine", (write("mine", 1, 3.0),), untrained=tuple(write(f"untrained-{k}", 10 + k, 0.0) for k in range(5)))
+    return TableEncoder("mine", (write("mine", 1, 3.0),), untrained=tuple(write(f"untrained-{k}", 10 + k, 0.0) for k in range(8)))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_every_row_and_draw_has_the_headline_and_the_first_draw_the_rest(work: P
     scores = read_scores(work / "out" / "scores" / "spots")
     asked = {(s.row, s.member): {t.protocol for t in scores if (t.row, t.member) == (s.row, s.member)} for s in scores}
     everything = {"hest_a1", "hest_a2", HEADLINE}
-    draws = {("untrained-mine", f"fresh-{k:02d}"): everything if k == 0 else {HEADLINE} for k in range(5)}
+    draws = {("untrained-mine", f"fresh-{k:02d}"): everything if k == 0 else {HEADLINE} for k in range(8)}
     assert asked == {(row, "main"): everything for row in ("intensity", "random", "mine")} | draws
     a1 = [s for s in scores if s.protocol == "hest_a1"]
     assert all(s.note.startswith("not estimable: `hest_a1` needs at least 256 dimensions") and np.isnan(s.value) for s in a1)
@@ -118,13 +118,13 @@ def test_every_row_and_draw_has_the_headline_and_the_first_draw_the_rest(work: P
 def test_the_report_compares_by_the_headline_and_calls_parity_parity(work: Path) -> None:
     html = (work / "reports" / "index.html").read_text()
     section = html.partition('<h3 id="spots-expression">')[2].partition("</section>")[0]
-    assert "2 genes, predicted by ridge regression from the vectors of 144 test images of 12 patients" in section
+    assert "2 genes, predicted by ridge regression from the vectors of 240 test images of 12 patients" in section
     mine = next(s for s in read_scores(work / "out" / "scores" / "spots") if (s.row, s.protocol) == ("mine", HEADLINE))
     assert f"mine ({words.number(mine.value)}) against its untrained twins: smallest gain +" in section
     assert "over <code>untrained-mine/fresh</code>" in section
     assert "]: beats.</li>" in section
     assert "over <code>intensity</code>" in section
-    assert '<span class="soft">fresh, 5 draws, sd' in section
+    assert '<span class="soft">fresh, 8 draws, sd' in section
     assert section.count("(parity)") == 2
     assert "<code>hest_a1</code>: not estimable: <code>hest_a1</code> needs at least 256 dimensions" in section
     assert '<th scope="row">BRIGHT</th>' in section

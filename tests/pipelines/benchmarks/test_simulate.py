@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed_and_the_numbe
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / str(number)), str(number + 1)], check=True, env=environment, timeout=120)
     first, second = hashes(tmp_path / "0"), hashes(tmp_path / "1")
-    assert len(first) == 32 + 12 + 2 + 3 + 2
+    assert len(first) == 32 + 12 + 2 + 4 + 2
     assert first == second
 
 

@@ -14,6 +14,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.simulate import simulate
 from pipelines.benchmarks.tissue import CHANNELS, CLASSES, DRAW, Patch, draw_patient
 from pipelines.benchmarks.tissue_design import TissueParameters
+from pipelines.benchmarks.tissue_expression import GENES, TASKS, dark_neighbours, gene_counts
 from pipelines.benchmarks.tissue_scene import (
     BLOCKS,
     SIDE,
@@ -208,3 +209,34 @@ def test_more_patients_and_patches_hold_the_fewer(benchmark_folder: Benchmark, t
     both = benchmark_folder.index.merge(larger.index, on="image_id", suffixes=("", "_larger"))
     assert len(both) == len(benchmark_folder.index)
     assert (both["sha256"] == both["sha256_larger"]).all()
+
+
+def test_genes_follow_what_is_planted_and_one_follows_nothing() -> None:
+    """By the truth itself, patients apart; and by a slow search for the nearest nucleus."""
+    seen: list[list[float]] = []
+    counts: list[list[int]] = []
+    patients: list[int] = []
+    for patient in range(8):
+        for task in TASKS:
+            for number in range(12):
+                rng = stream(3, task, patient, number)
+                nuclei = DRAW[task](PARAMETERS, rng, int(rng.integers(112, 145)), number % 2)
+                seen.append([nuclei.dark.mean(), len(nuclei.y), dark_neighbours(nuclei, SIZE_PX)])
+                counts.append(list(gene_counts(3, patient, task, number, nuclei, SIZE_PX).values()))
+                patients.append(patient)
+    away = np.where(np.eye(len(nuclei.y), dtype=bool), np.inf, 0.0)
+    away[~np.eye(len(nuclei.y), dtype=bool)] += torus_distances(nuclei)
+    assert dark_neighbours(nuclei, SIZE_PX) == np.mean(nuclei.dark[away.argmin(axis=1)][nuclei.dark])
+    of_patient = np.eye(8)[patients]
+    truth, y = (v - of_patient @ np.linalg.lstsq(of_patient, v, rcond=None)[0] for v in (np.array(seen), np.log1p(np.array(counts))))
+    r = np.corrcoef(truth.T, y.T)[:3, 3:]
+    assert (np.diag(r) > 0.7).all()
+    assert np.abs(r[:, 3]).max() < 0.2
+    assert list(GENES) == ["DARK", "CROWDED", "CLUSTERED", "NOTHING"]
+
+
+def test_counts_lie_beside_the_images_of_two_tasks(benchmark_folder: Benchmark) -> None:
+    found = benchmark_folder.expression
+    assert found is not None
+    assert set(found.index) == set(benchmark_folder.index.query("Metadata_Set != 'third-order'")["image_id"])
+    assert set(found.columns) == set(benchmark_folder.card.truth["genes"])
