@@ -65,6 +65,9 @@ verdicts        one encoder against its controls
     shortcut.shortcut_share(encoder, shortcut, chance) -> Shortcut         .value .low .high .note
     sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str; sentences.sensitivity_sentence(main, again, dim) -> str
 
+expression      genes of spots from vectors, under three named protocols
+    expression_scores(features, counts, units, folds, protocol="hest_cv") -> Expression   .r (Statistic) .per_gene .folds .alphas
+
 ladder          can a metric tell: encoders of known quality, and embeddings that know nothing
     tau_b(first, second) -> float; spearman(first, second) -> float; orientation(metric) -> 1 | -1
     order(values, direction) -> Order                                      .tau .low .high .word
