@@ -27,6 +27,7 @@ from pipelines.benchmarks.tissue_scene import (
     random_sites,
     render,
 )
+from pipelines.metrics.expression import expression_scores
 from registry.images import read_image
 
 PARAMETERS = TissueParameters()
@@ -232,6 +233,11 @@ def test_genes_follow_what_is_planted_and_one_follows_nothing() -> None:
     r = np.corrcoef(truth.T, y.T)[:3, 3:]
     assert (np.diag(r) > 0.7).all()
     assert np.abs(r[:, 3]).max() < 0.2
+    # as the flow asks: composition (fraction and number) finds its two genes, and nothing finds the last
+    composition = expression_scores(np.array(seen)[:, :2], np.array(counts), [f"p{p}" for p in patients], np.array(patients) % 2)
+    assert composition.per_gene[:2].min() > 0.6
+    assert composition.per_gene[2] < 0.5
+    assert abs(composition.per_gene[3]) < 0.2
     assert list(GENES) == ["DARK", "CROWDED", "CLUSTERED", "NOTHING"]
 
 
