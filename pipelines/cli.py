@@ -122,9 +122,14 @@ def _add_stated(parser: argparse.ArgumentParser) -> None:
     """What is said about the rows of any benchmark that is imported (`commands.stated`)."""
     parser.add_argument("--label", action="append", default=[], help="label column; repeat for several tasks")
     parser.add_argument("--unit", help="column of what is independent (plate, patient, compound), or `image`")
-    for column in ("plate", "well", "site", "batch", "patient", "treatment"):
+    for column in ("plate", "well", "site", "batch", "patient", "treatment", "entity"):
         parser.add_argument(f"--{column}", help=f"column that becomes Metadata_{column.title()}")
     parser.add_argument("--negcon", metavar="COLUMN=VALUE", help="how control wells are known; they need no label, treatment or unit")
+    about = "known relations between entities (columns entity1, entity2); repeat for several"
+    parser.add_argument("--relations", type=Path, action="append", default=[], metavar="TABLE", help=about)
+    parser.add_argument("--targets", type=Path, metavar="TABLE", help="known targets of treatments (columns compound, gene[, nanomolar])")
+    several = "column of several labels of a treatment, such as mechanisms (default separator: |); repeat for several columns"
+    parser.add_argument("--multilabel", action="append", default=[], metavar="COLUMN[=SEPARATOR]", help=several)
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
     parser.add_argument("--expression", type=Path, metavar="TABLE", help="raw counts of genes: image_id and a column per gene, or AnnData")
     parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")

@@ -73,7 +73,7 @@ def import_data(options: argparse.Namespace) -> None:
 
 def stated_of(options: argparse.Namespace) -> dict[str, Any]:
     """Fields of `ImportOptions` that images and tables of vectors are imported with alike."""
-    from pipelines.benchmarks.options import parse_where
+    from pipelines.benchmarks.options import parse_multilabel, parse_where
 
     return {
         "labels": tuple(options.label),
@@ -84,6 +84,10 @@ def stated_of(options: argparse.Namespace) -> dict[str, Any]:
         "batch": options.batch,
         "patient": options.patient,
         "treatment": options.treatment,
+        "entity": options.entity,
+        "relations": tuple(options.relations),
+        "targets": options.targets,
+        "multilabels": tuple(parse_multilabel(text) for text in options.multilabel),
         "negcon": parse_where(options.negcon) if options.negcon else None,
         "where": tuple(parse_where(text) for text in options.where),
         "modality": options.modality,

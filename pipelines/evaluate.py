@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import expression, probing, replicates
+from pipelines import expression, knowledge, probing, replicates
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.confounding import Design, confounds_of
 from pipelines.embeddings import Row, read_rows
 from pipelines.expression import Answer, Expressed, Gene, Spots
 from pipelines.kept import Kept
+from pipelines.knowledge import Knowledge, Screen
 from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
@@ -39,8 +40,9 @@ from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
 from pipelines.params import EvaluateParams, Params
 from pipelines.probing import Probed, Types
-from pipelines.replicates import Replicates, Wells
+from pipelines.replicates import Replicates
 from pipelines.scores import Confound, Predictions, Scored, write_confounds, write_scores
+from pipelines.wells import Wells, wells_of
 from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
@@ -59,6 +61,8 @@ SCORING = (
     "pipelines/evaluate.py",
     "pipelines/confounding.py",
     "pipelines/replicates.py",
+    "pipelines/knowledge.py",
+    "pipelines/wells.py",
     "pipelines/probing.py",
     "pipelines/expression.py",
     "pipelines/scores.py",
@@ -120,7 +124,8 @@ class Outcome:
 
 
 def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
-    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions, heads, and what is batch and place.
+    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions, heads, what is batch and place, and, of a screen,
+    what is found of replicates and of what is known about the perturbations.
 
     Raises:
         BenchmarkError: the cell was not extracted.
@@ -138,7 +143,9 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
     scored = [row for row in rows if not row.manifest.not_applicable]
     write_confounds(out, _confounds(benchmark, scored, params, kept))
-    replicates.write(out, _replicates(benchmark, scored, params, kept))
+    wells = wells_of(benchmark)
+    replicates.write(out, _replicates(benchmark, wells, scored, params, kept))
+    knowledge.write(out, _knowledge(benchmark, wells, scored, params, kept))
     probing.write(out, _probing(benchmark, questions, scored, params, kept))
     expression.write(out, _expression(benchmark, scored, params, kept))
     write_made_by(out, scored)
@@ -154,7 +161,7 @@ def kept_of(benchmark: Benchmark, rows: Iterable[Row], params: Params, out: Path
         "evaluate": asdict(params.evaluate),
         "seed": params.seed,
     }
-    types = (Outcome, Scored, Statistic, Predictions, Confound, Replicates, Probed, Answer, Expressed, Gene)
+    types = (Outcome, Scored, Statistic, Predictions, Confound, Replicates, Knowledge, Probed, Answer, Expressed, Gene)
     return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, *types)
 
 
@@ -171,10 +178,13 @@ def _confounds_of(benchmark: Benchmark, design: Design, params: Params, row: Row
     return confounds_of(row.name, member, vectors, design, probe_settings(params.evaluate))
 
 
-def _replicates(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Replicates]:
+#: why a row is asked nothing that compares images of several folds
+_REFITTED = "it is fitted anew for every fold, and vectors of different folds cannot be compared"
+
+
+def _replicates(benchmark: Benchmark, wells: Wells | None, rows: list[Row], params: Params, kept: Kept) -> list[Replicates]:
     """The questions about replicates, asked of one draw of every row: of twins the first."""
-    wells = replicates.wells_of(benchmark)
-    if wells is None:
+    if wells is None or not wells.placed:
         return []
     found = kept.each("replicates", partial(_replicates_of, benchmark, wells, params.seed), {row.name: row for row in rows}, params.threads)
     return [one for each in found for one in each]
@@ -182,9 +192,27 @@ def _replicates(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kep
 
 def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> list[Replicates]:
     if row.manifest.folds:
-        return replicates.not_asked(row.name, "it is fitted anew for every fold, and vectors of different folds cannot be compared")
-    vectors = row.embedding(row.manifest.members[0], 0, benchmark.index["image_id"].tolist()).astype(np.float64)
-    return replicates.replicates(row.name, vectors, wells, seed=seed)
+        return replicates.not_asked(row.name, _REFITTED)
+    return replicates.replicates(row.name, _first_draw(row, benchmark), wells, seed=seed)
+
+
+def _first_draw(row: Row, benchmark: Benchmark) -> Floats:
+    return row.embedding(row.manifest.members[0], 0, benchmark.index["image_id"].tolist()).astype(np.float64)
+
+
+def _knowledge(benchmark: Benchmark, wells: Wells | None, rows: list[Row], params: Params, kept: Kept) -> list[Knowledge]:
+    """The questions about what is known of the perturbations, asked of one draw of every row: of twins the first."""
+    if wells is None:
+        return []
+    screen = Screen.of(benchmark, wells)
+    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed), {row.name: row for row in rows}, params.threads)
+    return [one for each in found for one in each]
+
+
+def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, row: Row) -> list[Knowledge]:
+    if row.manifest.folds:
+        return knowledge.not_asked(row.name, screen, _REFITTED)
+    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed)
 
 
 def _probing(benchmark: Benchmark, questions: list[Question], rows: list[Row], params: Params, kept: Kept) -> list[Probed]:

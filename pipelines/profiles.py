@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from pipelines.benchmarks.annotations import METADATA
 from pipelines.benchmarks.card import check_name
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
@@ -88,8 +89,8 @@ def read(encoder: TableEncoder, options: ImportOptions) -> Profiles:
         BenchmarkError: they cannot be used.
     """
     about = {*options.labels, *(c for c, _ in options.where), *(on.partition("=")[0] for _, on in encoder.annotations)}
-    about |= {str(c) for c in (options.unit, options.plate, options.well, options.site, options.batch, options.patient, options.treatment) if c}
-    about |= {options.negcon[0]} if options.negcon else set()
+    about |= {str(c) for c in (options.unit, *(getattr(options, name) for name in METADATA)) if c}
+    about |= {c for c, _ in (*options.multilabels, *([options.negcon] if options.negcon else []))}
     profiles = read_profiles(encoder.tables, about, encoder.obsm, encoder.image_id, encoder.drop_incomplete)
     for path, on in encoder.annotations:
         profiles = annotated(profiles, path, on)

@@ -1,7 +1,7 @@
 """The field's questions about replicates of a screen, asked of every row alike: activity, replicability, the control for position.
 
-They apply where the index says which treatment a well got (`Metadata_Treatment`) on which plate, and activity where it says which
-wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
+They apply where the index says what was done to a well (`Metadata_Treatment`, else `Metadata_Entity`) of which plate, and activity where it
+says which wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
 standardised on the control wells of their plate (on all its wells where there are fewer than four) and compared by euclidean
 distance, because rows of few dimensions take part, of which a cosine knows little but a sign. p-values permute treatments within
 plates. Where a question takes its negatives from the query's own plate, 0 is not quite chance: what standardisation leaves of the plate
@@ -12,22 +12,21 @@ farther from each other than from other plates; noise of 96 columns gets 0.3 on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.benchmarks.index import Benchmark
-from pipelines.metrics.alignment import aggregate, centre_scale
-from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, WELL, percent_replicating, position_control, reference_index
+from pipelines.metrics.alignment import centre_scale
+from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, percent_replicating, position_control
 from pipelines.metrics.groups import Groups, group_scores
-from registry.arrays import Floats, Mask
+from pipelines.wells import Wells
+from registry.arrays import Floats
 from registry.errors import InputError
 from registry.files import published
 
-TREATMENT, CONTROL = "Metadata_Treatment", "Metadata_control"
 #: draws of the null of each treatment
 PERMUTATIONS = 999
 QUESTIONS = ("activity", "activity-within-plates", "replicability")
@@ -70,45 +69,11 @@ class Replicates:
     note: str
 
 
-@dataclass(frozen=True, eq=False)
-class Wells:
-    """Profiles of wells.
-
-    Attributes:
-        codes: (n,) the well each tested image is in, -1 for the others.
-        columns: of the p wells, as `canonical.RULES` name them.
-        controls: (p,) which are control wells.
-    """
-
-    codes: NDArray[np.int64]
-    columns: dict[str, NDArray[np.str_]]
-    controls: Mask
-
-
-def wells_of(benchmark: Benchmark) -> Wells | None:
-    """The tested wells of a benchmark; None where it names no treatments, plates or wells."""
-    index = benchmark.index
-    if not {TREATMENT, "Metadata_Plate", "Metadata_Well"} <= set(index.columns):
-        return None
-    named = {PERTURBATION: TREATMENT, PLATE: "Metadata_Plate", WELL: "Metadata_Well"}
-    tested = (index["fold"] >= 0) & index[TREATMENT].notna()
-    values = {name: index[column].astype(str) for name, column in named.items()}
-    keys = values[PLATE] + "\n" + values[WELL] + "\n" + values[PERTURBATION]
-    unique, first, codes = np.unique(keys[tested].to_numpy(dtype=np.str_), return_index=True, return_inverse=True)
-    every = np.full(len(index), -1)
-    every[tested.to_numpy()] = codes
-    columns = {name: found[tested].to_numpy(dtype=np.str_)[first] for name, found in values.items()}
-    control = index[CONTROL].fillna(False).astype(bool) if CONTROL in index else pd.Series(False, index=index.index)
-    controls = control[tested].to_numpy()[first] if len(unique) else np.zeros(0, dtype=bool)
-    columns |= {REFERENCE: reference_index(controls), KIND: np.where(controls, "control", "treated").astype(np.str_)}
-    return Wells(every, columns, controls)
-
-
 def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
     """Treatments, the control's among them, drawn anew among the wells of each plate; None where no plate holds two.
 
     Args:
-        wells: from `wells_of`.
+        wells: from `wells.wells_of`.
         seed: of the draw.
     """
     plates, order = wells.columns[PLATE], np.arange(len(wells.controls))
@@ -119,7 +84,7 @@ def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
         inside = np.flatnonzero(plates == plate)
         order[inside] = rng.permutation(inside)
     moved = {name: wells.columns[name][order] for name in (PERTURBATION, REFERENCE, KIND)}
-    return Wells(wells.codes, {**wells.columns, **moved}, wells.controls[order])
+    return replace(wells, columns={**wells.columns, **moved}, controls=wells.controls[order])
 
 
 def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Replicates]:
@@ -128,13 +93,11 @@ def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERM
     Args:
         row: its name.
         vectors: (n, d) of all images of the benchmark.
-        wells: from `wells_of`.
+        wells: from `wells.wells_of`, with places.
         permutations: draws of the null of each treatment.
         seed: of the draws.
     """
-    taking_part = wells.codes >= 0
-    _, means = aggregate(vectors[taking_part], [f"{code:09d}" for code in wells.codes[taking_part]])
-    aligned = standardised(means, wells)
+    aligned = standardised(wells.profiles(vectors), wells)
     return [_ask(row, question, aligned, wells, permutations, seed) for question in QUESTIONS]
 
 

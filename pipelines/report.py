@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pipelines.benchmarks.index import Benchmark
 from pipelines.claims import Claim, claims
 from pipelines.embeddings import read_rows
+from pipelines.knowledge import read_all as read_knowledge
 from pipelines.params import Params
 from pipelines.probing import read_all as read_probing
 from pipelines.replicates import read_all as read_replicates
@@ -75,6 +76,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             read_replicates(workspace.scores(b.card.name)),
             read_probing(workspace.scores(b.card.name)),
             expression_view(workspace.scores(b.card.name), read_rows(workspace.embeddings(b.card.name)), b.card.unit, params.diagnose),
+            read_knowledge(workspace.scores(b.card.name)),
         )
         for b in benchmarks
     ]

@@ -29,10 +29,10 @@ from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, permuted_labels
 from pipelines.parallel import in_parallel
 from pipelines.params import EncoderParams, Params
 from pipelines.progress import Progress
-from pipelines.replicates import Wells
 from pipelines.rows import facts_of, stated_card
 from pipelines.scores import Confound
 from pipelines.training.settings import settings_for
+from pipelines.wells import Wells, wells_of
 from registry.arrays import Floats
 from registry.errors import BenchmarkError, ParamsError
 from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -143,7 +143,9 @@ class Asked:
     @classmethod
     def of(cls, benchmark: Benchmark, seed: int) -> Asked:
         """As the benchmark says."""
-        return cls(tuple(Question.of(benchmark, task) for task in benchmark.card.tasks), Design.of(benchmark, seed), replicates.wells_of(benchmark))
+        questions = tuple(Question.of(benchmark, task) for task in benchmark.card.tasks)
+        wells = wells_of(benchmark)
+        return cls(questions, Design.of(benchmark, seed), wells if wells is not None and wells.placed else None)
 
     def permuted(self, *seed: int) -> Asked:
         """The same with labels that say nothing, for tasks, and with treatments that say nothing; without what the design allows neither for."""

@@ -13,7 +13,7 @@ from registry.errors import BenchmarkError
 
 #: no interval below this number of units per class, and below this number of units (`metrics.jackknife`)
 UNITS_FOR_INTERVAL, UNITS_FOR_VERDICT = 3, 10
-METADATA = ("plate", "well", "site", "batch", "patient", "treatment")
+METADATA = ("plate", "well", "site", "batch", "patient", "treatment", "entity")
 #: rows A to AF of plates with up to 1536 wells
 _WELL = re.compile(r"([A-Z]|A[A-F])[-_ ]?0*([1-9]\d?)")
 
@@ -116,8 +116,8 @@ def unit_notes(unit: str, units: pd.Series) -> list[str]:
 
 
 def metadata(rows: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
-    """`Metadata_Plate`, `_Well`, `_Site`, `_Batch`, `_Patient`, `_Treatment` where columns hold them; `_Row` and `_Column` (from 1) from names
-    like `B03`; `Metadata_control`, whether it is a control well, where `options.negcon` says how they are known.
+    """`Metadata_Plate`, `_Well`, `_Site`, `_Batch`, `_Patient`, `_Treatment`, `_Entity` where columns hold them; `_Row` and `_Column`
+    (from 1) from names like `B03`; `Metadata_control`, whether it is a control well, where `options.negcon` says how they are known.
 
     Positions are only derived when every well is a letter-number name: a plain number does not say how its plate is counted.
 
@@ -141,6 +141,9 @@ def metadata(rows: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
         if "Metadata_Treatment" in found:
             treatments = found["Metadata_Treatment"]
             found["Metadata_Treatment"] = treatments.where(treatments.notna() | ~controls, "control")
+        if "Metadata_Entity" in found:
+            # what controls are called (`NO-TARGET`, `LacZ`) is nothing that relations are known of
+            found["Metadata_Entity"] = found["Metadata_Entity"].where(~controls, None)
     return pd.DataFrame(found, index=rows.index)
 
 

@@ -74,7 +74,7 @@ class BenchmarkCard:
         source: where they come from.
         notes: sentences the report prints beside every result ("images as units: optimistic", excluded labels).
         truth: planted truth of a simulator: its parameters and what they mean; {} for real data.
-        checksums: sha256 of `index.parquet` and, where present, `nuclei.parquet` and `expression.parquet`.
+        checksums: sha256 of `index.parquet` and, where present, `nuclei.parquet`, `expression.parquet`, `relations.parquet` and `targets.parquet`.
     """
 
     name: str

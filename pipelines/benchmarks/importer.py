@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.benchmarks.annotations import control_rows, settle_units
+from pipelines.benchmarks.annotations import control_rows, metadata, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, Task, check_name
 from pipelines.benchmarks.consensus import Consensus, settle
 from pipelines.benchmarks.duplicates import copy_notes, exact_copies, near_copies, overlap_notes, overlapping_crops
 from pipelines.benchmarks.expression import read_expression
 from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.benchmarks.known import known_tables, label_columns
 from pipelines.benchmarks.manifests import CLASS, Manifest
 from pipelines.benchmarks.nuclei import NucleiTable, convert_nuclei
 from pipelines.benchmarks.objects import crop_side, object_sides, read_mask
@@ -30,11 +32,11 @@ from registry.images import conform, read_channels
 def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, notes: tuple[str, ...] = (), say: Say = print) -> Benchmark:
     """Import a folder of images as a benchmark.
 
-    1. Read the table, the pattern or the class folders; select rows. 2. Decode, check and hash every image once; name each bad one.
-    3. Settle channels, dtype, size and intensities; apply the rule for rare labels; split by unit (5 folds, or one per unit under 5).
-    4. Look for copies, near copies and overlapping crops in different folds. 5. Publish images, index, nuclei and card together: everything
-    is prepared in a folder beside `out` and renamed into place, so that an import that fails or is killed leaves nothing that could be taken
-    for a benchmark, and an existing one as it was.
+    1. Read the table, the pattern or the class folders; select rows; check what is stated about them. 2. Decode, check and hash every image
+    once; name each bad one. 3. Settle channels, dtype, size and intensities; apply the rule for rare labels; split by unit (5 folds, or one
+    per unit under 5). 4. Look for copies, near copies and overlapping crops in different folds. 5. Publish images, index, nuclei and card
+    together: everything is prepared in a folder beside `out` and renamed into place, so that an import that fails or is killed leaves nothing
+    that could be taken for a benchmark, and an existing one as it was.
 
     Args:
         folder: where the images are; never changed.
@@ -56,6 +58,11 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
     for column in labels:
         require(manifest.rows, column, "labels")
     settle_units(manifest.rows, options.unit, manifest.rows["image_id"], control_rows(manifest.rows, options))
+    options = replace(
+        options, relations=tuple(located(t, folder) for t in options.relations), targets=options.targets and located(options.targets, folder)
+    )
+    label_columns(manifest.rows, options.multilabels)
+    known_tables(metadata(manifest.rows, options), options)
     say(f"`{name}`: {len(manifest.rows)} images of `{folder}`, labelled by {', '.join(f'`{c}`' for c in labels)}.")
     with published_folder(out) as staging:
         try:
@@ -80,6 +87,7 @@ def _build(
     copies = _copies(staging, index, manifest, common, crops)
     nuclei = _nuclei(folder, index, common, options)
     expression = read_expression(located(options.expression, folder), index["image_id"].tolist()) if options.expression else None
+    known, about = known_tables(index, options)
     bad = len(prepared.bad) + len(common.bad)
     card = BenchmarkCard(
         name=name,
@@ -94,6 +102,7 @@ def _build(
         notes=(
             *notes,
             *remarks,
+            *about,
             *copies,
             *([f"{bad} images could not be used and were left out."] if bad else []),
             *([f"Objects were cut out as squares of {crops.side} pixels around their centre."] if crops else []),
@@ -103,7 +112,8 @@ def _build(
             *(expression.notes if expression else ()),
         ),
     )
-    return write_benchmark(staging, card, index, nuclei.table if nuclei else None, expression.table if expression else None)
+    counts = expression.table if expression else None
+    return write_benchmark(staging, card, index, nuclei.table if nuclei else None, counts, known)
 
 
 def _crops(manifest: Manifest, folder: Path, options: ImportOptions) -> Crops | None:

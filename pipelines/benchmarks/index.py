@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
+from pipelines.benchmarks.known import NANOMOLAR, RELATIONS, TARGETS
 from registry.arrays import Mask
 from registry.errors import BenchmarkError
 from registry.files import published, sha256_of_file
@@ -101,6 +103,24 @@ class Benchmark:
             return None
         return pd.read_parquet(self.folder / EXPRESSION).set_index("image_id")
 
+    @cached_property
+    def relations(self) -> pd.DataFrame:
+        """Known relations between entities (columns source, entity1, entity2); empty where none were stated."""
+        return self._known(RELATIONS, ["source", "entity1", "entity2"])
+
+    @cached_property
+    def targets(self) -> pd.DataFrame:
+        """Known targets of treatments (columns compound, gene, nanomolar); empty where none were stated."""
+        return self._known(TARGETS, ["compound", "gene", NANOMOLAR])
+
+    def _known(self, name: str, columns: list[str]) -> pd.DataFrame:
+        if name not in self.card.checksums:
+            return pd.DataFrame(columns=columns)
+        path = self.folder / name
+        if not path.is_file() or sha256_of_file(path) != self.card.checksums[name]:
+            raise BenchmarkError(f"`{path}` is not the file that the card names. Import the benchmark again with `--replace`.")
+        return pd.read_parquet(path)
+
     def data_hash(self) -> str:
         """Identifies pixels, labels and split: sha256 of the index file (which holds every image's sha256)."""
         return sha256_of_file(self.folder / "index.parquet")
@@ -138,9 +158,14 @@ def check_index(index: pd.DataFrame, card: BenchmarkCard) -> None:
 
 
 def write_benchmark(
-    folder: Path, card: BenchmarkCard, index: pd.DataFrame, nuclei: pd.DataFrame | None = None, expression: pd.DataFrame | None = None
+    folder: Path,
+    card: BenchmarkCard,
+    index: pd.DataFrame,
+    nuclei: pd.DataFrame | None = None,
+    expression: pd.DataFrame | None = None,
+    known: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> Benchmark:
-    """Check and publish index, nuclei, expression and card (the card last: a folder without a card is not a benchmark).
+    """Check and publish index, nuclei, expression, what is known and card (the card last: a folder without a card is not a benchmark).
 
     Args:
         folder: the benchmark's folder; its images are already there.
@@ -148,6 +173,7 @@ def write_benchmark(
         index: one row per image, any order; sorted here.
         nuclei: columns image_id, nucleus, x_um, y_um, area_um2, type.
         expression: column image_id and one of raw counts per gene.
+        known: what is known about the perturbations, by file name (`known.known_tables`).
     """
     index = index.sort_values("image_id", kind="stable").reset_index(drop=True)
     card = replace(card, structure=nuclei is not None)
@@ -159,6 +185,7 @@ def write_benchmark(
     if expression is not None:
         ordered = expression.sort_values("image_id", kind="stable").reset_index(drop=True)
         checksums[EXPRESSION] = _publish_parquet(folder / EXPRESSION, ordered)
+    checksums |= {name: _publish_parquet(folder / name, table) for name, table in known.items()}
     replace(card, checksums=checksums).write(folder)
     return Benchmark.read(folder)
 

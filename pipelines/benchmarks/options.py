@@ -18,7 +18,7 @@ RARE_RULES = ("exclude", "keep")
 #: labels must occur in this many units to be scored on a unit that was never seen in training
 LEAST_UNITS = 2
 #: a line of keys as they may be written in blankslide.yaml for the plural fields
-_ALIASES = {"label": "labels", "channel": "channels"}
+_ALIASES = {"label": "labels", "channel": "channels", "multilabel": "multilabels"}
 _TUPLES = ("path", "labels", "channels")
 _INTEGERS = ("crop", "folds", "least_units", "tolerate", "seed", "workers")
 
@@ -37,8 +37,13 @@ class ImportOptions:
         image_id: column of the unique id; None: the column `image_id` where there is one, else the file's name.
         labels: columns, one task each; () with class folders, whose task is `class`.
         unit: what is independent: a column, or "image". There is no default.
-        plate, well, site, batch, patient, treatment: columns of that metadata; None: the column of exactly that name, or `Metadata_<Name>`.
-        negcon: (column, value) that control wells have; they need no label, treatment or unit.
+        plate, well, site, batch, patient, treatment, entity: columns of that metadata; None: the column of exactly that name, or
+            `Metadata_<Name>`. The entity is what a treatment acts on, such as a gene; null where that is not known.
+        negcon: (column, value) that control wells have; they need no label, treatment, entity or unit.
+        relations: tables of known relations between entities (`known.read_relations`), relative to the folder or to the working
+            directory.
+        targets: table of known targets of compounds (`known.read_targets`), likewise.
+        multilabels: (column, separator): columns that hold several labels of a treatment, such as its mechanisms.
         where: (column, value) pairs that a row must have; several values of one column are alternatives.
         channels: names in order; with one file per channel, the values of `{channel}`. (): what the files say, else `channel_1`, ...
         pixel_size_um: micrometres per pixel; None: what the files say.
@@ -71,7 +76,11 @@ class ImportOptions:
     batch: str | None = None
     patient: str | None = None
     treatment: str | None = None
+    entity: str | None = None
     negcon: tuple[str, str] | None = None
+    relations: tuple[Path, ...] = ()
+    targets: Path | None = None
+    multilabels: tuple[tuple[str, str], ...] = ()
     where: tuple[tuple[str, str], ...] = ()
     channels: tuple[str, ...] = ()
     pixel_size_um: float | None = None
@@ -153,6 +162,18 @@ def parse_where(text: str) -> tuple[str, str]:
     return column, value
 
 
+def parse_multilabel(text: str) -> tuple[str, str]:
+    """`column` or `column=separator` of the command line as a pair; labels are separated by `|` where nothing else is said.
+
+    Raises:
+        ParamsError: no column, or nothing after `=`.
+    """
+    column, equals, separator = text.partition("=")
+    if not column or (equals and not separator):
+        raise ParamsError(f"Expected a column of several labels as `column` or `column=separator`, got `{text}`.")
+    return column, separator or "|"
+
+
 def benchmark_name(text: str) -> str:
     """`text` as a benchmark name: lower case, anything but letters, digits, `_` and `-` replaced by `-`.
 
@@ -179,7 +200,11 @@ def _converted(name: str, value: Any, source: str) -> Any:
         return _conditions(value, source)
     if name == "negcon":
         return parse_where(str(value))
-    if name in ("table", "nuclei", "expression"):
+    if name == "relations":
+        return tuple(Path(str(v)) for v in (value if isinstance(value, (list, tuple)) else [value]))
+    if name == "multilabels":
+        return tuple(parse_multilabel(str(v)) for v in (value if isinstance(value, (list, tuple)) else [value]))
+    if name in ("table", "nuclei", "expression", "targets"):
         return Path(str(value))
     if name == "replace":
         if not isinstance(value, bool):

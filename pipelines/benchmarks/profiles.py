@@ -18,6 +18,7 @@ from pipelines.benchmarks.annotations import control_rows, settle_units
 from pipelines.benchmarks.card import BenchmarkCard, check_name
 from pipelines.benchmarks.expression import read_expression
 from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.benchmarks.known import known_tables
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions
 from pipelines.benchmarks.preparing import Say
 from pipelines.benchmarks.publishing import published_folder
@@ -243,7 +244,7 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
         profiles: read, and annotated.
         name: of the benchmark.
         out: its folder, created here.
-        options: `labels`, `unit`, `where`, columns of metadata, `folds`, `rare_labels`, and what the card says.
+        options: `labels`, `unit`, `where`, columns of metadata, what is known about perturbations, `folds`, `rare_labels`, and what the card says.
         say: receives remarks, a line at a time.
 
     Raises:
@@ -267,6 +268,7 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
         require(rows, column, "labels")
     units = settle_units(rows, options.unit, rows["image_id"], control_rows(rows, options))
     asked = ask(rows, units, options.labels, options, "profile")
+    known, remarks = known_tables(asked.index, options)
     # the values belong to the encoder, not to the benchmark: a profile is its name
     index = asked.index.assign(path="", sha256="")
     expression = read_expression(options.expression, index["image_id"].tolist()) if options.expression else None
@@ -284,11 +286,12 @@ def make_benchmark(profiles: Profiles, name: str, out: Path, options: ImportOpti
             "Profiles made elsewhere: without images, most controls cannot be computed.",
             *notes,
             *asked.notes,
+            *remarks,
             *(expression.notes if expression else ()),
         ),
     )
     with published_folder(out) as staging:
-        write_benchmark(staging, card, index, expression=expression.table if expression else None)
+        write_benchmark(staging, card, index, expression=expression.table if expression else None, known=known)
     for note in card.notes:
         say(f"`{name}`: {note}")
     return Benchmark.read(out)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipelines.benchmarks.annotations import confound_notes, metadata, position_notes, settle_labels, unit_notes
 from pipelines.benchmarks.card import Task
+from pipelines.benchmarks.known import label_columns
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
 from pipelines.benchmarks.splits import assign_folds, default_folds
 
@@ -19,7 +20,7 @@ class Asked:
     """An index without files.
 
     Attributes:
-        index: image_id, `Metadata_*`, unit, `label_*`, fold.
+        index: image_id, `Metadata_*`, `labels_*` of several labels, unit, `label_*`, fold.
         tasks: one per label column.
         notes: sentences for the card.
     """
@@ -44,7 +45,7 @@ def ask(rows: pd.DataFrame, units: pd.Series, labels: Sequence[str], options: Im
     """
     unit = str(options.unit)
     meta = metadata(rows, options)
-    index = rows[["image_id"]].join(meta)
+    index = rows[["image_id"]].join(meta).join(label_columns(rows, options.multilabels))
     index["unit"] = units
     tasks, notes = [], [*unit_notes(unit, units), *position_notes(meta)]
     for column in labels:

@@ -22,6 +22,15 @@ pairs           positives and negatives by rules about columns, as copairs state
     multilabel_scores(features, membership, columns, rule, distance) -> PairScores   .label
     fitting_distance(features) -> "cosine" | "euclidean"
 
+multilabel      several labels for each profile, against permuted profiles
+    label_scores(features, membership, names, distance, permutations, seed) -> LabelScores   .normalised .value .p_value .p_adjusted
+
+relations       known pairs, and whether replicates show a signal; targets: genes near the compounds that bind them; alignment: by name
+    recall(features, names, known, genes, null_scope, permutations, seed) -> Recall   .value .permuted .p
+    consistency(features, names, negatives) -> Signal; magnitude(features, names, controls, negatives) -> Signal   .value .p
+    targets.target_scores(profiles, genes, gene_profiles, truth, draws, permutations, seed) -> TargetScores   .ap .auroc .chance .p
+    alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles
+
 geometry        is there anything in an embedding
     describe(features) -> Geometry                                         .collapsed .low_rank .participation_ratio
 

@@ -2,13 +2,13 @@
 
 Reference: EFAAR_benchmarking, `efaar.py` at commit 2248f40 (Celik et al. 2024; Kraus et al. 2024). Each function says how it differs. A
 representation of one or two numbers has cosines of hardly anything but 1 and -1 and can reach any recall; `describe` flags it as
-`low_rank`, and its recall must not be read.
+`low_rank`, and its recall must be read against permuted names, not against the chance of a random map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ THRESHOLDS = (0.05, 0.95)
 MIN_ENTITIES = 20
 NULL_SCOPES = ("genes", "all")
 _BLOCK = 512
+#: draws that equal a recall up to rounding count against it
+_EQUAL = 1e-12
 
 Names = Sequence[str] | NDArray[np.str_]
 
@@ -39,6 +41,8 @@ class Recall:
         entities: of the map.
         null_scope: "genes" or "all": over which entities the null runs.
         thresholds: low and high.
+        permuted: mean recall after the names were permuted: what this very map has by chance. NaN without permutations.
+        p: (1 + permutations at or above the value) / (1 + permutations); NaN likewise.
     """
 
     value: float
@@ -47,6 +51,8 @@ class Recall:
     entities: int
     null_scope: str
     thresholds: tuple[float, float]
+    permuted: float = np.nan
+    p: float = np.nan
 
 
 def recall(
@@ -57,13 +63,17 @@ def recall(
     genes: Mask | None = None,
     null_scope: str = "genes",
     thresholds: tuple[float, float] = THRESHOLDS,
+    permutations: int = 0,
+    seed: int = 0,
 ) -> Recall:
     """Share of known pairs whose cosine lies in the tails of all cosines of the map.
 
     A pair counts where at most `low` of the null is as small or smaller, or at least `high` of it is smaller. Published maps of RxRx3-core
     take the null over genes and compounds together ("all"); compounds resemble each other, which moves the tails, so the default is the
     genes alone. Differences: the null is exact however large the map (never sampled), too few entities and duplicate names are errors
-    where the reference builds one and does not raise it, and ties at a threshold are decided on cosines rounded to 1e-9.
+    where the reference builds one and does not raise it, ties at a threshold are decided on cosines rounded to 1e-9, and the recall is compared
+    with that of the same map and the same relations after the names were permuted, which leaves in place how often a gene is named and whatever
+    few cosines a map has. Memory: 4 bytes for each pair of entities squared, 5 with permutations.
 
     Args:
         features: (p, d) one aggregated profile per perturbation.
@@ -72,6 +82,8 @@ def recall(
         genes: (p,) which entities are genes; None = all.
         null_scope: "genes" or "all".
         thresholds: shares of the null, low and high.
+        permutations: of the names of the genes.
+        seed: of the permutations.
 
     Raises:
         InputError: fewer than 20 entities in the null, a name twice, no known pair, a zero profile, thresholds out of order.
@@ -91,29 +103,53 @@ def recall(
     if not wanted:
         raise InputError(f"None of the {len(known)} known pairs is in the map of {len(labels)} entities. Compare how both name their genes.")
     first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
+    below, above = _cuts(_null(unit[inside]), thresholds)
     asked = np.round(np.einsum("ij,ij->i", unit[first], unit[second]), 9)
-    below, not_above, total = _ranks(unit[inside], asked)
-    found = _in_tails(below, not_above, total, thresholds)
-    return Recall(float(found.mean()), 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
+    value = float(np.mean((asked < below) | (asked > above)))
+    found = Recall(value, 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
+    if not permutations:
+        return found
+    movable = np.arange(len(labels)) if genes is None else np.flatnonzero(genes)
+    movable = movable[np.argsort(labels[movable])]
+    draws = _permuted(unit, first, second, (below, above), movable, permutations, np.random.default_rng(seed))
+    return replace(found, permuted=float(draws.mean()), p=float((1 + (draws >= value - _EQUAL).sum()) / (1 + permutations)))
 
 
-def _in_tails(below: Ints, not_above: Ints, total: int, thresholds: tuple[float, float]) -> Mask:
-    """Which asked cosines lie in the lowest or the highest share of the null, ties counting against both."""
-    low, high = thresholds
-    return np.asarray((not_above / total <= low) | (below / total >= high))
-
-
-def _ranks(unit: Floats, asked: Floats) -> tuple[Ints, Ints, int]:
-    """Of each asked cosine, how many pairs of the map lie below it and how many not above it; and how many pairs there are."""
-    below, not_above = np.zeros(len(asked), dtype=np.int64), np.zeros(len(asked), dtype=np.int64)
-    n = len(unit)
+def _null(unit: Floats) -> Floats:
+    """(n (n - 1) / 2,) cosines of all pairs, rounded."""
+    n, filled = len(unit), 0
+    cosines = np.empty(n * (n - 1) // 2)
     for start in range(0, n, _BLOCK):
         block = unit[start : start + _BLOCK] @ unit[start:].T
-        upper = np.triu(np.ones(block.shape, dtype=bool), 1)
-        cosines = np.sort(np.round(block[upper], 9))
-        below += np.searchsorted(cosines, asked, side="left")
-        not_above += np.searchsorted(cosines, asked, side="right")
-    return below, not_above, n * (n - 1) // 2
+        upper = block[np.triu(np.ones(block.shape, dtype=bool), 1)]
+        cosines[filled : filled + len(upper)] = np.round(upper, 9)
+        filled += len(upper)
+    return cosines
+
+
+def _cuts(null: Floats, thresholds: tuple[float, float]) -> tuple[float, float]:
+    """The values of the null below the first and above the second of which a cosine lies in its tails: ties count against both tails."""
+    total, (low, high) = len(null), thresholds
+    # as many of the null as may be as small or smaller, and as many as must be smaller, by the same division as the reference
+    most = next(k for k in range(int(low * total) + 1, -1, -1) if k / total <= low)
+    least = next(k for k in range(max(int(high * total) - 1, 0), total + 1) if k / total >= high)
+    ordered = np.partition(null, (most, least - 1))
+    return float(ordered[most]), float(ordered[least - 1])
+
+
+def _permuted(
+    unit: Floats, first: Ints, second: Ints, cuts: tuple[float, float], movable: Ints, permutations: int, rng: np.random.Generator
+) -> Floats:
+    """(permutations,) the recall after the names of the movable entities were permuted."""
+    tails = np.empty((len(unit), len(unit)), dtype=bool)
+    for start in range(0, len(unit), _BLOCK):
+        cosines = np.round(unit[start : start + _BLOCK] @ unit.T, 9)
+        tails[start : start + _BLOCK] = (cosines < cuts[0]) | (cosines > cuts[1])
+    draws, place = np.empty(permutations), np.arange(len(unit))
+    for draw in range(permutations):
+        place[movable] = rng.permutation(movable)
+        draws[draw] = tails[place[first], place[second]].mean()
+    return draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +197,16 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
     return _against_null(unique, value, np.isin(unique, negatives))
 
 
-def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequence[str], *, most_controls: int = 1000, seed: int = 0) -> Signal:
+def magnitude(
+    features: Floats,
+    names: Names,
+    controls: Mask,
+    negatives: Sequence[str],
+    *,
+    least_replicates: int = 5,
+    most_controls: int = 1000,
+    seed: int = 0,
+) -> Signal:
     """Energy distance of a perturbation's replicates to the controls, against that of perturbations that should do nothing.
 
     2 E|X - Y| - E|X - X'| - E|Y - Y'|, 0 or more, with each expectation over all pairs, a profile with itself included. Differences: the controls
@@ -172,11 +217,13 @@ def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequenc
         names: n perturbations; those of controls do not matter.
         controls: (n,) which profiles are controls.
         negatives: as for `consistency`.
+        least_replicates: below these there is no value; 5 is the reference's. The fewer a perturbation has, the larger its distance for that
+            alone: with fewer, compare it with negatives of as many.
         most_controls: more than these are sampled.
         seed: of that sample.
 
     Raises:
-        InputError: no control, or no negative with five replicates.
+        InputError: no control, or no negative with enough replicates.
     """
     features, labels, controls = check_features(features), np.asarray(names, dtype=np.str_), np.asarray(controls, dtype=bool)
     _one_name_each(labels, len(features))
@@ -186,13 +233,17 @@ def magnitude(features: Floats, names: Names, controls: Mask, negatives: Sequenc
         raise InputError("Expected at least one control profile, got none. A magnitude is a distance to controls.")
     if len(reference) > most_controls:
         reference = reference[np.sort(np.random.default_rng(seed).choice(len(reference), most_controls, replace=False))]
-    inside = _mean_distance(reference, reference)
-    unique = np.unique(labels[~controls])
+    centre = reference.mean(axis=0)
+    features, reference = features - centre, reference - centre
+    inside = float(_mean_distances(reference, reference).mean())
+    own = np.flatnonzero(~controls)
+    to_reference = np.full(len(features), np.nan)
+    to_reference[own] = _mean_distances(features[own], reference)
+    unique, codes = np.unique(labels[own], return_inverse=True)
     value = np.full(len(unique), np.nan)
-    for number, name in enumerate(unique):
-        mine = features[(labels == name) & ~controls]
-        if len(mine) >= 5:
-            value[number] = 2 * _mean_distance(mine, reference) - _mean_distance(mine, mine) - inside
+    for number in np.flatnonzero(np.bincount(codes) >= least_replicates):
+        mine = own[codes == number]
+        value[number] = 2 * to_reference[mine].mean() - _mean_distances(features[mine], features[mine]).mean() - inside
     return _against_null(unique, value, np.isin(unique, negatives))
 
 
@@ -201,10 +252,14 @@ def _one_name_each(values: NDArray[Any], n: int, what: str = "name") -> None:
         raise InputError(f"Expected a {what} for each of {n} profiles, got shape {values.shape}.")
 
 
-def _mean_distance(a: Floats, b: Floats) -> float:
-    from scipy.spatial.distance import cdist
-
-    return float(np.mean([cdist(row[None], b).mean() for row in a]))
+def _mean_distances(a: Floats, b: Floats) -> Floats:
+    """(n,) the mean euclidean distance of each of a to all of b."""
+    found, lengths = np.empty(len(a)), np.sum(b**2, axis=1)
+    for start in range(0, len(a), _BLOCK):
+        block = a[start : start + _BLOCK]
+        squared = np.sum(block**2, axis=1)[:, None] + lengths - 2 * block @ b.T
+        found[start : start + _BLOCK] = np.sqrt(np.maximum(squared, 0)).mean(axis=1)
+    return found
 
 
 def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask) -> Signal:

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipelines.metrics.classification import macro_auroc
 from pipelines.metrics.geometry import check_features, directions
-from pipelines.metrics.ranking import tie_aware_ap
-from registry.arrays import Floats
+from pipelines.metrics.ranking import chance_ap, contributions
+from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 ACTIVE_NM, GREY_NM = 1_000.0, 10_000.0
 LEAST_NEGATIVES = 20
+#: permutations that equal what was found up to rounding count against it
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class TargetScores:
         compounds: sorted names.
         ap: (c,) average precision, 0..1, larger is better.
         auroc: (c,) likewise; chance is 0.5.
-        chance: (c,) share of actives among the candidates, what a random order has about.
+        chance: (c,) expected AP of a random order.
         sd: (c,) of the AP over draws.
+        p: how often genes whose names were permuted lie at least as near, mean place of the actives among all genes of the truth:
+            (1 + permutations at or above) / (1 + permutations); NaN without permutations.
         skipped: compounds of the truth that could not be scored, and why.
     """
 
@@ -51,11 +53,19 @@ class TargetScores:
     auroc: Floats
     chance: Floats
     sd: Floats
+    p: float
     skipped: dict[str, str]
 
 
 def target_scores(
-    profiles: Mapping[str, Floats], genes: Sequence[str], gene_profiles: Floats, truth: Sequence[Interaction], *, draws: int = 100, seed: int = 0
+    profiles: Mapping[str, Floats],
+    genes: Sequence[str],
+    gene_profiles: Floats,
+    truth: Sequence[Interaction],
+    *,
+    draws: int = 100,
+    permutations: int = 0,
+    seed: int = 0,
 ) -> TargetScores:
     """Score every compound of the truth by |cosine| to genes, the largest over its concentrations for each gene.
 
@@ -65,7 +75,8 @@ def target_scores(
         gene_profiles: (g, d).
         truth: known interactions; of several for one pair the strongest counts.
         draws: of negatives, max(2 x actives, 20) each time.
-        seed: of the draws; a compound's draws depend on it and the compound's name alone.
+        permutations: of the names of the genes of the truth, the same for all compounds.
+        seed: of the draws and permutations; a compound's draws depend on it and the compound's name alone.
 
     Raises:
         InputError: a gene twice, a zero profile, no compound that can be scored.
@@ -81,6 +92,7 @@ def target_scores(
     pool = sorted({row.gene for row in truth} & set(place))
     of_genes = directions(gene_profiles, genes)
     found: dict[str, tuple[float, float, float, float]] = {}
+    places: list[tuple[Floats, Ints]] = []
     skipped: dict[str, str] = {}
     for compound, genes_of in sorted(binding.items()):
         actives = [gene for gene in pool if genes_of.get(gene, np.inf) <= ACTIVE_NM]
@@ -96,22 +108,54 @@ def target_scores(
             doses = check_features(profiles[compound])
             score = np.abs(directions(doses, [compound] * len(doses)) @ of_genes.T).max(axis=0)
             rng = np.random.default_rng([seed, *compound.encode()])
-            found[compound] = _scores(score, [place[g] for g in actives], [place[g] for g in others], wanted, draws, rng)
+            found[compound] = _scores(score[[place[g] for g in [*actives, *others]]], len(actives), wanted, draws, rng)
+            places.append((_places(score[[place[g] for g in pool]]), np.array([pool.index(g) for g in actives])))
     if not found:
         raise InputError(f"None of the {len(binding)} compounds of the truth could be scored: {next(iter(skipped.values()), 'there is none')}.")
     ap, auroc, chance, sd = (np.array(column) for column in zip(*found.values(), strict=True))
-    return TargetScores(tuple(found), ap, auroc, chance, sd, skipped)
+    return TargetScores(tuple(found), ap, auroc, chance, sd, _p(places, permutations, seed), skipped)
 
 
-def _scores(
-    score: Floats, actives: Sequence[int], others: Sequence[int], wanted: int, draws: int, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Mean AP, mean AUROC, share of actives and standard deviation of the AP over draws."""
-    ap, auroc = np.empty(draws), np.empty(draws)
-    labels = np.repeat([1, 0], [len(actives), wanted])
-    units: NDArray[np.str_] = np.full(len(labels), "all")
-    for draw in range(draws):
-        candidates = [*actives, *rng.choice(np.asarray(others), wanted, replace=False).tolist()]
-        ap[draw] = tie_aware_ap(score[candidates], labels == 1)
-        auroc[draw] = macro_auroc(labels, np.stack([-score[candidates], score[candidates]], axis=1), units).value
-    return float(ap.mean()), float(auroc.mean()), len(actives) / len(labels), float(ap.std())
+def _scores(score: Floats, actives: int, wanted: int, draws: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Mean AP, mean AUROC, the AP of chance and the standard deviation of the AP over draws.
+
+    Args:
+        score: of the actives, then of all that may be a negative.
+        actives: how many.
+        wanted: negatives of each draw.
+        draws: of negatives.
+        rng: of the draws.
+    """
+    inside = np.zeros((draws, len(score)), dtype=bool)
+    inside[:, :actives] = True
+    for drawn in inside:
+        drawn[actives + rng.choice(len(score) - actives, wanted, replace=False)] = True
+    order = np.argsort(-score, kind="stable")
+    opens = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) != 0]))
+    items = np.add.reduceat(inside[:, order].astype(np.int64), opens, axis=1)
+    positives = np.add.reduceat((order < actives).astype(np.float64), opens)
+    ap = contributions(items, np.cumsum(items, axis=1) - items, np.broadcast_to(positives, items.shape)).sum(axis=1) / actives
+    negatives = items - positives
+    behind = wanted - np.cumsum(negatives, axis=1)
+    auroc = (positives * (behind + negatives / 2)).sum(axis=1) / (actives * wanted)
+    chance = float(chance_ap(np.array([actives]), np.array([wanted]))[0])
+    return float(ap.mean()), float(auroc.mean()), chance, float(ap.std())
+
+
+def _places(score: Floats) -> Floats:
+    """(g,) share of the genes that lie farther away, ties by half."""
+    ordered = np.sort(score)
+    return np.asarray((np.searchsorted(ordered, score, side="left") + np.searchsorted(ordered, score, side="right")) / (2 * len(score)))
+
+
+def _p(places: Sequence[tuple[Floats, Ints]], permutations: int, seed: int) -> float:
+    if not permutations:
+        return np.nan
+    table = np.stack([of_genes for of_genes, _ in places])
+    compound = np.repeat(np.arange(len(places)), [len(actives) for _, actives in places])
+    gene = np.concatenate([actives for _, actives in places])
+    weight = np.concatenate([np.full(len(actives), 1 / len(actives)) for _, actives in places])
+    rng = np.random.default_rng(seed)
+    observed = float(weight @ table[compound, gene])
+    draws = np.array([weight @ table[compound, rng.permutation(table.shape[1])[gene]] for _ in range(permutations)])
+    return float((1 + (draws >= observed - _EQUAL * len(places)).sum()) / (1 + permutations))

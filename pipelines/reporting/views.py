@@ -10,11 +10,13 @@ import numpy as np
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
+from pipelines.knowledge import Knowledge
 from pipelines.probing import Probed
 from pipelines.replicates import Replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.expression import ExpressionView
+from pipelines.reporting.known import KnownTable, known_table
 from pipelines.reporting.ladders import LadderView
 from pipelines.reporting.lanes import Axis, Lane, Tick
 from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
@@ -173,6 +175,7 @@ class BenchmarkView:
     replicates: ReplicateTable | None
     probing: ProbingView | None
     expression: ExpressionView | None
+    known: KnownTable | None
     protocols: list[str]
     unreadable: dict[str, str]
     encoders: list[str]
@@ -194,6 +197,7 @@ def benchmark_view(
     replicates: Sequence[Replicates] = (),
     probing: Sequence[Probed] = (),
     expression: ExpressionView | None = None,
+    known: Sequence[Knowledge] = (),
 ) -> BenchmarkView:
     """Put one benchmark together.
 
@@ -208,6 +212,7 @@ def benchmark_view(
         replicates: the questions about replicates, of a screen.
         probing: how soon and how plainly each task can be read from each row.
         expression: what the rows say of gene expression.
+        known: those about what is known of its perturbations.
     """
     cards = sorted(scorecards, key=lambda c: (ROLE_ORDER.index(c.role), c.row))
     index = benchmark.index
@@ -231,6 +236,7 @@ def benchmark_view(
         replicates=_replicates([card.row for card in cards], replicates),
         probing=probing_view(cards, probing, [task.name for task in benchmark.card.tasks]),
         expression=expression,
+        known=known_table([card.row for card in cards], known),
         protocols=sorted({score.protocol_id for card in cards for score in [*card.scores, *card.at_common_dim]}),
         unreadable={name: why for row in rows.values() for name, why in row.manifest.unreadable.items()},
         encoders=[card.row for card in cards if card.tasks],

@@ -100,6 +100,16 @@ PROBING = {
         "Share of the encoder’s score above chance that `intensity` and `histogram` reach together under the same probe: near 1, brightness would do."
     ),
 }
+#: what each question about known biology counts
+KNOWN = {
+    "recall": "share of known relations among the most similar and the most dissimilar twentieth of all pairs",
+    "consistency": "share of treatments whose wells are more alike than control wells put together like them",
+    "magnitude": "share of treatments that lie farther from the control wells than other control wells do",
+    "targets AP": "average precision of a compound's targets among genes that are not",
+    "targets AUROC": "how often a compound's target is nearer to it than a gene that is not",
+    "labels": "mean normalised average precision of treatments that share a label, mean over labels; 1 is perfect",
+    "labels found": "share of labels that are found at a false discovery rate of 5 %",
+}
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
 MODALITIES = {"cells": "cell culture", "tissue": "tissue", "natural": "natural images, for contrast"}
 FLAGS = {

@@ -14,6 +14,8 @@ from PIL import Image
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.embeddings import Manifest
+from pipelines.knowledge import Knowledge
+from pipelines.knowledge import write as write_knowledge
 from pipelines.probing import ALL, CODE_LENGTH, CONTROL_TASK, FEW_SHOT, SELECTIVITY, Probed
 from pipelines.probing import write as write_probing
 from pipelines.replicates import Replicates
@@ -252,7 +254,9 @@ def _results(workspace: Workspace, benchmark: Benchmark, story: dict[str, str]) 
         rows_asked = [c.row for c in cards if c.scores and c.row != "oracle"]
         write_probing(workspace.scores(name) / "cell", _probing(benchmark.card.unit, rows_asked, list(story), selective=name == "culture"))
     if name == "culture":
-        write_replicates(workspace.scores(name) / "cell", _replicates([c.row for c in cards if c.scores and c.row != "oracle"]))
+        asked = [c.row for c in cards if c.scores and c.row != "oracle"]
+        write_replicates(workspace.scores(name) / "cell", _replicates(asked))
+        write_knowledge(workspace.scores(name) / "cell", _knowledge(asked))
     verdicts = [asdict(t) | {"encoder": c.row} for c in cards for t in c.tasks]
     write_json(workspace.verdicts(name) / "verdicts.json", {"benchmark": name, "verdicts": verdicts})
 
@@ -303,6 +307,21 @@ def _probing(unit: str, rows: list[str], tasks: list[str], *, selective: bool) -
             low, high = (none, none) if why else (better - 0.05, better + 0.05)
             found.append(Probed(row, "main", task, SELECTIVITY, ALL, "treatment", none if why else better, low, high, 0.02, 0.0, 20, why))
             found.append(Probed(row, "main", task, CONTROL_TASK, ALL, "treatment", none if why else 0.5432, none, none, 0.02, 0.5, 20, why))
+    return found
+
+
+def _knowledge(rows: list[str]) -> list[Knowledge]:
+    """A question that all rows have but one under two alignments, one that none has, and an alignment that the design forbids."""
+    none, found = float("nan"), []
+    for row in rows:
+        for alignment in ("none", "centre-scale", "tvn"):
+            lacking = "not estimable: the profile of `t1` is 0" if row == "constant" else ""
+            lacking = "not estimable: Batch `p1` has 1 controls" if alignment == "tvn" else lacking
+            value = none if lacking else {"none": 0.2121, "centre-scale": 0.3434}[alignment]
+            numbers = (value, none, none, 0) if lacking else (value, 0.1010, 0.0049, 17)
+            found.append(Knowledge(row, "recall", "paths, null over genes", alignment, "p", *numbers, lacking))
+            few = lacking or "not estimable: too few control wells"
+            found.append(Knowledge(row, "magnitude", "", alignment, "p", none, none, none, 0, few))
     return found
 
 

@@ -24,11 +24,12 @@ from pipelines.embeddings import Row
 from pipelines.evaluate import Question, evaluate_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
-from pipelines.replicates import QUESTIONS, permuted_wells, wells_of
+from pipelines.replicates import QUESTIONS, permuted_wells
 from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting.ladders import ladder_tables, ladder_view, read_ladder
 from pipelines.rungs import kept_epochs, ladder_values, permuted, with_batch
 from pipelines.scores import Confound, read_confounds, read_scores
+from pipelines.wells import wells_of
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard, ScoreEntry

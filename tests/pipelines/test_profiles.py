@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import yaml
 from pipelines import stages
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
+from pipelines.knowledge import read as read_knowledge
 from pipelines.params import EvaluateParams, Params, parse
 from pipelines.profiles import TableEncoder, _benchmark, snippet, with_cells, write_rows
 from pipelines.profiles import read as read_tables
@@ -29,7 +31,14 @@ from registry.store import Store, default_uri
 
 from .folder import write_images
 
-OPTIONS = ImportOptions(labels=("Metadata_moa",), unit="Metadata_compound", treatment="Metadata_compound", title="A small screen")
+OPTIONS = ImportOptions(
+    labels=("Metadata_moa",),
+    unit="Metadata_compound",
+    treatment="Metadata_compound",
+    entity="Metadata_target",
+    multilabels=(("Metadata_classes", ";"),),
+    title="A small screen",
+)
 
 
 def table(path: Path, signal: float, seed: int) -> Path:
@@ -43,9 +52,18 @@ def table(path: Path, signal: float, seed: int) -> Path:
         "Metadata_Well": [f"{'ABCD'[c // 6]}{1 + c % 6:02d}" for c in compounds],
         "Metadata_compound": [f"c{c:02d}" for c in compounds],
         "Metadata_moa": [f"m{c % 3}" for c in compounds],
+        "Metadata_target": [f"G{c:02d}" for c in compounds],
+        "Metadata_classes": [f"m{c % 3}; odd" if c % 2 else f"m{c % 3}" for c in compounds],
         "Metadata_Count_Cells": rng.poisson(100, 48),
     }
     pd.DataFrame(about).join(pd.DataFrame(values.astype(np.float32), columns=[f"f{i}" for i in range(8)])).to_csv(path, index=False)
+    return path
+
+
+def relations(path: Path) -> Path:
+    """Genes in a ring: those of one mechanism that follow on each other, both ways, and one that is in no screen."""
+    pairs = [(f"G{c:02d}", f"G{(c + 3) % 24:02d}") for c in range(24)]
+    pd.DataFrame([*pairs, *[(b, a) for a, b in pairs], ("G00", "TP53")], columns=["entity1", "entity2"]).to_csv(path, index=False)
     return path
 
 
@@ -57,8 +75,9 @@ def prepare(root: Path, folder: Path, signal: float) -> Params:
         controls=(("count", ("Metadata_Count_*",)),),
         untrained=tuple(table(folder / f"untrained-{k}.csv", 0.0, 10 + k) for k in range(10)),
     )
-    profiles = read_tables(encoder, OPTIONS)
-    benchmark = _benchmark(root, "screen", profiles, OPTIONS)
+    options = replace(OPTIONS, relations=(relations(folder / "paths.csv"),))
+    profiles = read_tables(encoder, options)
+    benchmark = _benchmark(root, "screen", profiles, options)
     cells = write_rows(root, benchmark, encoder, profiles)
     params = with_cells(root, benchmark, cells, 1)
     (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
@@ -88,9 +107,28 @@ def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Pa
     assert asked["replicability"].value > 0.3
     assert asked["replicability"].treatments == 24
     assert "same well" in asked["replicability"].drop_note
+    of_row = {
+        row: {k.question: k for k in read_knowledge(root / "out" / "scores" / "screen" / cell) if k.row == row and k.alignment == "none"}
+        for row, cell in (("mine", "mine"), ("layout", "controls"), ("random", "controls"), ("untrained-mine", "untrained-mine"))
+    }
+    assert of_row["mine"]["recall"].about == "paths, null over genes"
+    assert (of_row["mine"]["recall"].n, of_row["mine"]["labels"].n) == (24, 4)
+    assert of_row["mine"]["recall"].p < 0.02
+    assert of_row["mine"]["labels"].value > 0.4
+    assert of_row["mine"]["labels"].p == 0.001
+    for row in ("layout", "random", "untrained-mine"):
+        assert of_row[row]["recall"].p > 0.02, row
+        assert abs(of_row[row]["labels"].value) < 0.15, row
     unlike = read_json(root / "out" / "verdicts" / "screen" / "intensity.scorecard.json")
     assert "there are no images" in unlike["not_applicable"]
     page = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    table = page.partition('id="screen-known"')[2].partition("</section>")[0]
+    for heading in ("recall, paths, null over genes", "labels, classes", "labels found, classes"):
+        assert f">{heading}</th>" in table
+    for row in ("mine", "layout", "random", "count", "untrained-mine"):
+        assert f'<tr><th scope="row">{row}</th>' in table
+    assert f"<b>{of_row['mine']['recall'].value:.3f}</b>" in table
+    assert "<code>tvn</code>: not estimable: the index names no control wells." in table
     assert "There are no images: the vectors were made elsewhere." in page
     assert "Example" not in page.partition('id="screen--moa"')[2].partition("</figure>")[0]
     bundle = read_json(root / "out" / "bundles" / "screen" / "mine" / "card.json")
@@ -201,10 +239,13 @@ def test_cells_for_parameters_written_by_hand_are_printed_as_they_are_read(tmp_p
 def test_one_command_from_a_table_to_a_registry(tmp_path: Path) -> None:
     root, path = tmp_path / "work", table(tmp_path / "mine.csv", 6.0, 1)
     command = [sys.executable, "-m", "pipelines.cli", "--workspace", str(root), "profiles", str(path), "--name", "screen", "--label", "Metadata_moa"]
-    command += ["--unit", "Metadata_compound", "--threads", "1", "--control", "count=Metadata_Count_*"]
+    command += ["--unit", "Metadata_compound", "--threads", "1", "--control", "count=Metadata_Count_*", "--entity", "Metadata_target"]
+    command += ["--relations", str(relations(tmp_path / "paths.csv")), "--multilabel", "Metadata_classes=;"]
     done = subprocess.run([*command, "--encoder", "mine"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on `moa`, mine beats" in done.stdout
+    assert "`paths`: 24 of its 25 relations are between two of the 24 entities here." in done.stdout
+    assert ">recall, paths, null over genes</th>" in (root / "reports" / "index.html").read_text(encoding="utf-8")
     other = [part if part != str(path) else str(table(tmp_path / "other.csv", 0.0, 2)) for part in command]
     again = subprocess.run([*other, "--encoder", "other"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-3000:]

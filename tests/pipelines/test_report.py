@@ -331,7 +331,8 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
     headers = re.findall(r'<th scope="row">([^<]+)</th>', html)
     expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
     expected += Counter(c.row for name in STORY for c in read_confounds(workspace.scores(name)) if c.score == "kBET")
-    assert Counter(headers) == expected + Counter(REPLICATED)
+    # asked about replicates once, and what is known of the screen under two alignments
+    assert Counter(headers) == expected + Counter(REPLICATED * 3)
     assert page.text.count("Not applicable: the benchmark has no nuclei.parquet") == len(STORY)
     assert page.text.count("Not applicable: no wells") == len(STORY) - 1
     assert html.count('class="flag" title=') == 3 * len(STORY)
@@ -350,6 +351,21 @@ def test_the_questions_about_replicates_stand_there_for_a_screen(html: str, page
     assert "The drop is not estimable: all replicates lie in the same well of their plates." in page.text
 
 
+def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: str, page: Page) -> None:
+    assert html.count('-known">Known biology</h3>') == 1
+    first, others = html.partition('-known">Known biology</h3>')[2].partition("</section>")[0].split("The same under 1 other alignment")
+    assert "Wells aligned by <code>centre-scale</code>." in first
+    cell = '<td class="n" title="over 17"><b>{}</b> <span class="soft">0.101, p 0.005</span></td>'
+    assert (first.count(cell.format("0.343")), first.count(cell.format("0.212"))) == (len(REPLICATED) - 1, 0)
+    assert (others.count(cell.format("0.212")), others.count(cell.format("0.343"))) == (len(REPLICATED) - 1, 0)
+    assert '<th scope="rowgroup" colspan="2">none</th>' in others
+    assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 1
+    assert "recall, paths, null over genes</th>" in first
+    assert "magnitude</th>" not in first
+    assert "Magnitude: not estimable: too few control wells." in page.text
+    assert "tvn: not estimable: Batch p1 has 1 controls." in page.text
+
+
 def test_batch_and_place_stand_beside_the_scores(workspace: Workspace, html: str, page: Page) -> None:
     assert html.count('-confounds">Batch and place</h3>') == 2
     assert page.text.count("if nothing of the plate were in the row, part of what looks like biology may be the plate.") == 1
@@ -357,7 +373,8 @@ def test_batch_and_place_stand_beside_the_scores(workspace: Workspace, html: str
     found = [c for name in STORY for c in read_confounds(workspace.scores(name))]
     for row in {c.row for c in found}:
         lines = re.findall(rf'<tr><th scope="row">{row}</th>(<td class="n" title=.*?)</tr>', html)
-        assert len(lines) == (1 if row == "layout" else 2) + (row == "constant")  # a dash among its replicates
+        # and what is known of the only screen, twice; a dash of the constant among its replicates
+        assert len(lines) == (1 if row == "layout" else 2) + 2 + (row == "constant")
         decoded = next(c for c in found if (c.row, c.score) == (row, "decoding"))
         assert f"<b>{words.number(decoded.value)}</b> " in lines[0]
         assert ">0.250<" in lines[0]

@@ -33,6 +33,7 @@ from pipelines.metrics import (
     information,
     jackknife,
     ladder,
+    multilabel,
     pairs,
     probes,
     projection,
@@ -1381,6 +1382,18 @@ def _retrieval() -> Iterator[Metric]:
         },
         ordered={"query": "rows"},
     )
+    yield Metric(
+        multilabel.label_scores,
+        lambda s: {"features": s.x, "membership": np.eye(CLASSES, dtype=bool)[s.labels], "names": ("a", "b", "c"), "permutations": 9},
+        {
+            **FINITE,
+            "constant column": between(-1, 1, lambda r: r.normalised),
+            "constant": equals(0.0, lambda r: r.value),
+            "one class": Refused("Expected a label that two profiles have"),
+            "more dimensions": between(-1, 1, lambda r: r.normalised),
+            "empty": Refused("Expected a label that two profiles have"),
+        },
+    )
     grouped = Groups(("perturbation",), ("plate",))
     nothing = gives(lambda r, _b, _s: np.allclose(r.normalised, 0) and (r.p == 1).all())
 
@@ -1472,7 +1485,7 @@ def _knowledge() -> Iterator[Metric]:
     known = [(f"i{i:02d}", f"i{i + 6:02d}") for i in range(20)]
     yield Metric(
         relations.recall,
-        lambda s: {"features": s.x, "names": s.ids, "known": known},
+        lambda s: {"features": s.x, "names": s.ids, "known": known, "permutations": 9},
         {
             **FINITE,
             "constant column": between(0, 1, lambda r: r.value),
@@ -1525,6 +1538,7 @@ def _knowledge() -> Iterator[Metric]:
             "gene_profiles": s.x,
             "truth": truth(),
             "draws": 3,
+            "permutations": 9,
         },
         {
             **FINITE,

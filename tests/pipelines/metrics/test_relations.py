@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipelines.metrics.relations import _in_tails, _ranks, consistency, magnitude, recall
+from pipelines.metrics.relations import _cuts, _null, consistency, magnitude, recall
 from registry.errors import InputError
 
 
@@ -35,9 +35,20 @@ class TestRecall:
     def test_the_golden_ranks_of_the_reference(self) -> None:
         """Null 1..5, asked 1 and 5: recall 0 at (0.1, 0.9) and 1 at (0.2, 0.8)."""
         null, asked = np.arange(1.0, 6.0), np.array([1.0, 5.0])
-        ranks = np.searchsorted(null, asked, side="left"), np.searchsorted(null, asked, side="right")
-        assert _in_tails(*ranks, 5, (0.1, 0.9)).mean() == 0.0
-        assert _in_tails(*ranks, 5, (0.2, 0.8)).mean() == 1.0
+        for thresholds, expected in (((0.1, 0.9), 0.0), ((0.2, 0.8), 1.0)):
+            below, above = _cuts(null.copy(), thresholds)
+            assert np.mean((asked < below) | (asked > above)) == expected
+
+    def test_the_thresholds_are_the_ranks_of_the_reference(self) -> None:
+        """Every null of 2 to 400 values, with ties, at thresholds that are no binary fractions: the same pairs as by searchsorted."""
+        rng = np.random.default_rng(1)
+        for total in range(2, 401):
+            null = np.sort(rng.integers(0, 60, total).astype(np.float64))
+            asked = np.arange(-1.0, 61.0, 0.5)
+            for low, high in ((0.05, 0.95), (0.1, 0.9), (0.07, 0.43)):
+                right, left = (np.searchsorted(null, asked, side=side) / total for side in ("right", "left"))
+                below, above = _cuts(rng.permutation(null), (low, high))
+                np.testing.assert_array_equal((asked < below) | (asked > above), (right <= low) | (left >= high), err_msg=f"{total} {low}")
 
     @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9])
     def test_is_the_slow_one(self, strength: float) -> None:
@@ -52,8 +63,8 @@ class TestRecall:
     def test_blocks_count_every_pair_once(self) -> None:
         x = np.random.default_rng(2).normal(size=(1100, 4))
         unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-        below, not_above, total = _ranks(unit, np.array([2.0, -2.0]))
-        assert (below.tolist(), not_above.tolist(), total) == ([total, 0], [total, 0], 1100 * 1099 // 2)
+        expected = np.sort(np.round((unit @ unit.T)[np.triu_indices(1100, 1)], 9))
+        np.testing.assert_allclose(np.sort(_null(unit)), expected, atol=1.5e-9)
 
     def test_known_truth(self) -> None:
         """Pairs that are alike are found; a random map has 0.1; a constant one finds nothing."""
@@ -64,6 +75,34 @@ class TestRecall:
         assert random[0].chance == pytest.approx(0.1)
         constant = recall(np.ones((60, 4)), names, known)
         assert constant.value == 0.0
+
+    def test_permuted_names_are_what_a_slow_loop_gives(self) -> None:
+        x, names, known = gene_map(strength=0.5)
+        found = recall(x, names, known, permutations=49, seed=3)
+        rng = np.random.default_rng(3)
+        orders = [rng.permutation(60) for _ in range(49)]
+        draws = [recall(x, [names[i] for i in np.argsort(order)], known).value for order in orders]
+        assert found.permuted == pytest.approx(np.mean(draws), abs=1e-12)
+        assert found.p == (1 + sum(draw >= found.value for draw in draws)) / 50
+        assert found.value == recall(x, names, known).value
+
+    def test_planted_relations_are_found_and_permuted_ones_are_quiet(self) -> None:
+        assert recall(*gene_map(strength=0.9), permutations=199).p == 1 / 200
+        p = np.array([recall(*gene_map(seed=seed), permutations=39, seed=seed).p for seed in range(100)])
+        assert np.mean(p <= 0.1) <= 0.17
+        assert np.mean(p <= 0.5) < 0.7  # recalls are few values, so that p is no smaller than uniform
+
+    def test_a_map_of_signs_is_measured_by_its_own_chance(self) -> None:
+        """Nearly all cosines are 1 and nearly all asked ones are -1, all of one hub: permuted names show that it is one finding, not 59."""
+        x, names, _ = gene_map(n=60, d=1)
+        x[:] = 1
+        x[:2] = -1
+        known = [(names[0], name) for name in names[1:]]
+        found = recall(x, names, known, thresholds=(0.1, 0.95), permutations=199)
+        assert (found.value, found.chance) == (58 / 59, pytest.approx(0.15))
+        assert found.p > 0.01
+        only_genes = recall(x, names, known, genes=np.arange(60) >= 30, permutations=9)
+        assert only_genes.p == 1.0  # the hub is no gene: it keeps its name
 
     def test_pairs_are_undirected_and_counted_once(self) -> None:
         x, names, known = gene_map(strength=0.5)
@@ -141,6 +180,17 @@ class TestSignal:
         keep = (names != "real") | (np.cumsum(names == "real") <= 4)
         found = magnitude(x[keep], names[keep], names[keep] == "control", negatives)
         assert np.isnan(found.value[found.names.index("real")])
+
+    def test_magnitude_is_the_mean_over_pairs_of_distances(self) -> None:
+        x, names, negatives = replicates(1.0)
+        found = magnitude(x + 1e3, names, names == "control", negatives, least_replicates=2)
+
+        def mean(a: np.ndarray, b: np.ndarray) -> float:
+            return float(np.mean([np.linalg.norm(p - q) for p in a for q in b]))
+
+        mine, controls = x[names == "real"], x[names == "control"]
+        expected = 2 * mean(mine, controls) - mean(mine, mine) - mean(controls, controls)
+        assert found.value[found.names.index("real")] == pytest.approx(expected, abs=1e-7)
 
     def test_sampled_controls_depend_on_the_seed_alone(self) -> None:
         x, names, negatives = replicates(1.0)

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.metrics.ranking import tie_aware_ap
-from pipelines.metrics.targets import Interaction, target_scores
+from pipelines.metrics.classification import macro_auroc
+from pipelines.metrics.ranking import expected_ap, tie_aware_ap
+from pipelines.metrics.targets import Interaction, _scores, target_scores
 from registry.errors import InputError
 
 GENES = [f"G{i:03d}" for i in range(60)]
@@ -42,7 +43,38 @@ def test_targets_are_found_where_they_are_planted_and_not_where_not() -> None:
     assert there.auroc.mean() > 0.95
     nowhere = [target_scores(*_with(profiles(0.0, seed)), draws=5) for seed in range(20)]
     assert np.mean([n.auroc.mean() for n in nowhere]) == pytest.approx(0.5, abs=0.05)
-    assert there.chance.tolist() == [2 / 22] * 6
+    assert there.chance.tolist() == [expected_ap(2, 20)] * 6
+
+
+def test_draws_are_scored_as_one_by_one() -> None:
+    """Ties within actives, within negatives and between them; each draw by the functions of one list."""
+    score = np.random.default_rng(3).integers(0, 9, 43) / 9.0
+    ap, auroc = [], []
+    rng = np.random.default_rng(5)
+    labels = np.repeat([1, 0], [3, 20])
+    for _ in range(12):
+        drawn = np.concatenate([score[:3], score[3 + rng.choice(40, 20, replace=False)]])
+        ap.append(tie_aware_ap(drawn, labels == 1))
+        auroc.append(macro_auroc(labels, np.stack([-drawn, drawn], axis=1), np.full(23, "all")).value)
+    found = _scores(score, 3, 20, 12, np.random.default_rng(5))
+    np.testing.assert_allclose(found, [np.mean(ap), np.mean(auroc), expected_ap(3, 20), np.std(ap)], atol=1e-12)
+
+
+def test_permuted_genes_are_quiet_and_planted_targets_are_not() -> None:
+    assert target_scores(*_with(profiles(3.0)), draws=2, permutations=199).p == 1 / 200
+    p = np.array([target_scores(*_with(profiles(0.0, seed)), draws=2, permutations=39, seed=seed).p for seed in range(100)])
+    assert np.mean(p <= 0.1) == pytest.approx(0.1, abs=0.08)
+    assert np.mean(p <= 0.5) == pytest.approx(0.5, abs=0.13)
+    assert np.isnan(target_scores(*_with(profiles(0.0)), draws=2).p)
+
+
+def test_genes_that_all_look_alike_are_chance() -> None:
+    compounds, genes = profiles(3.0)
+    genes[:] = 1.0
+    found = target_scores(compounds, GENES, genes, truth(), draws=5, permutations=19)
+    np.testing.assert_allclose(found.ap, found.chance, atol=1e-12)
+    assert found.auroc.tolist() == [0.5] * 6
+    assert found.p == 1.0
 
 
 def test_the_sign_of_a_profile_says_nothing() -> None:

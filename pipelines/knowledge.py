@@ -1,0 +1,368 @@
+"""What is known about the perturbations of a screen, asked of every row alike: relations, targets, mechanisms, and whether there is a signal.
+
+| question | asked where | value | beside it |
+|---|---|---|---|
+| recall | `--entity` and `--relations` | share of known relations in the tails of all cosines between entities | mean after genes were permuted |
+| consistency | treatments and control wells | share of treatments whose wells are more alike than control wells are | the share under no effect |
+| magnitude | treatments and control wells | share of treatments farther from control wells than other such wells | the share under no effect |
+| targets, AP and AUROC | `--entity` and `--targets` | how near a compound's target is, among other genes | a random order |
+| labels | `--multilabel` | mean normalised AP of treatments that share a label, mean over labels | 0 |
+| labels found | `--multilabel` | share of labels found at a false discovery rate of 5 % | 0 |
+
+Profiles are means over the tested images of a well; the wells are aligned by every rule of `alignment.ALIGNMENTS` that the controls allow, then
+averaged by treatment or entity, and compared by cosines. The batch of an alignment is `Metadata_Batch`, else `Metadata_Plate`.
+
+Consistency and magnitude need perturbations that do nothing. Here they are control wells, put together as the wells of a treatment are: the first
+control well of each plate, in order of position, the second of each, and so on. Where the layout is the same on every plate, so that a treatment
+always lies in one position, so do they, and a score of the position is no signal. Every other one of these groups is a negative, and an alignment is
+fitted to the other control wells: wells that it was fitted to lie together for that alone, and beside them noise would be a signal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.benchmarks.known import ENTITY, NANOMOLAR, PREFIX, label_sets
+from pipelines.metrics.alignment import ALIGNMENTS, aggregate
+from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
+from pipelines.metrics.multilabel import label_scores
+from pipelines.metrics.relations import Signal, consistency, magnitude, recall
+from pipelines.metrics.targets import Interaction, target_scores
+from pipelines.wells import Wells
+from registry.arrays import Floats, Mask
+from registry.errors import InputError
+from registry.files import published
+
+#: names the rule in every result, beside the alignment and the batch
+PROTOCOL = "knowledge:v1:well-means-cosine"
+#: the alignment a reader meets first, and where the controls do not allow it
+SHOWN, WITHOUT_CONTROLS = "centre-scale", "none"
+#: of names or profiles, for each p
+PERMUTATIONS = 999
+#: of negatives of each compound
+DRAWS = 100
+FALSE_DISCOVERIES = 0.05
+#: a treatment counts where its p is at most this, or the least one there can be
+SIGNIFICANT = 0.05
+#: groups of control wells below which there is no null
+LEAST_NEGATIVES = 5
+NO_CONTROLS = "the index names no control wells"
+FILE = "knowledge.parquet"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """One row, question and alignment.
+
+    Attributes:
+        row: name of the encoder or control.
+        question: "recall", "consistency", "magnitude", "targets AP", "targets AUROC", "labels" or "labels found".
+        about: the relation table and the scope of its null, or the column of labels; "" otherwise.
+        alignment: one of `alignment.ALIGNMENTS`.
+        protocol_id: names the rule.
+        value: larger is better. NaN where it is not estimable.
+        reference: what chance gives.
+        p: how often chance gives as much; NaN where the reference has no such draws.
+        n: pairs, treatments, compounds or labels it is a mean over.
+        note: why it is not estimable; "".
+    """
+
+    row: str
+    question: str
+    about: str
+    alignment: str
+    protocol_id: str
+    value: float
+    reference: float
+    p: float
+    n: int
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """What is known about the wells of a screen.
+
+    Attributes:
+        wells: the p tested wells.
+        batch: the column that alignments take for the batch; "" where there is none.
+        batches: (p,) its values.
+        entities: (p,) what a well acts on; "" where that is not known, and for controls.
+        relations: known pairs of entities, by source.
+        targets: known targets of treatments without an entity.
+        labels: by column, the labels of each well.
+        negatives: (p,) the group of control wells that stands in for a treatment without effect; "" for all other wells.
+    """
+
+    wells: Wells
+    batch: str
+    batches: NDArray[np.str_]
+    entities: NDArray[np.str_]
+    relations: dict[str, list[tuple[str, str]]]
+    targets: list[Interaction]
+    labels: dict[str, list[frozenset[str]]]
+    negatives: NDArray[np.str_]
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, wells: Wells) -> Screen:
+        """Look up what the index and the tables of a benchmark say of its tested wells."""
+        rows = benchmark.index.iloc[wells.first]
+        batch = next((column for column in ("Metadata_Batch", "Metadata_Plate") if column in rows), "")
+        entity = rows[ENTITY].where(~wells.controls) if ENTITY in rows else pd.Series(index=rows.index, dtype=object)
+        relations: dict[str, list[tuple[str, str]]] = {}
+        for source, first, second in benchmark.relations.itertuples(index=False):
+            relations.setdefault(str(source), []).append((str(first), str(second)))
+        columns = ["compound", "gene", NANOMOLAR]
+        return cls(
+            wells=wells,
+            batch=batch,
+            batches=(rows[batch].astype(str) if batch else pd.Series("", index=rows.index)).to_numpy(dtype=np.str_),
+            entities=entity.fillna("").astype(str).to_numpy(dtype=np.str_),
+            relations=relations,
+            targets=[Interaction(str(c), str(g), float(n)) for c, g, n in benchmark.targets[columns].itertuples(index=False)],
+            labels={column.removeprefix(PREFIX): label_sets(rows[column]) for column in map(str, rows) if column.startswith(PREFIX)},
+            negatives=negatives_of(wells),
+        )
+
+    @property
+    def treated(self) -> Mask:
+        """(p,) wells that are no controls."""
+        return ~self.wells.controls
+
+    @property
+    def treatments(self) -> NDArray[np.str_]:
+        """(p,) what was done to each well."""
+        return self.wells.columns[PERTURBATION]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question gives: see `Knowledge`."""
+
+    value: float
+    reference: float
+    p: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that can be put to a screen.
+
+    Attributes:
+        names: of its answers.
+        about: see `Knowledge`.
+        ask: what answers it, of aligned wells.
+        held_out: whether negatives must not have taken part in the alignment.
+    """
+
+    names: tuple[str, ...]
+    about: str
+    ask: Callable[[Floats], dict[str, Answer]]
+    held_out: bool = False
+
+
+def knowledge(row: str, vectors: Floats, screen: Screen, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Knowledge]:
+    """Ask every question of one row under every alignment.
+
+    Args:
+        row: its name.
+        vectors: (n, d) of all images of the benchmark.
+        screen: from `Screen.of`.
+        permutations: draws of every null.
+        seed: of the draws.
+    """
+    profiles = screen.wells.profiles(vectors)
+    controls = screen.wells.controls
+    shown = SHOWN if controls.any() else WITHOUT_CONTROLS
+    found: list[Knowledge] = []
+    for alignment in ALIGNMENTS:
+        everything = _aligned(alignment, profiles, screen, controls)
+        held_out = _aligned(alignment, profiles, screen, controls & (screen.negatives == ""))
+        # permuted labels cost most: the alignment that is shown first has them
+        for question in _questions(screen, permutations, permutations if alignment == shown else 0, seed):
+            aligned, why = held_out if question.held_out else everything
+            answers: dict[str, Answer] = {}
+            if aligned is not None:
+                try:
+                    answers = question.ask(aligned)
+                except InputError as error:
+                    why = str(error)
+            for name in question.names:
+                one = answers.get(name, Answer(np.nan, np.nan, np.nan, 0))
+                note = "" if name in answers else f"not estimable: {why}"
+                protocol = _protocol(alignment, screen)
+                found.append(Knowledge(row, name, question.about, alignment, protocol, one.value, one.reference, one.p, one.n, note))
+    return found
+
+
+def not_asked(row: str, screen: Screen, reason: str) -> list[Knowledge]:
+    """Every question, with the reason it is not asked of this row."""
+    note = f"not estimable: {reason}"
+    return [
+        Knowledge(row, name, question.about, alignment, _protocol(alignment, screen), np.nan, np.nan, np.nan, 0, note)
+        for alignment in ALIGNMENTS
+        for question in _questions(screen, 0, 0, 0)
+        for name in question.names
+    ]
+
+
+def _protocol(alignment: str, screen: Screen) -> str:
+    return f"{PROTOCOL}:{alignment}:by-{screen.batch or 'nothing'}"
+
+
+def _aligned(alignment: str, profiles: Floats, screen: Screen, controls: Mask) -> tuple[Floats | None, str]:
+    """Profiles of the wells aligned on these controls, or None and why the design forbids it."""
+    if alignment != WITHOUT_CONTROLS and not controls.any():
+        return None, NO_CONTROLS
+    try:
+        return ALIGNMENTS[alignment](profiles, controls, screen.batches), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _questions(screen: Screen, permutations: int, of_labels: int, seed: int) -> Iterator[Question]:
+    """The questions that can be put to this screen."""
+    for source, known in screen.relations.items():
+        for scope in ("genes", "all") if _nameless(screen).any() else ("genes",):
+            yield Question(("recall",), f"{source}, null over {scope}", partial(_recall, screen, known, scope, permutations, seed))
+    if screen.wells.controls.any() and screen.treated.any():
+        yield Question(("consistency",), "", partial(_consistency, screen), held_out=True)
+        yield Question(("magnitude",), "", partial(_magnitude, screen, seed), held_out=True)
+    if screen.targets:
+        yield Question(("targets AP", "targets AUROC"), "", partial(_targets, screen, permutations, seed))
+    for column, sets in screen.labels.items():
+        names = ("labels", "labels found") if of_labels else ("labels",)
+        yield Question(names, column, partial(_labels, screen, sets, of_labels, seed))
+
+
+def _nameless(screen: Screen) -> Mask:
+    """(p,) treated wells of which it is not known what they act on, in a screen where it is known of others."""
+    return np.asarray(screen.treated & (screen.entities == ""))
+
+
+def _recall(screen: Screen, known: Sequence[tuple[str, str]], scope: str, permutations: int, seed: int, x: Floats) -> dict[str, Answer]:
+    named, nameless = screen.entities != "", _nameless(screen)
+    names, profiles = aggregate(x[named], screen.entities[named])
+    others, of_others = aggregate(x[nameless], screen.treatments[nameless])
+    found = recall(
+        np.concatenate([profiles, of_others]),
+        # no treatment is taken for the entity that it is named like
+        [*names, *(f"treatment\n{name}" for name in others)],
+        known,
+        genes=np.arange(len(names) + len(others)) < len(names),
+        null_scope=scope,
+        permutations=permutations,
+        seed=seed,
+    )
+    return {"recall": Answer(found.value, found.permuted, found.p, found.pairs)}
+
+
+def negatives_of(wells: Wells) -> NDArray[np.str_]:
+    """(p,) names of groups of control wells, each on as many wells of the same plates as a treatment, every other group; "" for other wells.
+
+    Sets of plates that treatments lie on come in order of how many treatments they have; plates that are used up are not used again.
+    """
+    names = np.full(len(wells.controls), "", dtype="<U40")
+    plates, positions = wells.columns[PLATE], wells.columns[WELL]
+    table = pd.crosstab(wells.columns[PERTURBATION][~wells.controls], plates[~wells.controls])
+    designs = Counter(tuple((str(plate), int(k)) for plate, k in row.items() if k) for _, row in table.iterrows())
+    used: set[str] = set()
+    for number, (design, _) in enumerate(sorted(designs.items(), key=lambda one: (-one[1], one[0]))):
+        if sum(k for _, k in design) < 2 or used & {plate for plate, _ in design}:
+            continue
+        used |= {plate for plate, _ in design}
+        held = {plate: np.flatnonzero(wells.controls & (plates == plate)) for plate, _ in design}
+        held = {plate: found[np.argsort(positions[found], kind="stable")] for plate, found in held.items()}
+        for group in range(0, min(len(held[plate]) // k for plate, k in design), 2):
+            for plate, k in design:
+                names[held[plate][group * k : (group + 1) * k]] = f"control\n{number}-{group:05d}"
+    return names
+
+
+def _consistency(screen: Screen, x: Floats) -> dict[str, Answer]:
+    negatives = _negatives(screen)
+    kept = screen.treated | (screen.negatives != "")
+    names = np.where(screen.treated, screen.treatments, screen.negatives)
+    return {"consistency": _share(consistency(x[kept], names[kept], negatives))}
+
+
+def _magnitude(screen: Screen, seed: int, x: Floats) -> dict[str, Answer]:
+    negatives = _negatives(screen)
+    names = np.where(screen.treated, screen.treatments, screen.negatives)
+    reference = screen.wells.controls & (screen.negatives == "")
+    return {"magnitude": _share(magnitude(x, names, reference, negatives, least_replicates=2, seed=seed))}
+
+
+def _negatives(screen: Screen) -> list[str]:
+    found: list[str] = np.unique(screen.negatives[screen.negatives != ""]).tolist()
+    if len(found) < LEAST_NEGATIVES:
+        raise InputError(
+            f"Expected at least {2 * LEAST_NEGATIVES} control wells for each well of a treatment on its plate, got at most {2 * len(found)}: what"
+            " no effect looks like is not known"
+        )
+    return found
+
+
+def _share(signal: Signal) -> Answer:
+    """The share of treatments whose p is at most 0.05, or the least there can be, and that share where nothing has an effect."""
+    p = signal.p[~np.isnan(signal.p)]
+    if not len(p):
+        raise InputError("Expected a treatment in two wells or more, got none. One well alone cannot be compared with itself.")
+    steps = signal.null + 1
+    level = max(int(SIGNIFICANT * steps), 1) / steps
+    return Answer(float(np.mean(p <= level + 1e-12)), level, np.nan, len(p))
+
+
+def _targets(screen: Screen, permutations: int, seed: int, x: Floats) -> dict[str, Answer]:
+    named, nameless = screen.entities != "", _nameless(screen)
+    genes, of_genes = aggregate(x[named], screen.entities[named])
+    compounds, of_compounds = aggregate(x[nameless], screen.treatments[nameless])
+    profiles = {name: of_compounds[number : number + 1] for number, name in enumerate(compounds)}
+    found = target_scores(profiles, genes, of_genes, screen.targets, draws=DRAWS, permutations=permutations, seed=seed)
+    n = len(found.compounds)
+    return {
+        "targets AP": Answer(float(found.ap.mean()), float(found.chance.mean()), np.nan, n),
+        "targets AUROC": Answer(float(found.auroc.mean()), 0.5, found.p, n),
+    }
+
+
+def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, seed: int, x: Floats) -> dict[str, Answer]:
+    treated = screen.treated
+    names, profiles = aggregate(x[treated], screen.treatments[treated])
+    of_treatment: dict[str, set[str]] = {name: set() for name in names}
+    for name, labels in zip(screen.treatments[treated].tolist(), (s for s, t in zip(sets, treated, strict=True) if t), strict=True):
+        of_treatment[name] |= labels
+    every = sorted(set().union(*of_treatment.values()))
+    membership = np.array([[label in of_treatment[name] for label in every] for name in names], dtype=bool).reshape(len(names), len(every))
+    asked = membership.any(axis=1)
+    found = label_scores(profiles[asked], membership[asked], every, permutations=permutations, seed=seed)
+    n = len(found.names)
+    share = Answer(float(np.mean(found.p_adjusted < FALSE_DISCOVERIES)), 0.0, np.nan, n)
+    return {"labels": Answer(found.value, 0.0, found.p_value, n), "labels found": share}
+
+
+def write(folder: Path, found: Sequence[Knowledge]) -> None:
+    """Publish `knowledge.parquet`; an empty table where nothing was asked."""
+    table = pd.DataFrame([asdict(one) for one in found], columns=list(Knowledge.__dataclass_fields__))
+    with published(folder / FILE) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_all(folder: Path) -> list[Knowledge]:
+    """What the cells of one benchmark found, in order of their names; a cell that was scored before these were asked has none."""
+    return [one for path in sorted(folder.glob(f"*/{FILE}")) for one in read(path.parent)]
+
+
+def read(folder: Path) -> list[Knowledge]:
+    """Read what `write` wrote."""
+    return [Knowledge(**{str(k): v for k, v in record.items()}) for record in pd.read_parquet(folder / FILE).to_dict("records")]

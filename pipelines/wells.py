@@ -1,0 +1,71 @@
+"""The tested wells of a screen and what the index says of them: what questions about replicates and about known biology are asked of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.benchmarks.index import Benchmark
+from pipelines.benchmarks.known import ENTITY, TREATMENT
+from pipelines.metrics.alignment import aggregate
+from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, WELL, reference_index
+from registry.arrays import Floats, Ints, Mask
+
+CONTROL = "Metadata_control"
+
+
+@dataclass(frozen=True, eq=False)
+class Wells:
+    """Profiles of wells.
+
+    Attributes:
+        codes: (n,) the well each tested image is in, -1 for the others.
+        first: (p,) the place in the index of the first tested image of each well.
+        columns: of the p wells, as `canonical.RULES` name them.
+        controls: (p,) which are control wells.
+        placed: whether the index names plates and wells; where it does not, each image is a well of one plate.
+    """
+
+    codes: Ints
+    first: Ints
+    columns: dict[str, NDArray[np.str_]]
+    controls: Mask
+    placed: bool
+
+    def profiles(self, vectors: Floats) -> Floats:
+        """(p, d) means over the tested images of each well.
+
+        Args:
+            vectors: (n, d) of all images of the benchmark.
+        """
+        taking_part = self.codes >= 0
+        return aggregate(vectors[taking_part], [f"{code:09d}" for code in self.codes[taking_part]])[1]
+
+
+def wells_of(benchmark: Benchmark) -> Wells | None:
+    """The tested wells of a benchmark that names what was done to them, a treatment or else what it acts on; None where it does not."""
+    index = benchmark.index
+    done = next((column for column in (TREATMENT, ENTITY) if column in index), None)
+    if done is None:
+        return None
+    control = index[CONTROL].fillna(False).astype(bool) if CONTROL in index else pd.Series(False, index=index.index)
+    tested = (index["fold"] >= 0) & (index[done].notna() | control)
+    placed = {"Metadata_Plate", "Metadata_Well"} <= set(index.columns)
+    plates = index["Metadata_Plate"].astype(str) if "Metadata_Plate" in index else pd.Series("", index=index.index)
+    values = {
+        PERTURBATION: index[done].where(index[done].notna(), "control").astype(str),
+        PLATE: plates,
+        WELL: (index["Metadata_Well"] if placed else index["image_id"]).astype(str),
+    }
+    keys = values[PLATE] + "\n" + values[WELL] + "\n" + values[PERTURBATION]
+    unique, first, codes = np.unique(keys[tested].to_numpy(dtype=np.str_), return_index=True, return_inverse=True)
+    every = np.full(len(index), -1, dtype=np.int64)
+    every[tested.to_numpy()] = codes
+    first = np.flatnonzero(tested.to_numpy())[first] if len(unique) else np.zeros(0, dtype=np.int64)
+    columns = {name: found.to_numpy(dtype=np.str_)[first] for name, found in values.items()}
+    controls = control.to_numpy()[first]
+    columns |= {REFERENCE: reference_index(controls), KIND: np.where(controls, "control", "treated").astype(np.str_)}
+    return Wells(every, first, columns, controls, placed)
