@@ -2,11 +2,11 @@
 
 They apply where the index says what was done to a well (`Metadata_Treatment`, else `Metadata_Entity`) of which plate, and activity where it
 says which wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
-standardised on the control wells of their plate (on all its wells where there are fewer than four) and compared by euclidean
-distance, because rows of few dimensions take part, of which a cosine knows little but a sign. p-values permute treatments within
-plates. Where a question takes its negatives from the query's own plate, 0 is not quite chance: what standardisation leaves of the plate
-pulls the value down (negatives are nearer for the plate's sake), and standardising on all wells pushes it up (wells of one plate then lie
-farther from each other than from other plates; noise of 96 columns gets 0.3 on 12 plates of 16 wells). The p-value has the same plates in its null.
+standardised on all wells of their plate and compared by euclidean distance, because rows of few dimensions take part, of which a cosine
+knows little but a sign. Not on control wells alone, as is usual: those lie nearer to the centre that they define than any other well, so that
+wells without effect would look unlike them, and permuting who is a control would be no null. p-values permute treatments within plates, and the value
+is what stands above the mean of that null: wells of one plate, standardised together, lie farther from each other than from wells of other
+plates (noise of 64 columns would get 0.4 where negatives are those of the query's own plate).
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from registry.files import published
 PERMUTATIONS = 999
 QUESTIONS = ("activity", "activity-within-plates", "replicability")
 #: names the rule in every result
-PROTOCOL = "replicates:v1:controls-standardised-euclidean:permuted-within-plates"
+PROTOCOL = "replicates:v2:plate-standardised-euclidean:permuted-within-plates"
 FALSE_DISCOVERIES = 0.05
-#: control wells of a plate from which on profiles are standardised on them alone
-FEWEST_CONTROLS = 4
 FILE = "replicates.parquet"
 
 
@@ -46,7 +44,9 @@ class Replicates:
         row: name of the encoder or control.
         question: one of QUESTIONS.
         protocol_id: names the rule.
-        value: mean over treatments of their mean normalised average precision: 0 is chance, 1 is perfect. NaN where it is not estimable.
+        value: mean over treatments of (AP - chance) / (1 - chance), where chance is what permuted treatments get: 0 is chance, 1 is perfect. NaN
+            where it is not estimable.
+        null: mean over treatments of the normalised average precision of permuted ones: what plates alone give, and is taken out.
         significant: share of the treatments that are found at a false discovery rate of 5 %.
         treatments: how many were scored.
         drop: of the value when positives must lie in other wells; NaN where that is not estimable.
@@ -60,6 +60,7 @@ class Replicates:
     question: str
     protocol_id: str
     value: float
+    null: float
     significant: float
     treatments: int
     drop: float
@@ -107,14 +108,12 @@ def not_asked(row: str, reason: str) -> list[Replicates]:
 
 
 def _none(row: str, question: str, reason: str) -> Replicates:
-    return Replicates(row, question, PROTOCOL, np.nan, np.nan, 0, np.nan, np.nan, "", np.nan, f"not estimable: {reason}")
+    return Replicates(row, question, PROTOCOL, np.nan, np.nan, np.nan, 0, np.nan, np.nan, "", np.nan, f"not estimable: {reason}")
 
 
 def standardised(profiles: Floats, wells: Wells) -> Floats:
-    """(p, d) z-scores on the control wells of each plate, on all wells of a plate that has fewer than four."""
-    plates = wells.columns[PLATE]
-    without = np.array([wells.controls[plates == plate].sum() < FEWEST_CONTROLS for plate in plates], dtype=bool)
-    return centre_scale(profiles, wells.controls | without, plates)
+    """(p, d) z-scores on the wells of each plate."""
+    return centre_scale(profiles, np.ones(len(profiles), dtype=bool), wells.columns[PLATE])
 
 
 def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: int, seed: int) -> Replicates:
@@ -139,11 +138,14 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         return _none(row, question, str(error))
     of_treatments = np.isin(np.array(found.names), np.unique(wells.columns[PERTURBATION][treated]))
     adjusted = found.p_adjusted[of_treatments]
+    # where nothing can be permuted, chance is that of random orders
+    null = np.nan_to_num(found.null[of_treatments])
     return Replicates(
         row=row,
         question=question,
         protocol_id=PROTOCOL,
-        value=float(np.mean(found.normalised[of_treatments])),
+        value=float(np.mean((found.normalised[of_treatments] - null) / (1 - null))),
+        null=float(np.mean(null)),
         significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
         treatments=int(of_treatments.sum()),
         drop=np.nan if position.drop is None else position.drop,

@@ -58,6 +58,8 @@ class GroupScores:
         map: (g,) mean AP of the group's queries, 0..1, larger is better.
         normalised: (g,) mean normalised AP: 0 is chance, 1 is perfect.
         queries: (g,) scored queries.
+        null: (g,) mean normalised AP of the draws: what the design alone gives, where negatives are not like positives for other reasons than the
+            label; NaN where there is no p-value, and of copairs' null.
         p: (g,) one-sided; NaN where it is not estimable.
         p_adjusted: (g,) over the groups that have one.
         reasons: "" or why there is no p-value.
@@ -67,12 +69,15 @@ class GroupScores:
     map: Floats
     normalised: Floats
     queries: Ints
+    null: Floats
     p: Floats
     p_adjusted: Floats
     reasons: tuple[str, ...]
 
 
-Each = Callable[[Callable[[int], tuple[float, str]], Sequence[int]], Iterable[tuple[float, str]]]
+#: p-value, mean of the null, and why there is none
+Tested = tuple[float, float, str]
+Each = Callable[[Callable[[int], Tested], Sequence[int]], Iterable[Tested]]
 
 
 def group_scores(
@@ -111,11 +116,12 @@ def group_scores(
     null = _PermutationNull(features, columns, rule, groups, distance)
     kept = _scored_groups(scored, codes, len(names))
 
-    def p_of(group: int) -> tuple[float, str]:
-        return null.p(np.flatnonzero(codes == group), n_permutations, seed)
+    def tested(group: int) -> Tested:
+        return null.test(np.flatnonzero(codes == group), n_permutations, seed)
 
-    found = list(each(p_of, kept))
-    return _grouped(scored, codes, names, kept, np.array([p for p, _ in found]), tuple(reason for _, reason in found))
+    found = list(each(tested, kept))
+    p, means = np.array([p for p, _, _ in found]), np.array([mean for _, mean, _ in found])
+    return _grouped(scored, codes, names, kept, p, means, tuple(reason for _, _, reason in found))
 
 
 def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *, null_size: int = 10_000, seed: int = 0) -> GroupScores:
@@ -145,7 +151,7 @@ def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *
     for place, group in enumerate(kept):
         mine = of_query == group
         p[place] = (1 + int((nulls[which[mine]].mean(axis=0) > ap[mine].mean()).sum())) / (1 + null_size)
-    return _grouped(scored, codes, names, kept, p, ("",) * len(kept))
+    return _grouped(scored, codes, names, kept, p, np.full(len(kept), np.nan), ("",) * len(kept))
 
 
 def _random_lists(n_positive: int, n_total: int, draws: int, seed: int) -> NDArray[np.float32]:
@@ -202,13 +208,15 @@ def _scored_groups(scored: PairScores, codes: Ints, n_groups: int) -> list[int]:
     return np.flatnonzero(np.bincount(codes[scored.query[usable]], minlength=n_groups)).tolist()
 
 
-def _grouped(scored: PairScores, codes: Ints, names: Sequence[str], kept: Sequence[int], p: Floats, reasons: tuple[str, ...]) -> GroupScores:
+def _grouped(
+    scored: PairScores, codes: Ints, names: Sequence[str], kept: Sequence[int], p: Floats, null: Floats, reasons: tuple[str, ...]
+) -> GroupScores:
     usable = ~np.isnan(scored.ap)
     of_query = codes[scored.query[usable]]
     queries = np.bincount(of_query, minlength=len(names))[kept]
     ap = np.bincount(of_query, scored.ap[usable], len(names))[kept] / queries
     normalised = np.bincount(of_query, scored.normalised[usable], len(names))[kept] / queries
-    return GroupScores(tuple(names[group] for group in kept), ap, normalised, queries, p, benjamini_hochberg(p), reasons)
+    return GroupScores(tuple(names[group] for group in kept), ap, normalised, queries, null, p, benjamini_hochberg(p), reasons)
 
 
 class _PermutationNull:
@@ -233,11 +241,11 @@ class _PermutationNull:
         self._strata = combined_codes(columns, groups.strata, n)
         self._drawn: dict[bytes, Floats | None] = {}
 
-    def p(self, members: Ints, draws: int, seed: int) -> tuple[float, str]:
-        """The p-value of a group, or NaN and why there is none."""
+    def test(self, members: Ints, draws: int, seed: int) -> Tested:
+        """The p-value of a group and the mean of its null, or NaN and why there is none."""
         mixed = [name for name, codes in self._labels if len(np.unique(codes[members])) > 1]
         if mixed:
-            return np.nan, f"not estimable: its members differ in `{mixed[0]}`, by which the rule tells groups apart"
+            return np.nan, np.nan, f"not estimable: its members differ in `{mixed[0]}`, by which the rule tells groups apart"
         negatives = np.zeros(len(self._strata), dtype=bool)
         for query in members.tolist():
             negatives |= self._rule_pairs.negative(query)
@@ -250,8 +258,9 @@ class _PermutationNull:
             self._drawn[key] = None if drawn is None else self._means(pool, drawn)
         null = self._drawn[key]
         if null is None:
-            return np.nan, "not estimable: no stratum holds a member beside a negative, so membership cannot be permuted"
-        return (1 + int((null >= self._means(pool, own[None])[0] - _EQUAL).sum())) / (1 + draws), ""
+            return np.nan, np.nan, "not estimable: no stratum holds a member beside a negative, so membership cannot be permuted"
+        at_least = int((null >= self._means(pool, own[None])[0] - _EQUAL).sum())
+        return (1 + at_least) / (1 + draws), float(null.mean()), ""
 
     def _draws(self, pool: Ints, own: Mask, draws: int, seed: int) -> Mask | None:
         """(draws, pool) members: as many in each stratum as the group has there; None where that leaves one way only."""

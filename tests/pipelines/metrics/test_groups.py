@@ -100,7 +100,7 @@ class TestPermutation:
         for name in sorted(set(table["pert"])):
             members = np.flatnonzero((table["pert"] == name).to_numpy())
             alone = _PermutationNull(features, columns_of(table), rule, BY_PERT, "euclidean")
-            assert together.p(members, 99, 0) == alone.p(members, 99, 0)
+            assert together.test(members, 99, 0) == alone.test(members, 99, 0)
         assert len(together._drawn) == 1
 
     def test_p_is_uniform_without_an_effect(self) -> None:
