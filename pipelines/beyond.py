@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.benchmarks.card import Task
 from pipelines.board import CONFOUND, Board, questions, variant
-from pipelines.evaluate import RETRIEVAL, Question, fold_features
+from pipelines.evaluate import RETRIEVAL
 from pipelines.kept import Kept
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.information import Information, beyond_controls, judge_information
@@ -18,6 +18,7 @@ from pipelines.metrics.probes import FoldFeatures
 from pipelines.metrics.sentences import information_sentence, unknown_information_sentence
 from pipelines.parallel import in_parallel
 from pipelines.params import Params
+from pipelines.tasks import Question, fold_features
 
 #: noise says nothing, and a position is no content of an image
 LEFT_OUT = (CONFOUND, "random")

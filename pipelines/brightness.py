@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from pipelines.board import Board
-from pipelines.evaluate import Question, fold_features, probe_settings
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.sentences import shortcut_sentence
 from pipelines.metrics.shortcut import Shortcut, shortcut_features, shortcut_share
@@ -15,6 +14,7 @@ from pipelines.metrics.statistic import Statistic
 from pipelines.parallel import in_parallel
 from pipelines.params import Params
 from pipelines.sensitivity import common_tasks, primary_statistic
+from pipelines.tasks import Question, fold_features, probe_settings
 
 INTENSITY, HISTOGRAM = "intensity", "histogram"
 #: names the rule of the share; that of the probe is the task's own protocol

@@ -17,8 +17,8 @@ from registry.staleness import Current, Staleness, installed, staleness
 
 def protocols(params: Params) -> dict[str, str]:
     """The protocol id of every score that `pipelines.evaluate` gives, by the first part of its metric's name."""
-    from pipelines.evaluate import probe_settings
     from pipelines.metrics import few_shot, retrieval, ridge
+    from pipelines.tasks import probe_settings
 
     rule = probe_settings(params.evaluate)
     ids = {kind: rule.protocol_id(kind) for kind in ("logistic", "knn")}

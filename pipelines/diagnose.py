@@ -30,7 +30,14 @@ from registry.evidence import AtCommonDim, Comparison, Scorecard, ScoreEntry, Ta
 from registry.files import sha256_of_file, write_json
 
 #: code that decides what is computed from vectors here
-COMPUTING = ("pipelines/beyond.py", "pipelines/sensitivity.py", "pipelines/board.py", "pipelines/evaluate.py", "pipelines/metrics")
+COMPUTING = (
+    "pipelines/beyond.py",
+    "pipelines/sensitivity.py",
+    "pipelines/board.py",
+    "pipelines/evaluate.py",
+    "pipelines/tasks.py",
+    "pipelines/metrics",
+)
 
 
 def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:

@@ -18,14 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import expression, knowledge, probing, replicates
-from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
-from pipelines.confounding import Design, confounds_of
+from pipelines.beside.asking import ANSWERS, ask_beside
 from pipelines.embeddings import Row, read_rows
-from pipelines.expression import Answer, Expressed, Gene, Spots
 from pipelines.kept import Kept
-from pipelines.knowledge import Knowledge, Screen
 from pipelines.made_by import write_made_by
 from pipelines.metrics.choice import chance_loss, choose, inner_loss, side_by_side
 from pipelines.metrics.classification import balanced_accuracy, calibration_error, log_loss, macro_auroc, macro_f1
@@ -38,12 +34,10 @@ from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, r
 from pipelines.metrics.ridge import fit_ridge
 from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
-from pipelines.params import EvaluateParams, Params
-from pipelines.probing import Probed, Types
-from pipelines.replicates import Replicates
-from pipelines.scores import Confound, Predictions, Scored, write_confounds, write_scores
-from pipelines.wells import Wells, wells_of
-from registry.arrays import Floats, Ints, Mask
+from pipelines.params import Params
+from pipelines.scores import Predictions, Scored, write_scores
+from pipelines.tasks import FoldFeatures, Question, fold_features, probe_settings
+from registry.arrays import Ints
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
@@ -57,61 +51,9 @@ NOISE = "random"
 #: candidate of the positive control
 TOGETHER = "all rows together"
 #: code that decides what is scored
-SCORING = (
-    "pipelines/evaluate.py",
-    "pipelines/confounding.py",
-    "pipelines/replicates.py",
-    "pipelines/knowledge.py",
-    "pipelines/wells.py",
-    "pipelines/probing.py",
-    "pipelines/expression.py",
-    "pipelines/scores.py",
-    "pipelines/metrics",
-)
+SCORING = ("pipelines/evaluate.py", "pipelines/tasks.py", "pipelines/beside", "pipelines/scores.py", "pipelines/metrics")
 #: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
 NEVER = -1e9
-#: one row's vectors by the fold they were fitted for
-FoldFeatures = Mapping[int, Floats]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One task of a benchmark as arrays over its n images.
-
-    Attributes:
-        task: the task.
-        codes: (n,) class codes, -1 where an image takes no part.
-        classes: the vocabulary, sorted.
-        units: (n,) unit names.
-        folds: (n,) test folds, -1 = always training.
-        profiles: (n,) the retrieval profile of each image: one label in one well (or one image, where there are no wells).
-    """
-
-    task: Task
-    codes: Ints
-    classes: tuple[str, ...]
-    units: NDArray[np.str_]
-    folds: Ints
-    profiles: Ints
-
-    @classmethod
-    def of(cls, benchmark: Benchmark, task: Task) -> Question:
-        """Code the labels of one task with one vocabulary over all images."""
-        index = benchmark.index
-        labels = benchmark.labels(task)
-        present = labels.notna().to_numpy()
-        names = labels.astype(str).to_numpy(dtype=np.str_)
-        classes = tuple(np.unique(names[present]).tolist())
-        codes = np.where(present, np.searchsorted(np.array(classes), names), -1).astype(np.int64)
-        units = index["unit"].astype(str).to_numpy(dtype=np.str_)
-        wells = index["Metadata_Well" if "Metadata_Well" in index else "image_id"].astype(str)
-        keys = [f"{unit}/{well}/{code}" for unit, well, code in zip(units, wells, codes, strict=True)]
-        profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
-        return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)
-
-    def train(self, number: int) -> Mask:
-        """(n,) the training images of a fold that take part."""
-        return np.asarray((self.codes >= 0) & (self.folds != number))
 
 
 @dataclass(frozen=True)
@@ -124,8 +66,7 @@ class Outcome:
 
 
 def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:
-    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions, heads, what is batch and place, and, of a screen,
-    what is found of replicates and of what is known about the perturbations.
+    """Score every row of one cell; publish scores, leave-one-unit-out statistics, predictions, heads, and what is asked beside the tasks.
 
     Raises:
         BenchmarkError: the cell was not extracted.
@@ -142,12 +83,7 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     outcomes = kept.each("scores", partial(_evaluate_member, benchmark, questions, params), members, params.threads)
     found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
     scored = [row for row in rows if not row.manifest.not_applicable]
-    write_confounds(out, _confounds(benchmark, scored, params, kept))
-    wells = wells_of(benchmark)
-    replicates.write(out, _replicates(benchmark, wells, scored, params, kept))
-    knowledge.write(out, _knowledge(benchmark, wells, scored, params, kept))
-    probing.write(out, _probing(benchmark, questions, scored, params, kept))
-    expression.write(out, _expression(benchmark, scored, params, kept))
+    ask_beside(benchmark, questions, scored, params, kept, out)
     write_made_by(out, scored)
     _publish(out, found)
     kept.done()
@@ -161,85 +97,7 @@ def kept_of(benchmark: Benchmark, rows: Iterable[Row], params: Params, out: Path
         "evaluate": asdict(params.evaluate),
         "seed": params.seed,
     }
-    types = (Outcome, Scored, Statistic, Predictions, Confound, Replicates, Knowledge, Probed, Answer, Expressed, Gene)
-    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, *types)
-
-
-def _confounds(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Confound]:
-    """How much of one draw of every row is batch and place: of twins the first."""
-    design = Design.of(benchmark, params.seed)
-    found = kept.each("confounds", partial(_confounds_of, benchmark, design, params), {row.name: row for row in rows}, params.threads)
-    return [one for each in found for one in each]
-
-
-def _confounds_of(benchmark: Benchmark, design: Design, params: Params, row: Row) -> list[Confound]:
-    member, first = row.manifest.members[0], benchmark.folds[0].number
-    vectors = row.embedding(member, first, benchmark.index["image_id"].tolist()).astype(np.float64)
-    return confounds_of(row.name, member, vectors, design, probe_settings(params.evaluate))
-
-
-#: why a row is asked nothing that compares images of several folds
-_REFITTED = "it is fitted anew for every fold, and vectors of different folds cannot be compared"
-
-
-def _replicates(benchmark: Benchmark, wells: Wells | None, rows: list[Row], params: Params, kept: Kept) -> list[Replicates]:
-    """The questions about replicates, asked of one draw of every row: of twins the first."""
-    if wells is None or not wells.placed:
-        return []
-    found = kept.each("replicates", partial(_replicates_of, benchmark, wells, params.seed), {row.name: row for row in rows}, params.threads)
-    return [one for each in found for one in each]
-
-
-def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> list[Replicates]:
-    if row.manifest.folds:
-        return replicates.not_asked(row.name, _REFITTED)
-    return replicates.replicates(row.name, _first_draw(row, benchmark), wells, seed=seed)
-
-
-def _first_draw(row: Row, benchmark: Benchmark) -> Floats:
-    return row.embedding(row.manifest.members[0], 0, benchmark.index["image_id"].tolist()).astype(np.float64)
-
-
-def _knowledge(benchmark: Benchmark, wells: Wells | None, rows: list[Row], params: Params, kept: Kept) -> list[Knowledge]:
-    """The questions about what is known of the perturbations, asked of one draw of every row: of twins the first."""
-    if wells is None:
-        return []
-    screen = Screen.of(benchmark, wells)
-    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed), {row.name: row for row in rows}, params.threads)
-    return [one for each in found for one in each]
-
-
-def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, row: Row) -> list[Knowledge]:
-    if row.manifest.folds:
-        return knowledge.not_asked(row.name, screen, _REFITTED)
-    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed)
-
-
-def _probing(benchmark: Benchmark, questions: list[Question], rows: list[Row], params: Params, kept: Kept) -> list[Probed]:
-    """How soon and how plainly each task can be read from one draw of every row: of twins the first. A nuisance is not asked about."""
-    asked = [(q, probing.types_of(benchmark, q)) for q in questions if not q.task.nuisance]
-    found = kept.each("probing", partial(_probing_of, benchmark, asked, params), {row.name: row for row in rows}, params.threads)
-    return [one for each in found for one in each]
-
-
-def _probing_of(benchmark: Benchmark, asked: list[tuple[Question, Types]], params: Params, row: Row) -> list[Probed]:
-    member, rule, unit = row.manifest.members[0], probe_settings(params.evaluate), benchmark.card.unit
-    features = fold_features(row, member, benchmark)
-    return [one for q, types in asked for one in probing.probed(row.name, member, features, q, types, rule, unit, params.seed)]
-
-
-def _expression(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Answer]:
-    """Gene expression, of every draw of every row; none where the benchmark has no counts."""
-    spots = Spots.of(benchmark, params.seed)
-    if spots is None:
-        return []
-    jobs = {f"{row.name}/{member}": (row, member) for row in rows for member in row.manifest.members}
-    return list(kept.each("expression", partial(_expression_of, benchmark, spots), jobs, params.threads))
-
-
-def _expression_of(benchmark: Benchmark, spots: Spots, job: tuple[Row, str]) -> Answer:
-    row, member = job
-    return expression.expressed(row.name, member, fold_features(row, member, benchmark), spots, member == row.manifest.members[0])
+    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, Outcome, Scored, Statistic, Predictions, *ANSWERS)
 
 
 def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:
@@ -263,21 +121,6 @@ def _evaluate_member(benchmark: Benchmark, questions: list[Question], params: Pa
     row, member = job
     features = fold_features(row, member, benchmark)
     return [score(row.name, member, question, features, benchmark, params) for question in questions]
-
-
-def fold_features(row: Row, member: str, benchmark: Benchmark) -> FoldFeatures:
-    """(n, d) vectors of one member for every fold; the same array for all where nothing was fitted."""
-    ids = benchmark.index["image_id"].tolist()
-    numbers = [fold.number for fold in benchmark.folds]
-    if not row.manifest.folds:
-        shared = row.embedding(member, 0, ids).astype(np.float64)
-        return dict.fromkeys(numbers, shared)
-    return {number: row.embedding(member, number, ids).astype(np.float64) for number in numbers}
-
-
-def probe_settings(params: EvaluateParams) -> ProbeSettings:
-    """The one rule of every row."""
-    return ProbeSettings(max_dim=params.max_dim, inner_folds=params.inner_folds, neighbours=params.neighbours)
 
 
 def score(row: str, member: str, question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> Outcome:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.beside.knowledge import read_all as read_knowledge
+from pipelines.beside.probing import read_all as read_probing
+from pipelines.beside.replicates import read_all as read_replicates
 from pipelines.claims import Claim, claims
 from pipelines.embeddings import read_rows
-from pipelines.knowledge import read_all as read_knowledge
 from pipelines.params import Params
-from pipelines.probing import read_all as read_probing
-from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import contact
 from pipelines.reporting.expression import expression_view

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines import replicates
 from pipelines.benchmarks.index import Benchmark
-from pipelines.confounding import Design, decodings, mixing
+from pipelines.beside import replicates
+from pipelines.beside.confounding import Design, decodings, mixing
+from pipelines.beside.wells import Wells, wells_of
 from pipelines.embeddings import Row
-from pipelines.evaluate import Question, probe_settings, score
+from pipelines.evaluate import score
 from pipelines.extract import ExtractSettings, extract
 from pipelines.extraction.plan import MemberPlan, RowPlan
 from pipelines.extraction.shards import code_digest
@@ -31,8 +32,8 @@ from pipelines.params import EncoderParams, Params
 from pipelines.progress import Progress
 from pipelines.rows import facts_of, stated_card
 from pipelines.scores import Confound
+from pipelines.tasks import Question, probe_settings
 from pipelines.training.settings import settings_for
-from pipelines.wells import Wells, wells_of
 from registry.arrays import Floats
 from registry.errors import BenchmarkError, ParamsError
 from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
@@ -52,7 +53,7 @@ ADDED = (2.0, 1.0, 0.5)
 #: what a run's card names as its twin; the rung of no training is its own
 TWIN = "untrained"
 #: code that decides what a value is, beside that of training and extraction
-SCORING = ("pipelines/rungs.py", "pipelines/evaluate.py", "pipelines/confounding.py", "pipelines/replicates.py", "pipelines/metrics")
+SCORING = ("pipelines/rungs.py", "pipelines/evaluate.py", "pipelines/tasks.py", "pipelines/beside", "pipelines/metrics")
 
 
 def kept_epochs(epochs: int, shares: Sequence[float]) -> tuple[int, ...]:

@@ -15,13 +15,14 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.board import Board, questions
 from pipelines.embeddings import Row
-from pipelines.evaluate import Question, fold_features, probe_settings, probe_statistic
+from pipelines.evaluate import probe_statistic
 from pipelines.kept import Kept
 from pipelines.metrics.geometry import varying_columns
 from pipelines.metrics.probes import FoldFeatures, ProbeSettings, features_of_fold, out_of_fold
 from pipelines.metrics.statistic import Statistic
 from pipelines.params import Params
 from pipelines.scores import Scored
+from pipelines.tasks import Question, fold_features, probe_settings
 
 #: primary metrics that are computed again: "<probe>.<metric>"
 METRICS = ("logistic.balanced_accuracy", "logistic.auroc", "knn.balanced_accuracy")

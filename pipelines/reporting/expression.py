@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import expression
+from pipelines.beside import expression
+from pipelines.beside.expression import HEADLINE, Expressed, Gene
 from pipelines.embeddings import Row
-from pipelines.expression import HEADLINE, Expressed, Gene
 from pipelines.metrics.expression import PROTOCOLS
 from pipelines.metrics.findings import Finding
 from pipelines.metrics.jackknife import interval, mean_of

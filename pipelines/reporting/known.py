@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.knowledge import SHOWN, Knowledge
+from pipelines.beside.knowledge import SHOWN, Knowledge
 from pipelines.reporting import words
 
 

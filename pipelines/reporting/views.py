@@ -9,10 +9,10 @@ import numpy as np
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark
+from pipelines.beside.knowledge import Knowledge
+from pipelines.beside.probing import Probed
+from pipelines.beside.replicates import Replicates
 from pipelines.embeddings import Row
-from pipelines.knowledge import Knowledge
-from pipelines.probing import Probed
-from pipelines.replicates import Replicates
 from pipelines.reporting import words
 from pipelines.reporting.contact import Contact, Sheet
 from pipelines.reporting.expression import ExpressionView

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.beside.knowledge import Knowledge
+from pipelines.beside.knowledge import write as write_knowledge
+from pipelines.beside.probing import ALL, CODE_LENGTH, CONTROL_TASK, FEW_SHOT, SELECTIVITY, Probed
+from pipelines.beside.probing import write as write_probing
+from pipelines.beside.replicates import Replicates
+from pipelines.beside.replicates import write as write_replicates
 from pipelines.embeddings import Manifest
-from pipelines.knowledge import Knowledge
-from pipelines.knowledge import write as write_knowledge
-from pipelines.probing import ALL, CODE_LENGTH, CONTROL_TASK, FEW_SHOT, SELECTIVITY, Probed
-from pipelines.probing import write as write_probing
-from pipelines.replicates import Replicates
-from pipelines.replicates import write as write_replicates
 from pipelines.scores import Confound, write_confounds
 from pipelines.workspace import Workspace
 from registry.cards import EncoderCard

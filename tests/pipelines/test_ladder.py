@@ -19,17 +19,18 @@ import yaml
 
 import pipelines.train
 from pipelines.benchmarks.index import Benchmark
+from pipelines.beside.replicates import QUESTIONS, permuted_wells
+from pipelines.beside.replicates import read_all as read_replicates
+from pipelines.beside.wells import wells_of
 from pipelines.cli import main
 from pipelines.embeddings import Row
-from pipelines.evaluate import Question, evaluate_cell
+from pipelines.evaluate import evaluate_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
-from pipelines.replicates import QUESTIONS, permuted_wells
-from pipelines.replicates import read_all as read_replicates
 from pipelines.reporting.ladders import ladder_tables, ladder_view, read_ladder
 from pipelines.rungs import kept_epochs, ladder_values, permuted, with_batch
 from pipelines.scores import Confound, read_confounds, read_scores
-from pipelines.wells import wells_of
+from pipelines.tasks import Question
 from pipelines.workspace import Workspace
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard, ScoreEntry

@@ -16,11 +16,11 @@ import yaml
 from pipelines import stages
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
-from pipelines.knowledge import read as read_knowledge
+from pipelines.beside.knowledge import read as read_knowledge
+from pipelines.beside.replicates import read as read_replicates
 from pipelines.params import EvaluateParams, Params, parse
 from pipelines.profiles import TableEncoder, _benchmark, snippet, with_cells, write_rows
 from pipelines.profiles import read as read_tables
-from pipelines.replicates import read as read_replicates
 from pipelines.study import asdict_without_none
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard

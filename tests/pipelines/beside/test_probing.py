@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
-from pipelines.evaluate import Question, evaluate_cell
+from pipelines.beside.probing import ALL, CODE_LENGTH, CONTROL_TASK, DRAWS, FEW_SHOT, MOST, SELECTIVITY, Probed, probed, read_all, types_of
+from pipelines.evaluate import evaluate_cell
 from pipelines.metrics.code_length import online_code
 from pipelines.metrics.few_shot import SHOTS
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.selectivity import selectivity
 from pipelines.params import CellParams, EvaluateParams, Params
-from pipelines.probing import ALL, CODE_LENGTH, CONTROL_TASK, DRAWS, FEW_SHOT, MOST, SELECTIVITY, Probed, probed, read_all, types_of
+from pipelines.tasks import Question
 from tests.pipelines.noise import noise_benchmark, write_row
 
 SETTINGS = ProbeSettings(max_dim=16, neighbours=5)

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.beside.wells import Wells
 from pipelines.metrics.alignment import centre_scale
 from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, percent_replicating, position_control
 from pipelines.metrics.groups import Groups, group_scores
-from pipelines.wells import Wells
 from registry.arrays import Floats
 from registry.errors import InputError
 from registry.files import published

@@ -9,26 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
-from pipelines.confounding import COMPOUNDS
+from pipelines.beside.confounding import COMPOUNDS
 from pipelines.metrics.code_length import online_code
 from pipelines.metrics.few_shot import few_shot
 from pipelines.metrics.jackknife import interval
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.selectivity import selectivity, share_recurring
 from pipelines.metrics.statistic import Statistic
+from pipelines.tasks import FoldFeatures, Question
 from registry.arrays import Ints
 from registry.errors import InputError
 from registry.files import published
-
-if TYPE_CHECKING:
-    from pipelines.evaluate import FoldFeatures, Question
 
 FILE = "probing.parquet"
 FEW_SHOT, CODE_LENGTH, SELECTIVITY, CONTROL_TASK = "few-shot", "code length", "selectivity", "control task"

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import IMAGE_UNIT
+from pipelines.beside.confounding import permuted
 from pipelines.board import CONFOUND, variant
-from pipelines.confounding import permuted
 from pipelines.metrics.expression import PROTOCOLS, Expression, expression_scores
 from pipelines.metrics.jackknife import interval, why_not_assessable
 from pipelines.metrics.probes import FoldFeatures, features_of_fold

@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.known import ENTITY, NANOMOLAR, PREFIX, label_sets
+from pipelines.beside.wells import Wells
 from pipelines.metrics.alignment import ALIGNMENTS, aggregate
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
 from pipelines.metrics.multilabel import label_scores
 from pipelines.metrics.relations import Signal, consistency, magnitude, recall
 from pipelines.metrics.targets import Interaction, target_scores
-from pipelines.wells import Wells
 from registry.arrays import Floats, Mask
 from registry.errors import InputError
 from registry.files import published

@@ -11,9 +11,9 @@ import pytest
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.known import RELATIONS, TARGETS
-from pipelines.knowledge import SHOWN, Knowledge, Screen, knowledge, negatives_of, not_asked, read, write
+from pipelines.beside.knowledge import SHOWN, Knowledge, Screen, knowledge, negatives_of, not_asked, read, write
+from pipelines.beside.wells import wells_of
 from pipelines.metrics.alignment import ALIGNMENTS
-from pipelines.wells import wells_of
 from registry.arrays import Floats
 from registry.errors import BenchmarkError
 from registry.images import ImageSpec

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
-from pipelines.replicates import QUESTIONS, Replicates, read, replicates, standardised, write
-from pipelines.wells import wells_of
+from pipelines.beside.replicates import QUESTIONS, Replicates, read, replicates, standardised, write
+from pipelines.beside.wells import wells_of
 from registry.arrays import Floats
 from registry.images import ImageSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
-from pipelines.confounding import MOST, SCORES, Design, confounds_of
+from pipelines.beside.confounding import MOST, SCORES, Design, confounds_of
 from pipelines.evaluate import evaluate_cell
 from pipelines.metrics.confounds import principal_component_regression
 from pipelines.metrics.probes import ProbeSettings

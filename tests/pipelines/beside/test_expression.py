@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines import cli, stages
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
-from pipelines.expression import HEADLINE, Answer, Spots, expressed, read_genes, read_scores, read_statistics
+from pipelines.beside.expression import HEADLINE, Answer, Spots, expressed, read_genes, read_scores, read_statistics
 from pipelines.metrics.expression import expression_scores
 from pipelines.metrics.jackknife import interval
 from pipelines.params import CellParams, EvaluateParams, Params
