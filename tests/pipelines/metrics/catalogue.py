@@ -404,6 +404,7 @@ PARTS = {
     "jackknife.variance_of": "of `estimate`",
     "jackknife.t_quantile": "a formula of scalars",
     "jackknife.t_tail": "a formula of scalars",
+    "ladder.batch_summary": "words",
     "ladder.orientation": "reads a metric's name",
     "ladder.summary": "words",
     "logistic.path": "fits of `probes`",
@@ -422,8 +423,10 @@ PARTS = {
     "ranking.sums_by_unit": "the same",
     "ranking.sums_without_ties": "the same",
     "ridge.protocol_id": "a name",
+    "selectivity.share_recurring": "whether `selectivity` can be asked",
     "sentences.detail": "words",
     "sentences.information_sentence": "words",
+    "sentences.shortcut_sentence": "words",
     "sentences.sensitivity_sentence": "words",
     "sentences.sentence": "words",
     "sentences.unknown_information_sentence": "words",
@@ -1414,7 +1417,7 @@ def _retrieval() -> Iterator[Metric]:
             "a unit is missing": column,
             "empty": PAIR,
         },
-        ordered={"p": "draws are dealt by row", "p_adjusted": "the same"},
+        ordered={"p": "draws are dealt by row", "p_adjusted": "the same", "null": "the same"},
     )
 
     def scored(s: Screen) -> pairs.PairScores:
@@ -1428,15 +1431,16 @@ def _retrieval() -> Iterator[Metric]:
         lambda s: {"scored": scored(s), "columns": s.columns, "groups": Groups(("perturbation",)), "null_size": 100},
         {
             **FINITE,
-            "constant column": gives(parity),
-            "constant": gives(parity),
+            "constant column": gives(parity, "null"),
+            "constant": gives(parity, "null"),
             "one class": PAIR,
             "one unit": PAIR,
-            "group of one": gives(parity),
-            "more dimensions": gives(parity),
+            "group of one": gives(parity, "null"),
+            "more dimensions": gives(parity, "null"),
             "a unit is missing": column,
             "empty": PAIR,
         },
+        missing=frozenset({"null"}),
     )
     yield Metric(
         groups.benjamini_hochberg,
