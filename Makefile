@@ -62,7 +62,7 @@ test: $(VENV)/.tested
 
 $(VENV)/.tested: $(VENV)/.ok $(SOURCES)
 	@started=$$SECONDS
-	echo "[test] running the test suite (pytest prints how long it took; 504 s on 2 cores)"
+	echo "[test] running the test suite (pytest prints how long it took; less than ten minutes on 2 cores)"
 	pytest -q -n 2 --dist loadfile
 	touch $@
 	echo "[test] finished after $$((SECONDS - started)) s"
