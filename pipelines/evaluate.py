@@ -51,7 +51,7 @@ NOISE = "random"
 #: candidate of the positive control
 TOGETHER = "all rows together"
 #: code that decides what is scored
-SCORING = ("pipelines/evaluate.py", "pipelines/tasks.py", "pipelines/beside", "pipelines/scores.py", "pipelines/metrics")
+SCORING = ("pipelines/evaluate.py", "pipelines/tasks.py", "pipelines/beside", "pipelines/scores.py", "pipelines/lines.py", "pipelines/metrics")
 #: what -inf becomes in a head: a class that training did not have keeps probability 0 and the array stays finite
 NEVER = -1e9
 

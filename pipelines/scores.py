@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.lines import lines_of_cells, write_lines
 from pipelines.metrics.statistic import Statistic
 from registry.arrays import Floats
 from registry.errors import BenchmarkError
@@ -217,10 +218,9 @@ def _pairs(part: pd.DataFrame) -> Floats | None:
 
 def write_confounds(folder: Path, found: list[Confound]) -> None:
     """Publish `confounds.parquet`, one line per row and score."""
-    _publish(folder / CONFOUNDS, pd.DataFrame([asdict(c) for c in found], columns=list(Confound.__dataclass_fields__)))
+    write_lines(folder / CONFOUNDS, Confound, found)
 
 
 def read_confounds(folder: Path) -> list[Confound]:
     """Everything below `W/out/scores/<benchmark>`, by cell; [] where there is nothing."""
-    tables = [pd.read_parquet(path) for path in sorted(folder.glob(f"*/{CONFOUNDS}"))]
-    return [Confound(**{str(name): value for name, value in record.items()}) for table in tables for record in table.to_dict("records")]
+    return lines_of_cells(folder, CONFOUNDS, Confound)

@@ -8,18 +8,18 @@ nothing else of them is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import IMAGE_UNIT
 from pipelines.beside.confounding import permuted
 from pipelines.board import CONFOUND, variant
+from pipelines.lines import lines_of_cells, write_lines
 from pipelines.metrics.expression import PROTOCOLS, Expression, expression_scores
 from pipelines.metrics.jackknife import interval, why_not_assessable
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
@@ -27,7 +27,6 @@ from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict, judge
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
-from registry.files import published
 
 HEADLINE = "hest_cv"
 SCORES, GENES, WITHOUT = "expression.parquet", "expression-genes.parquet", "expression-jackknife.parquet"
@@ -175,9 +174,9 @@ def _scored(blank: Expressed, found: Expression, chance: Expression | None) -> E
 
 def write(folder: Path, answers: Sequence[Answer]) -> None:
     """Publish the scores, the genes and the headline without each patient; empty tables where nothing was asked."""
-    _publish(folder / GENES, [asdict(gene) for answer in answers for gene in answer.genes], Gene)
-    _publish(folder / WITHOUT, [asdict(left) for answer in answers for left in _without(answer)], _Without)
-    _publish(folder / SCORES, [asdict(score) for answer in answers for score in answer.scores], Expressed)
+    write_lines(folder / GENES, Gene, [gene for answer in answers for gene in answer.genes])
+    write_lines(folder / WITHOUT, _Without, [left for answer in answers for left in _without(answer)])
+    write_lines(folder / SCORES, Expressed, [score for answer in answers for score in answer.scores])
 
 
 @dataclass(frozen=True)
@@ -199,31 +198,20 @@ def _without(answer: Answer) -> list[_Without]:
     return [_Without(score.row, score.member, *line) for line in lines]
 
 
-def _publish(path: Path, records: list[dict[str, Any]], kind: type[Expressed] | type[Gene] | type[_Without]) -> None:
-    with published(path) as temporary:
-        pd.DataFrame(records, columns=list(kind.__dataclass_fields__)).to_parquet(temporary, index=False, compression="zstd")
-
-
-def _read(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The lines of one table of all cells of a benchmark, in order of the cells' names; a cell scored before these were asked has none."""
-    tables = [pd.read_parquet(path) for path in sorted(folder.glob(f"*/{name}"))]
-    return [{str(column): value for column, value in record.items()} for table in tables for record in table.to_dict("records")]
-
-
 def read_scores(folder: Path) -> list[Expressed]:
     """Every score below `W/out/scores/<benchmark>`."""
-    return [Expressed(**record) for record in _read(folder, SCORES)]
+    return lines_of_cells(folder, SCORES, Expressed)
 
 
 def read_genes(folder: Path) -> list[Gene]:
     """Every gene below `W/out/scores/<benchmark>`."""
-    return [Gene(**record) for record in _read(folder, GENES)]
+    return lines_of_cells(folder, GENES, Gene)
 
 
 def read_statistics(folder: Path) -> dict[str, dict[str, list[Statistic]]]:
     """The headline of every row below `W/out/scores/<benchmark>` by kind of draw ("main", "fresh", ...), draws in order."""
     without: dict[tuple[str, str], list[_Without]] = {}
-    for left in (_Without(**record) for record in _read(folder, WITHOUT)):
+    for left in lines_of_cells(folder, WITHOUT, _Without):
         without.setdefault((left.row, left.member), []).append(left)
     found: dict[str, dict[str, list[Statistic]]] = {}
     for score in read_scores(folder):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.known import ENTITY, NANOMOLAR, PREFIX, label_sets
 from pipelines.beside.wells import Wells
+from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import ALIGNMENTS, aggregate
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
 from pipelines.metrics.multilabel import label_scores
@@ -40,7 +41,6 @@ from pipelines.metrics.relations import Signal, consistency, magnitude, recall
 from pipelines.metrics.targets import Interaction, target_scores
 from registry.arrays import Floats, Mask
 from registry.errors import InputError
-from registry.files import published
 
 #: names the rule in every result, beside the alignment and the batch
 PROTOCOL = "knowledge:v1:well-means-cosine"
@@ -353,16 +353,14 @@ def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, s
 
 def write(folder: Path, found: Sequence[Knowledge]) -> None:
     """Publish `knowledge.parquet`; an empty table where nothing was asked."""
-    table = pd.DataFrame([asdict(one) for one in found], columns=list(Knowledge.__dataclass_fields__))
-    with published(folder / FILE) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
+    write_lines(folder / FILE, Knowledge, found)
 
 
 def read_all(folder: Path) -> list[Knowledge]:
     """What the cells of one benchmark found, in order of their names; a cell that was scored before these were asked has none."""
-    return [one for path in sorted(folder.glob(f"*/{FILE}")) for one in read(path.parent)]
+    return lines_of_cells(folder, FILE, Knowledge)
 
 
 def read(folder: Path) -> list[Knowledge]:
     """Read what `write` wrote."""
-    return [Knowledge(**{str(k): v for k, v in record.items()}) for record in pd.read_parquet(folder / FILE).to_dict("records")]
+    return read_lines(folder / FILE, Knowledge)

@@ -7,15 +7,15 @@ was trained on; few-shot curves and selectivity keep the folds of every other sc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.beside.confounding import COMPOUNDS
+from pipelines.lines import lines_of_cells, write_lines
 from pipelines.metrics.code_length import online_code
 from pipelines.metrics.few_shot import few_shot
 from pipelines.metrics.jackknife import interval
@@ -25,7 +25,6 @@ from pipelines.metrics.statistic import Statistic
 from pipelines.tasks import FoldFeatures, Question
 from registry.arrays import Ints
 from registry.errors import InputError
-from registry.files import published
 
 FILE = "probing.parquet"
 FEW_SHOT, CODE_LENGTH, SELECTIVITY, CONTROL_TASK = "few-shot", "code length", "selectivity", "control task"
@@ -208,12 +207,9 @@ def _thinned(images: Ints) -> Ints:
 
 def write(folder: Path, found: Sequence[Probed]) -> None:
     """Publish `probing.parquet`; an empty table where nothing was asked."""
-    table = pd.DataFrame([asdict(one) for one in found], columns=list(Probed.__dataclass_fields__))
-    with published(folder / FILE) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
+    write_lines(folder / FILE, Probed, found)
 
 
 def read_all(folder: Path) -> list[Probed]:
     """What the cells of one benchmark found, in order of their names; a cell that was scored before these were asked has none."""
-    tables = [pd.read_parquet(path) for path in sorted(folder.glob(f"*/{FILE}"))]
-    return [Probed(**{str(k): v for k, v in record.items()}) for table in tables for record in table.to_dict("records")]
+    return lines_of_cells(folder, FILE, Probed)

@@ -12,20 +12,19 @@ plates (noise of 64 columns would get 0.4 where negatives are those of the query
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.beside.wells import Wells
+from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import centre_scale
 from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, percent_replicating, position_control
 from pipelines.metrics.groups import Groups, group_scores
 from registry.arrays import Floats
 from registry.errors import InputError
-from registry.files import published
 
 #: draws of the null of each treatment
 PERMUTATIONS = 999
@@ -165,16 +164,14 @@ def _replicating(profiles: Floats, treatments: NDArray[np.str_], seed: int) -> f
 
 def write(folder: Path, found: Sequence[Replicates]) -> None:
     """Publish `replicates.parquet`; an empty table where nothing was asked."""
-    table = pd.DataFrame([asdict(one) for one in found], columns=list(Replicates.__dataclass_fields__))
-    with published(folder / FILE) as temporary:
-        table.to_parquet(temporary, index=False, compression="zstd")
+    write_lines(folder / FILE, Replicates, found)
 
 
 def read_all(folder: Path) -> list[Replicates]:
     """What the cells of one benchmark found, in order of their names; a cell that was scored before these were asked has none."""
-    return [one for path in sorted(folder.glob(f"*/{FILE}")) for one in read(path.parent)]
+    return lines_of_cells(folder, FILE, Replicates)
 
 
 def read(folder: Path) -> list[Replicates]:
     """Read what `write` wrote."""
-    return [Replicates(**{str(k): v for k, v in record.items()}) for record in pd.read_parquet(folder / FILE).to_dict("records")]
+    return read_lines(folder / FILE, Replicates)
