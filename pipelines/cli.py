@@ -220,7 +220,7 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
             parser.add_argument("--port", type=int, default=8080)
         if many:
             parser.add_argument("--host", default="127.0.0.1")
-            parser.add_argument("--provider", choices=("cpu", "cuda"), help="default: BLANKSLIDE_SERVE_PROVIDER, else cpu")
+            parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), help="default: BLANKSLIDE_SERVE_PROVIDER, else cpu")
         if name == "archive":
             parser.add_argument("--out", type=Path, default=Path("archives"))
 

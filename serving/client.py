@@ -41,7 +41,7 @@ class Client:
 
     def health(self) -> Health:
         """Whether the service is ready."""
-        return self._ask(Health, "GET", "/health")
+        return self._ask(Health, "GET", "/healthz")
 
     def models(self) -> Models:
         """The served models."""

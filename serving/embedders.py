@@ -10,7 +10,9 @@ from registry.arrays import Embedding, PixelBatch
 from registry.errors import BundleError, ImageError, ProviderError
 from registry.export import INPUT, OUTPUT
 
-PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+#: TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 #: images per run: bounds the memory of a large batch
 MAX_BATCH = 32
 
@@ -20,10 +22,14 @@ class Embedder(Protocol):
 
     @property
     def provider(self) -> str:
-        """What it runs on, "cpu" or "cuda"."""
+        """What it runs on: "cpu", "cuda" or "tensorrt"."""
 
-    def embed(self, pixels: PixelBatch) -> Embedding:
+    def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """(n, d) float32 of (n, c, y, x) float32 raw intensities.
+
+        Args:
+            pixels: of the images.
+            alone: whether nothing else is computed meanwhile, so that all threads may work on these.
 
         Raises:
             ImageError: an image's embedding is not finite.
@@ -35,29 +41,33 @@ class OnnxEmbedder:
 
     Args:
         model: bytes of `encoder.onnx`.
-        provider: "cpu" or "cuda".
+        provider: "cpu", "cuda" or "tensorrt".
         threads: intra-operator threads.
         name: what to call it in messages.
+        shared: whether calls come side by side. Then a second session computes what is not `alone` on the calling thread: threads that
+            share the cores by image keep them busier than threads that share them by operator. It holds the weights once more.
 
     Raises:
         ProviderError: the session does not run on the provider asked for; ONNX Runtime alone would fall back silently.
         BundleError: the file is not an encoder.
     """
 
-    def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder") -> None:
+    def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder", shared: bool = False) -> None:
         self.name = name
         self.provider = provider
         self._session = _session(model, provider, threads, name)
+        self._narrow = _session(model, provider, 1, name) if shared and threads > 1 and provider == "cpu" else self._session
         inputs, outputs = ([value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs()))
         if (inputs, outputs) != ([INPUT], [OUTPUT]):
             raise BundleError(f"`{name}`: expected an ONNX file from `{INPUT}` to `{OUTPUT}`, got {inputs} to {outputs}. Export it again.")
 
-    def embed(self, pixels: PixelBatch) -> Embedding:
+    def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """See `Embedder.embed`."""
+        session = self._session if alone else self._narrow
         # ONNX Runtime accepts a batch of none and gives nonsense shapes for some graphs.
         if not len(pixels):
             raise ImageError(f"`{self.name}`: expected at least one image, got none.")
-        parts = [self._session.run([OUTPUT], {INPUT: pixels[i : i + MAX_BATCH]})[0] for i in range(0, len(pixels), MAX_BATCH)]
+        parts = [session.run([OUTPUT], {INPUT: pixels[i : i + MAX_BATCH]})[0] for i in range(0, len(pixels), MAX_BATCH)]
         embedding: Embedding = np.concatenate(parts).astype(np.float32, copy=False)
         if not np.isfinite(embedding).all():
             raise ImageError(f"`{self.name}`: the embedding is not finite. The image's intensities are far outside what the encoder was made for.")
@@ -74,12 +84,12 @@ def _session(model: bytes, provider: str, threads: int, name: str) -> Any:
     options.intra_op_num_threads = threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
-    if provider == "cuda" and wanted in onnxruntime.get_available_providers():
+    if provider != "cpu" and wanted in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()
-    # TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance.
-    chosen: list[Any] = [(wanted, {"use_tf32": "0"})] if provider == "cuda" else [wanted]
+    # what TensorRT has no kernel for runs on CUDA; which of them leads is checked below
+    chosen: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [_CUDA], "tensorrt": [wanted, _CUDA]}
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=chosen)
+        session = onnxruntime.InferenceSession(model, options, providers=chosen[provider])
     except (ValueError, RuntimeError) as error:
         raise ProviderError(f"`{name}` cannot be loaded on `{provider}` ({type(error).__name__}: {str(error).splitlines()[0]}).") from error
     except Exception as error:  # the runtime's own exceptions share no public base class

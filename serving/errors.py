@@ -19,6 +19,22 @@ class BodyTimeoutError(InputError):
     """A request's body did not arrive in time."""
 
 
+class OverloadedError(BlankslideError):
+    """The service has as much to do as it takes; the same request may succeed in a moment."""
+
+
+class TooSlowError(BlankslideError):
+    """A request was taken and not answered in time."""
+
+
+class UnauthorizedError(InputError):
+    """A request without the service's token, or with another."""
+
+
+class AcceptError(InputError):
+    """An answer was asked for in a form that there is not."""
+
+
 class ServiceError(BlankslideError):
     """A service refused a request or does not answer; raised by the client.
 
@@ -38,6 +54,10 @@ STATUS: dict[type[BlankslideError], HTTPStatus] = {
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     BodyKindError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    AcceptError: HTTPStatus.NOT_ACCEPTABLE,
+    OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    TooSlowError: HTTPStatus.SERVICE_UNAVAILABLE,
     InputError: HTTPStatus.BAD_REQUEST,
     NotFoundError: HTTPStatus.NOT_FOUND,
     BundleError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -5,144 +5,186 @@ The process that runs it holds no torch, no MLflow and no DVC: it is given bundl
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import metadata, resources
+from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from registry.errors import BlankslideError, BundleError, ImageError, InputError, NotFoundError
-from serving.errors import BodyKindError, BodyTimeoutError, BodyTooLargeError, status_of
-from serving.schema import EmbeddingAnswer, ErrorAnswer, Health, Models, Reading
+from registry.errors import BlankslideError, ImageError, NotFoundError
+from serving.access import Access
+from serving.answers import ARROW, NPY, Found, accepted, error_answer, render
+from serving.errors import OverloadedError, TooSlowError
+from serving.examples import Examples
+from serving.framing import Framing
+from serving.intake import files_of, is_form, read_body
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.openinference import add_routes as add_open_inference
+from serving.responses import ERRORS, NOT_FOUND
+from serving.schema import EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
+from serving.served import ServedModels
 from serving.settings import Settings
+from serving.sources import FileSource
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_ENCODINGS_READ = ("", "identity")
+#: seconds after which a client may try again
+RETRY_AFTER = "1"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
-    "description": "The bytes of the image file.",
+    "description": "The bytes of an image file, or a form of several.",
     "required": True,
     "content": {
-        kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("application/octet-stream", "image/tiff", "image/png", "image/jpeg")
+        **dict.fromkeys(("application/octet-stream", "image/tiff", "image/png", "image/jpeg"), _BINARY),
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}
+        },
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "A parameter is missing."},
-    404: {"model": ErrorAnswer, "description": "No such model; lists those there are."},
-    408: {"model": ErrorAnswer, "description": "The body did not arrive in time."},
-    413: {"model": ErrorAnswer, "description": "The body is too large."},
-    415: {"model": ErrorAnswer, "description": "The body is compressed or wrapped in a form."},
-    422: {"model": ErrorAnswer, "description": "The body is not the image the model takes: says what was expected and what came."},
-}
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data: blob:",
     "X-Content-Type-Options": "nosniff",
 }
 ModelName = Annotated[str, Query(description="Name of a served model, see `/v1/models`.")]
+Field = Annotated[str, Query(description="What is done with a field that is larger than the model's input: `refuse`, `grid` or `centres`.")]
+Centres = Annotated[str, Query(description="With `field=centres`: `y,x;y,x` in pixels.")]
+Resample = Annotated[str, Query(description="`true`: an image of another pixel size is resampled to the model's.")]
+Lifespan = Callable[[ServedModels], AbstractAsyncContextManager[None]]
+log = logging.getLogger("blankslide.app")
 
 
-def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url: str = DEFAULT_URL) -> FastAPI:
+def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url: str = DEFAULT_URL, beside: Lifespan | None = None) -> FastAPI:
     """The application for one or several bundles.
 
     Args:
         scorers: opened and checked against their golden images; their names must differ.
         settings: limits; the defaults unless given.
         url: where it will be reached, for the examples in the OpenAPI document.
+        beside: runs as long as the application, for example what replaces models.
 
     Raises:
         BundleError: no scorer, or two of one name.
     """
     settings = settings or Settings()
-    models = {scorer.name: scorer for scorer in scorers}
-    if not models or len(models) < len(scorers):
-        raise BundleError(f"Expected bundles of different names, got {[scorer.name for scorer in scorers]}. Serve each name once.")
+    metrics = Metrics()
+    models = ServedModels(scorers, settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            if beside is None:
+                yield
+            else:
+                async with beside(models):
+                    yield
+        finally:
+            models.close()
+
     app = FastAPI(
         title="Blankslide",
         version=metadata.version("blankslide"),
         summary="Embeds and scores microscopy images, each answer beside those of its controls.",
-        description="Send the bytes of an image file as the body. `/docs` is a page on which this can be tried.",
+        description="Send the bytes of an image file as the body. `/` is a page on which this can be tried.",
         servers=[{"url": url}],
         docs_url=None,
         redoc_url=None,
+        lifespan=lifespan,
         telemetry={"tracing": False},
     )
+    app.add_middleware(Access, metrics=metrics, token=settings.secret())
     _add_error_handlers(app, models)
-    _add_information(app, models, url)
-    _add_scoring(app, models, settings, url)
+    examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(settings.secret()))
+    _add_information(app, models, examples)
+    _add_scoring(app, models, settings, examples)
+    add_open_inference(app, models, settings, examples)
     return app
 
 
-def _find(models: dict[str, Scorer], name: str) -> Scorer:
-    if name not in models:
-        raise NotFoundError("served model", name, models)
-    return models[name]
+def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, examples: Examples) -> None:
+    def described(path: str, one: type[Any], several: type[Any], kinds: Sequence[str]) -> dict[str, Any]:
+        forms = dict.fromkeys(kinds, _BINARY)
+        answer = {"description": f"`{one.__name__}`; of a form of several images, or of a field that is cut, `{several.__name__}`.", "content": forms}
+        return {
+            "responses": {200: {"model": one | several, **answer}, **ERRORS},
+            "openapi_extra": {"requestBody": _BODY, **examples.post(path)},
+            "tags": ["images"],
+        }
 
+    async def answered(request: Request, model: str, framing: Framing, score: bool) -> Response:
+        kind = accepted(request.headers.get("accept", ""))
+        models.scorer(model)  # before the body is read
+        start = perf_counter()
+        body = await read_body(request, settings)
+        models.metrics.stage(model, "read", perf_counter() - start)
+        form = is_form(request)
+        sources = files_of(body, request.headers["content-type"], settings.max_images) if form else [FileSource(body)]
+        batcher = models.batcher(model)
+        found: list[Found] = await batcher.answers(sources, framing, score, settings.answer_timeout_s)
+        several = form or framing.policy != "refuse"
+        if len(sources) == 1 and isinstance(found[0].answer, ImageError):
+            raise found[0].answer
+        return render(found, batcher.scorer.ref, kind, several, score)
 
-def _sample(*lines: str) -> dict[str, Any]:
-    """An example for the OpenAPI document: shell lines that run as they stand."""
-    return {"x-codeSamples": [{"lang": "Shell", "source": "\n".join(lines)}]}
+    @app.post("/v1/embed", **described("/v1/embed", EmbeddingAnswer, EmbeddingBatch, (NPY, ARROW)))
+    async def embed(request: Request, model: ModelName, field: Field = "refuse", centres: Centres = "", resample: Resample = "false") -> Response:
+        """The embeddings of one image or several."""
+        return await answered(request, model, Framing.parse(field, centres, resample, settings.max_images), score=False)
 
-
-def _add_scoring(app: FastAPI, models: dict[str, Scorer], settings: Settings, url: str) -> None:
-    first = next(iter(models))
-    fetch = f"curl -sSf '{url}/v1/example?model={first}' -o example.npy"
-
-    def operation(path: str) -> dict[str, Any]:
-        return {"requestBody": _BODY, **_sample(fetch, f"curl -sSf --data-binary @example.npy '{url}{path}?model={first}'")}
-
-    @app.post("/v1/embed", responses=_ERRORS, openapi_extra=operation("/v1/embed"), tags=["images"])
-    async def embed(request: Request, model: ModelName) -> EmbeddingAnswer:
-        """The embedding of one image."""
-        scorer = _find(models, model)
-        return await run_in_threadpool(scorer.embed, await read_body(request, settings))
-
-    @app.post("/v1/score", responses=_ERRORS, openapi_extra=operation("/v1/score"), tags=["images"])
-    async def score(request: Request, model: ModelName) -> Reading:
-        """The reading of one image: embedding, probabilities beside those of twin and control, verdict, distance to known data."""
-        scorer = _find(models, model)
-        return await run_in_threadpool(scorer.read, await read_body(request, settings))
+    @app.post("/v1/score", **described("/v1/score", Reading, ReadingBatch, (ARROW,)))
+    async def score(request: Request, model: ModelName, field: Field = "refuse", centres: Centres = "", resample: Resample = "false") -> Response:
+        """Readings: embedding, probabilities beside those of twin and control, verdict, distance to known data."""
+        return await answered(request, model, Framing.parse(field, centres, resample, settings.max_images), score=True)
 
     @app.get(
         "/v1/example",
         response_class=Response,
-        responses={200: {"content": {"application/octet-stream": {}}, "description": "An npy file."}, 404: _ERRORS[404]},
-        openapi_extra=_sample(fetch),
+        responses={200: {"content": {"application/octet-stream": {}}, "description": "An npy file."}, **NOT_FOUND},
+        openapi_extra=examples.fetch(),
         tags=["images"],
     )
     def example(model: ModelName) -> Response:
         """A real image that the model takes, as an npy file."""
-        image = _find(models, model).example()
+        image = models.scorer(model).example()
         if image is None:
-            raise NotFoundError("example image for model", model, [name for name, scorer in models.items() if scorer.example() is not None])
+            raise NotFoundError("example image for model", model, [scorer.name for scorer in models if scorer.example() is not None])
         stream = io.BytesIO()
         np.save(stream, image.pixels, allow_pickle=False)
         return Response(stream.getvalue(), media_type="application/octet-stream")
 
 
-def _add_information(app: FastAPI, models: dict[str, Scorer], url: str) -> None:
-    stale = {name: scorer.evidence for name, scorer in models.items() if scorer.evidence.startswith("stale")}
-    health = Health(live=True, ready=True, models=list(models), stale=stale)
+def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> None:
     page = resources.files("serving").joinpath("web", "index.html").read_text(encoding="utf-8")
 
-    @app.get("/v1/models", openapi_extra=_sample(f"curl -sSf '{url}/v1/models'"), tags=["models"])
+    @app.get("/v1/models", openapi_extra=examples.get("/v1/models"), tags=["models"])
     def list_models() -> Models:
         """The served models: what each takes and which controls it is read beside."""
-        return Models(models=[scorer.facts for scorer in models.values()])
+        return Models(models=[scorer.facts for scorer in models])
+
+    @app.get("/v1/models/{name}", responses=NOT_FOUND, openapi_extra=examples.get(f"/v1/models/{models.names[0]}"), tags=["models"])
+    def get_model(name: str) -> ModelPage:
+        """One model: its card, its scorecard with every comparison, its verdicts, its licence."""
+        return models.scorer(name).page
 
     # Models are loaded and checked against their golden images before the port is opened: who answers is ready.
-    @app.get("/health", openapi_extra=_sample(f"curl -sSf '{url}/health'"), tags=["health"])
-    @app.get("/health/live", include_in_schema=False)
-    @app.get("/health/ready", include_in_schema=False)
+    @app.get("/healthz", openapi_extra=examples.get("/healthz"), tags=["operations"])
+    @app.get("/readyz", include_in_schema=False)
     def get_health() -> Health:
         """Whether the service runs and answers for all its models."""
-        return health
+        stale = {scorer.name: scorer.evidence for scorer in models if scorer.evidence.startswith("stale")}
+        return Health(live=True, ready=True, models=models.names, stale=stale)
+
+    @app.get("/metrics", response_class=Response, openapi_extra=examples.get("/metrics"), tags=["operations"])
+    def get_metrics() -> Response:
+        """Counters and times in Prometheus' text format."""
+        return Response(models.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/", include_in_schema=False)
     @app.get("/docs", include_in_schema=False)
@@ -150,78 +192,36 @@ def _add_information(app: FastAPI, models: dict[str, Scorer], url: str) -> None:
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The body of a request, bounded in size and time while it is read.
-
-    Raises:
-        BodyKindError: compressed or wrapped in a form.
-        BodyTooLargeError: more than `settings.max_body_bytes`.
-        BodyTimeoutError: not there after `settings.body_timeout_s`.
-        InputError: empty.
-    """
-    encoding = request.headers.get("content-encoding", "").lower()
-    if encoding not in _ENCODINGS_READ:
-        raise BodyKindError(f"Expected the file's bytes as they are, got `Content-Encoding: {encoding}`. Send it uncompressed.")
-    if request.headers.get("content-type", "").lower().startswith("multipart/"):
-        raise BodyKindError("Expected the file's bytes as the body, got a multipart form. With curl: `--data-binary @FILE` instead of `-F`.")
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            body = await _read_at_most(request, settings.max_body_bytes)
-    except TimeoutError as error:
-        raise BodyTimeoutError(f"Expected the body within {settings.body_timeout_s:g} s, it was not complete by then. Send it again.") from error
-    if not body:
-        raise InputError("Expected the bytes of an image file as the body, got none. With curl: `--data-binary @FILE`.")
-    return body
-
-
-async def _read_at_most(request: Request, limit: int) -> bytes:
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= limit:
-            chunks.append(chunk)
-            continue
-        chunks.clear()
-        # What still comes is dropped unread for a while: a client that sends all before it listens would
-        # otherwise see a broken connection instead of the answer.
-        if size > 2 * limit:
-            break
-    if size > limit:
-        raise BodyTooLargeError(f"Expected a body of at most {limit} bytes, got more ({_announced(request)}). Crop the image or raise the limit.")
-    return b"".join(chunks)
-
-
-def _announced(request: Request) -> str:
-    length = request.headers.get("content-length")
-    return f"{length} announced" if length else "sent in chunks"
-
-
-def _add_error_handlers(app: FastAPI, models: dict[str, Scorer]) -> None:
-    def answer(status: int, kind: str, message: str, expected: dict[str, Any] | None = None) -> JSONResponse:
-        return JSONResponse(ErrorAnswer(error=message, kind=kind, status=status, expected=expected).model_dump(), status)
+def _add_error_handlers(app: FastAPI, models: ServedModels) -> None:
+    def answer(said: ErrorAnswer) -> JSONResponse:
+        return JSONResponse(said.model_dump(), said.status)
 
     @app.exception_handler(BlankslideError)
     async def on_known(request: Request, error: BlankslideError) -> JSONResponse:
         expected = None
-        if isinstance(error, ImageError):
-            expected = models[request.query_params["model"]].expected.model_dump()
+        if isinstance(error, ImageError) and request.query_params.get("model") in models.names:
+            expected = models.scorer(request.query_params["model"]).expected.model_dump()
         elif isinstance(error, NotFoundError):
             expected = {"known": error.known}
-        return answer(status_of(error), type(error).__name__, str(error), expected)
+        response = answer(error_answer(error, expected))
+        if isinstance(error, OverloadedError | TooSlowError):
+            response.headers["Retry-After"] = RETRY_AFTER
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         fields = ", ".join(f"`{fault['loc'][-1]}`" for fault in error.errors())
-        return answer(
-            400, "ParamsError", f"Expected the query parameter {fields}, for example `?model={next(iter(models))}`.", {"known": list(models)}
-        )
+        message = f"Expected the query parameter {fields}, for example `?model={models.names[0]}`."
+        return answer(ErrorAnswer(error=message, kind="ParamsError", status=400, expected={"known": models.names}))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         paths = sorted(app.openapi()["paths"])
-        message = f"`{request.method} {request.url.path}` is not served ({error.detail}). There is: {', '.join(paths)}."
-        return answer(error.status_code, "HTTPException", message, {"paths": paths})
+        message = f"`{request.method} {request.url.path[:200]}` is not served ({error.detail}). There is: {', '.join(paths)}."
+        return answer(ErrorAnswer(error=message, kind="HTTPException", status=error.status_code, expected={"paths": paths}))
 
     @app.exception_handler(Exception)
     async def on_unknown(_: Request, error: Exception) -> JSONResponse:
-        return answer(500, type(error).__name__, "The service failed on this request; its log says where. Please report it.")
+        log.error("a request failed", exc_info=error)
+        message = "The service failed on this request; its log says where. Please report it."
+        return answer(ErrorAnswer(error=message, kind=type(error).__name__, status=500))

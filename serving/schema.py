@@ -37,7 +37,7 @@ class ModelRef(_Model):
     name: str
     identity: str = Field(description="SHA-256 over card, weights and preprocessing: what makes a version a version.")
     benchmark: str = Field(description="The benchmark whose heads, scores and controls are quoted.")
-    provider: str = Field(description="What it runs on: `cpu` or `cuda`.")
+    provider: str = Field(description="What it runs on: `cpu`, `cuda` or `tensorrt`.")
     evidence: str = Field(
         default="not checked",
         description="Whether scores and verdicts are what would be computed when the service started: `current`, `stale: ...` or `not checked: ...`.",
@@ -61,10 +61,22 @@ class Models(_Answer):
     models: list[ModelFacts]
 
 
+class Tile(_Model):
+    """Where in the image that was sent the answer comes from; pixels of the image after resampling, where it was resampled."""
+
+    policy: Literal["whole", "grid", "centres"] = Field(description="How the field was cut: as the request asked.")
+    y: int = Field(description="First row.")
+    x: int = Field(description="First column.")
+    height: int
+    width: int
+    resampled_from_um: float | None = Field(default=None, description="Micrometres per pixel of the image as sent, where it was resampled.")
+
+
 class EmbeddingAnswer(_Answer):
     """The embedding of one image."""
 
     model: ModelRef
+    tile: Tile | None = Field(default=None, description="null for the whole image as it was sent.")
     embedding: list[float] = Field(description="d numbers (float32), equal to the offline embedding within 1e-4 of its root mean square.")
 
 
@@ -126,15 +138,6 @@ class Reading(EmbeddingAnswer):
     notes: list[str] = Field(description="What belongs beside every result of this benchmark.")
 
 
-class Health(_Answer):
-    """Whether the service runs (`live`) and answers for all its models (`ready`)."""
-
-    live: bool
-    ready: bool
-    models: list[str]
-    stale: dict[str, str] = Field(default={}, description="Models whose evidence is stale, with the reasons; they answer all the same.")
-
-
 class ErrorAnswer(_Answer):
     """What was wrong with a request."""
 
@@ -142,3 +145,60 @@ class ErrorAnswer(_Answer):
     kind: str = Field(description="Class of the error.")
     status: int
     expected: dict[str, Any] | None = Field(default=None, description="What the model takes, where the image was at fault; else what is known.")
+
+
+class TaskVerdict(_Model):
+    """The verdict of one task."""
+
+    task: str
+    verdict: VerdictSaid
+
+
+class ModelPage(_Answer):
+    """Everything the bundle says of one model."""
+
+    model: ModelFacts
+    licence: str = Field(description="Of the weights; whoever serves them is bound by it.")
+    citation: str
+    verdicts: list[TaskVerdict] = Field(description="[] for a control, which is nothing to be judged.")
+    card: dict[str, Any] = Field(description="The encoder card.")
+    scorecard: dict[str, Any] = Field(description="Every score, comparison and note of the benchmark.")
+
+
+class EmbeddedImage(_Model):
+    """One image of several, or one tile of a field."""
+
+    image: str = Field(description="Its file name in the request.")
+    answer: EmbeddingAnswer | None = None
+    error: ErrorAnswer | None = Field(default=None, description="Instead of an answer: one bad image spoils no other.")
+
+
+class EmbeddingBatch(_Answer):
+    """The embeddings of several images, in the order of the request; tiles of a field row by row, or in the order of their centres."""
+
+    model: ModelRef
+    images: list[EmbeddedImage]
+
+
+class ReadImage(_Model):
+    """One image of several, or one tile of a field."""
+
+    image: str = Field(description="Its file name in the request.")
+    answer: Reading | None = None
+    error: ErrorAnswer | None = Field(default=None, description="Instead of an answer: one bad image spoils no other.")
+
+
+class ReadingBatch(_Answer):
+    """The readings of several images, in the order of the request; tiles of a field row by row, or in the order of their centres."""
+
+    model: ModelRef
+    images: list[ReadImage]
+
+
+class Health(_Answer):
+    """Whether the service runs (`live`) and answers for all its models (`ready`)."""
+
+    live: bool
+    ready: bool
+    models: list[str]
+    stale: dict[str, str] = Field(default={}, description="Models whose evidence is stale, with the reasons; they answer all the same.")

@@ -7,33 +7,51 @@ probability is returned without the probabilities of something that is supposed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from time import perf_counter
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from registry.arrays import Embedding, Floats, PixelBatch
+from registry.arrays import Embedding, Floats, Mask, PixelBatch
 from registry.bundle import Bundle, BundleCard, read_bundle
 from registry.errors import BundleError, ImageError
 from registry.evidence import TaskEvidence
 from registry.export import MAX_RELATIVE
 from registry.heads import Head, heads_of
-from registry.images import MAX_PIXELS, Image, conform, decode_image
+from registry.images import MAX_PIXELS, Image
 from serving.embedders import Embedder, OnnxEmbedder
+from serving.framing import WHOLE, Frames, Framing, frames_of
 from serving.reference import Reference
 from serving.schema import (
     EmbeddingAnswer,
     ImageExpected,
     ModelFacts,
+    ModelPage,
     ModelRef,
     Opinion,
     Reading,
     TaskReading,
+    TaskVerdict,
+    Tile,
     UnservableControl,
     VerdictSaid,
 )
+from serving.sources import FileSource, Source
+
+Answer = EmbeddingAnswer | Reading
+#: takes the name of a stage and its seconds
+Timed = Callable[[str, float], None]
+
+
+def _untimed(_stage: str, _seconds: float) -> None:
+    """Nobody asks how long it took."""
+
 
 #: what is said of evidence where a bundle comes without its registry or workspace: it cannot know what changed after it was written
 UNCHECKED = "not checked: a bundle alone does not say"
@@ -41,6 +59,19 @@ UNCHECKED = "not checked: a bundle alone does not say"
 GOLDEN_SLACK = 5
 #: largest difference of a probability from the golden one; a head can amplify the embedding's tolerance
 PROBABILITY_TOLERANCE = 5e-3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One image of a pass.
+
+    Attributes:
+        frames: the image as the model takes it.
+        score: whether a reading is asked for, or the embedding alone.
+    """
+
+    frames: Frames
+    score: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,29 @@ class Voice:
             probabilities=dict(zip(head.classes, probabilities.tolist(), strict=True)),
             benchmark_score=benchmark_score,
         )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the encoder's probabilities of one task, the same for every image.
+
+    Attributes:
+        question: the task in words; "" where there is no evidence.
+        score: the encoder's, on the benchmark.
+        scores: its companions', by row; None where not recorded.
+        twin: the row that is quoted as its twin.
+        control: the row that is quoted as its control.
+        unservable: stronger controls that cannot be computed here.
+        verdict: on the benchmark.
+    """
+
+    question: str
+    score: float | None
+    scores: dict[str, float | None]
+    twin: str | None
+    control: str | None
+    unservable: list[UnservableControl]
+    verdict: VerdictSaid | None
 
 
 class Scorer:
@@ -89,11 +143,28 @@ class Scorer:
         self._evidence = {task: bundle.scorecard.task(task) for task in encoder.heads}
         # no encoder stands without its controls: what it was not judged on (a confound such as a position) it is not asked
         self._tasks = [task for task in encoder.heads if self._evidence[task] or encoder.card.card.role != "encoder"]
+        self._beside = {task: self._beside_of(task) for task in self._tasks}
         self._check_golden()
 
     @classmethod
-    def open(cls, folder: Path, provider: str = "cpu", threads: int = 1, max_pixels: int = MAX_PIXELS, evidence: str = UNCHECKED) -> Scorer:
+    def open(
+        cls,
+        folder: Path,
+        provider: str = "cpu",
+        threads: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        evidence: str = UNCHECKED,
+        shared: bool = False,
+    ) -> Scorer:
         """Verify a bundle and load its networks.
+
+        Args:
+            folder: the bundle's directory.
+            provider: "cpu", "cuda" or "tensorrt".
+            threads: of a network.
+            max_pixels: largest image, over all channels.
+            evidence: in the words of `registry.staleness.Staleness`.
+            shared: see `serving.embedders.OnnxEmbedder`.
 
         Raises:
             BundleError: altered, incomplete, or of a row that cannot be served.
@@ -104,7 +175,7 @@ class Scorer:
             raise BundleError(f"`{bundle.name}` cannot be served: {bundle.card.unservable} Serve an encoder, or a control with an `encoder.onnx`.")
 
         def embedder(path: str, card: BundleCard) -> Embedder:
-            return OnnxEmbedder(bundle.verified_bytes(path), provider, threads, card.name)
+            return OnnxEmbedder(bundle.verified_bytes(path), provider, threads, card.name, shared)
 
         encoder = Voice(bundle.card, embedder("encoder.onnx", bundle.card), heads_of(bundle.heads))
         companions = {
@@ -118,12 +189,12 @@ class Scorer:
         """Name of the served row."""
         return self.bundle.name
 
-    @property
+    @cached_property
     def expected(self) -> ImageExpected:
         """The image it takes."""
         return ImageExpected.model_validate({key: value for key, value in self.bundle.card.image.as_dict().items() if key != "intensity"})
 
-    @property
+    @cached_property
     def ref(self) -> ModelRef:
         """Which version answers."""
         return ModelRef(
@@ -134,7 +205,7 @@ class Scorer:
             evidence=self.evidence,
         )
 
-    @property
+    @cached_property
     def facts(self) -> ModelFacts:
         """What there is to know before sending an image."""
         card = self.bundle.card
@@ -147,6 +218,24 @@ class Scorer:
             companions=list(self._companions),
             image=self.expected,
         )
+
+    @property
+    def page(self) -> ModelPage:
+        """Everything the bundle says."""
+        card = self.bundle.card.card
+        verdicts = [TaskVerdict(task=task, verdict=beside.verdict) for task, beside in self._beside.items() if beside.verdict is not None]
+        scorecard = self.bundle.scorecard.as_dict()
+        return ModelPage(model=self.facts, licence=card.licence, citation=card.citation, verdicts=verdicts, card=card.as_dict(), scorecard=scorecard)
+
+    @cached_property
+    def voices(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """What a reading holds probabilities of: task, "encoder", "twin" or "control", and labels in order."""
+        found = []
+        for task in self._tasks:
+            rows = {"twin": self._beside[task].twin, "control": self._beside[task].control}
+            found.append((task, "encoder", self._encoder.heads[task].classes))
+            found += [(task, voice, self._companions[row].heads[task].classes) for voice, row in rows.items() if row is not None]
+        return found
 
     def example(self) -> Image | None:
         """A real image the model takes, in the stored dtype; None if the bundle holds none."""
@@ -169,7 +258,8 @@ class Scorer:
         Raises:
             ImageError: not the image the model takes; says what was expected and what came.
         """
-        return self._embedding_answer(self._encoder.embedder.embed(self._pixels(body)[None])[0])
+        frames = self.frames(FileSource(body))
+        return self._embedding_answer(self._encoder.embedder.embed(frames.pixels)[0])
 
     def read(self, body: bytes) -> Reading:
         """The reading of one image file; arguments and errors as `embed`."""
@@ -184,57 +274,112 @@ class Scorer:
         Returns:
             One reading or error per body, in order: a bad image spoils no other.
         """
-        answers: dict[int, Reading | ImageError] = {}
-        pixels: dict[int, PixelBatch] = {}
+        found: dict[int, Reading | ImageError] = {}
+        frames: dict[int, Frames] = {}
         for i, body in enumerate(bodies):
             try:
-                pixels[i] = self._pixels(body)
+                frames[i] = self.frames(FileSource(body))
             except ImageError as error:
-                answers[i] = error
-        if pixels:
-            answers |= dict(zip(pixels, self._readings(np.stack(list(pixels.values()))), strict=True))
-        return [answers[i] for i in range(len(bodies))]
+                found[i] = error
+        answers = self.answers([Asked(frame, score=True) for frame in frames.values()])
+        # what is asked for as a reading is answered by one
+        found |= {i: cast(Reading | ImageError, answer) for i, (answer,) in zip(frames, answers, strict=True)}
+        return [found[i] for i in range(len(bodies))]
 
-    def _pixels(self, body: bytes) -> PixelBatch:
-        """(c, y, x) float32"""
-        return conform(decode_image(body, "the image", self._max_pixels), self.bundle.card.image)
+    def frames(self, source: Source, framing: Framing = WHOLE) -> Frames:
+        """Decode an image and bring it to what the model takes.
 
-    def _readings(self, pixels: PixelBatch) -> list[Reading | ImageError]:
-        """Readings of (n, c, y, x); if one image makes a network overflow, each is read alone to find it."""
+        Raises:
+            ImageError: not the image the model takes; says what was expected and what came.
+        """
+        return frames_of(source.image(self._max_pixels), self.bundle.card.image, framing)
+
+    def answers(self, asked: Sequence[Asked], alone: bool = True, timed: Timed = _untimed) -> list[list[Answer | ImageError]]:
+        """Answers to several images in one pass through each network.
+
+        Args:
+            asked: the images.
+            alone: whether nothing else is computed meanwhile, see `Embedder.embed`.
+            timed: is told how long the stages "embed" (the encoder) and "score" (controls and heads) took.
+
+        Returns:
+            Per image, per tile, an `EmbeddingAnswer`, or a `Reading` where one was asked for, or an error.
+        """
+        if not asked:
+            return []
+        pixels = np.concatenate([a.frames.pixels for a in asked]) if len(asked) > 1 else asked[0].frames.pixels
+        tiles = [tile for a in asked for tile in a.frames.tiles]
+        counts = [len(a.frames.tiles) for a in asked]
+        flat = iter(self._pass(pixels, tiles, np.repeat([a.score for a in asked], counts), alone, timed))
+        return [list(islice(flat, count)) for count in counts]
+
+    def _pass(self, pixels: PixelBatch, tiles: Sequence[Tile | None], scored: Mask, alone: bool, timed: Timed) -> list[Answer | ImageError]:
+        """Answers to (n, c, y, x); if one image makes a network overflow, each is computed alone to find it."""
+        which = np.flatnonzero(scored)
         try:
-            encoder = self._encoder.embedder.embed(pixels)
-            companions = {row: voice.embedder.embed(pixels) for row, voice in self._companions.items()}
+            start = perf_counter()
+            encoder = self._encoder.embedder.embed(pixels, alone)
+            timed("embed", perf_counter() - start)
+            start = perf_counter()
+            rest = pixels[which] if which.size < len(pixels) else pixels
+            companions = {row: voice.embedder.embed(rest, alone) for row, voice in self._companions.items()} if which.size else {}
         except ImageError as error:
-            return [error] if len(pixels) == 1 else [self._readings(pixels[i : i + 1])[0] for i in range(len(pixels))]
-        return [self._reading(encoder[i], {row: values[i] for row, values in companions.items()}) for i in range(len(pixels))]
+            if len(pixels) == 1:
+                return [error]
+            each = [slice(i, i + 1) for i in range(len(pixels))]
+            return [answer for one in each for answer in self._pass(pixels[one], tiles[one], scored[one], alone, timed)]
+        place = {int(i): k for k, i in enumerate(which)}
+        answers: list[Answer | ImageError] = [
+            self._reading(encoder[i], {row: values[place[i]] for row, values in companions.items()}, tile)
+            if i in place
+            else self._embedding_answer(encoder[i], tile)
+            for i, tile in enumerate(tiles)
+        ]
+        if which.size:
+            timed("score", perf_counter() - start)
+        return answers
 
-    def _reading(self, embedding: Embedding, companions: dict[str, Embedding]) -> Reading:
+    def _reading(self, embedding: Embedding, companions: dict[str, Embedding], tile: Tile | None) -> Reading:
         return Reading(
-            **self._embedding_answer(embedding).model_dump(by_alias=False),
+            model=self.ref,
+            tile=tile,
+            embedding=embedding.tolist(),
             distance=self._reference.distance(embedding) if self._reference else None,
             tasks=[self._task_reading(task, embedding, companions) for task in self._tasks],
             notes=self.bundle.scorecard.notes,
         )
 
-    def _embedding_answer(self, embedding: Embedding) -> EmbeddingAnswer:
-        return EmbeddingAnswer(model=self.ref, embedding=embedding.tolist())
+    def _embedding_answer(self, embedding: Embedding, tile: Tile | None = None) -> EmbeddingAnswer:
+        return EmbeddingAnswer(model=self.ref, tile=tile, embedding=embedding.tolist())
 
     def _task_reading(self, task: str, embedding: Embedding, companions: dict[str, Embedding]) -> TaskReading:
-        evidence = self._evidence[task]
-        scores = {row: _benchmark_score(evidence, voice.card) for row, voice in self._companions.items()} if evidence else {}
+        beside = self._beside[task]
 
         def said(row: str | None) -> Opinion | None:
-            return self._companions[row].opinion(task, companions[row], scores.get(row)) if row is not None else None
+            return self._companions[row].opinion(task, companions[row], beside.scores.get(row)) if row is not None else None
 
         return TaskReading(
             task=task,
-            question=evidence.question if evidence else "",
-            encoder=self._encoder.opinion(task, embedding, evidence.value if evidence else None),
-            twin=said(self._twin(task, scores)),
-            control=said(self._control(task, evidence)),
-            unservable=self._unservable(task, evidence),
-            verdict=_verdict(evidence) if evidence else None,
+            question=beside.question,
+            encoder=self._encoder.opinion(task, embedding, beside.score),
+            twin=said(beside.twin),
+            control=said(beside.control),
+            unservable=beside.unservable,
+            verdict=beside.verdict,
         )
+
+    def _beside_of(self, task: str) -> Beside:
+        evidence = self._evidence[task]
+        if evidence is None:
+            return Beside("", None, {}, self._twin(task, {}), None, [], None)
+        scores = {row: _benchmark_score(evidence, voice.card) for row, voice in self._companions.items()}
+        control = evidence.servable_control
+        served = control if control in self._companions and task in self._companions[control].heads else None
+        unservable = [UnservableControl(name=u["name"], benchmark_score=u["value"], reason=u["reason"]) for u in evidence.unservable]
+        if control and served is None:
+            value = next((c.control_value for c in evidence.comparisons if c.control == control), None)
+            unservable.append(UnservableControl(name=control, benchmark_score=value, reason="It was not packed into this bundle."))
+        return Beside(evidence.question, evidence.value, scores, self._twin(task, scores), served, unservable, _verdict(evidence))
 
     def _twin(self, task: str, scores: dict[str, float | None]) -> str | None:
         """The twin with the best score: the verdict is against the stronger one."""
@@ -245,20 +390,6 @@ class Scorer:
 
         twins = [row for row, voice in self._companions.items() if voice.card.card.role == "twin" and task in voice.heads]
         return max(twins, key=strength, default=None)
-
-    def _control(self, task: str, evidence: TaskEvidence | None) -> str | None:
-        row = evidence.servable_control if evidence else ""
-        return row if row in self._companions and task in self._companions[row].heads else None
-
-    def _unservable(self, task: str, evidence: TaskEvidence | None) -> list[UnservableControl]:
-        if evidence is None:
-            return []
-        named = [UnservableControl(name=u["name"], benchmark_score=u["value"], reason=u["reason"]) for u in evidence.unservable]
-        absent = evidence.servable_control
-        if absent and self._control(task, evidence) is None:
-            value = next((c.control_value for c in evidence.comparisons if c.control == absent), None)
-            named.append(UnservableControl(name=absent, benchmark_score=value, reason="It was not packed into this bundle."))
-        return named
 
     def _check_golden(self) -> None:
         """The bundle's own images must give the source framework's answers on this machine and provider."""

@@ -1,4 +1,9 @@
-"""Running the ONNX endpoint with uvicorn."""
+"""Running the ONNX endpoint: processes that answer on one port, watched by one that does not.
+
+The supervisor opens the port, starts the workers and waits until each has loaded its bundles and checked their golden
+images; it prints where the service is, starts a worker again that has died, and passes SIGTERM on. A worker accepts
+connections itself from the shared port, so one that dies takes only its own requests with it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,11 @@ from pathlib import Path
 from time import monotonic
 
 import uvicorn
-from fastapi import FastAPI
 
 from registry.errors import ParamsError, ProviderError
-from serving.onnx_app import create_app
 from serving.scoring import UNCHECKED, Scorer
 from serving.settings import Settings
+from serving.workers import Plan, server_of, supervise
 
 HOST = "127.0.0.1"
 
@@ -27,46 +31,42 @@ def serve(
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
     evidence: Mapping[Path, str] | None = None,
+    live: Path | None = None,
 ) -> None:
     """Serve bundles until SIGINT or SIGTERM; requests in flight are finished.
 
     Args:
         bundles: bundle directories, one per name.
-        host: loopback unless told otherwise: the endpoint has no authentication.
+        host: loopback unless told otherwise; any other address needs a token.
         port: 0 chooses a free one.
         settings: limits and provider; from the environment unless given.
         say: prints a line for people.
         evidence: what is known of the evidence of a bundle, in words; one that is missing was not checked.
+        live: folder in which a follower points to bundles (`serving.live`); they are served too, and replaced when it points elsewhere.
 
     Raises:
         BundleError: a bundle is altered, incomplete, cannot be served, or does not compute what it should on this machine.
         ProviderError: the provider asked for is not there.
-        ParamsError: the port is taken, or the environment's settings cannot be used.
+        ParamsError: the port is taken, it can be reached from elsewhere and there is no token, or the environment's settings cannot be used.
     """
     settings = settings or Settings.from_environment()
+    settings.check_address(host)
+    known = evidence or {}
     with _bound(host, port) as listener:
         url = _url(host, listener)
-        scorers = []
-        for bundle in bundles:
-            start = monotonic()
-            scorer = Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels, (evidence or {}).get(bundle, UNCHECKED))
-            scorers.append(scorer)
-            checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
-            say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")
-            if scorer.evidence.startswith("stale"):
-                say(f"`{scorer.name}`: the scores and verdicts it quotes are {scorer.evidence}. Run `blankslide rescore`.")
-        server = _server(create_app(scorers, settings, url), settings)
-        say(f"Serving {len(scorers)} model{'s' if len(scorers) > 1 else ''} on {url}. Page and examples: {url}/docs. Stop with Ctrl-C.")
-        server.run(sockets=[listener])
+        plan = Plan([(bundle, known.get(bundle, UNCHECKED)) for bundle in bundles], settings, url, live)
+        supervise(plan, listener, settings.workers, say)
 
 
 @contextmanager
 def running(scorers: Sequence[Scorer], settings: Settings | None = None) -> Iterator[str]:
     """Serve on a free loopback port from a thread of this process; yields the URL and stops at the end of the block."""
+    from serving.onnx_app import create_app
+
     settings = settings or Settings()
     with _bound(HOST, 0) as listener:
         url = _url(HOST, listener)
-        server = _server(create_app(scorers, settings, url), settings, log_level="warning")
+        server = server_of(create_app(scorers, settings, url), settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="onnx-endpoint")
         thread.start()
         try:
@@ -75,11 +75,6 @@ def running(scorers: Sequence[Scorer], settings: Settings | None = None) -> Iter
         finally:
             server.should_exit = True
             thread.join()
-
-
-def _server(app: FastAPI, settings: Settings, log_level: str = "info") -> uvicorn.Server:
-    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=max(1, round(settings.drain_s)), server_header=False)
-    return uvicorn.Server(config)
 
 
 def _wait_until_started(server: uvicorn.Server, thread: threading.Thread, patience_s: float = 30.0) -> None:

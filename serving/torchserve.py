@@ -29,7 +29,7 @@ import httpx
 from registry.errors import BundleError, ParamsError, ProviderError
 from serving.archive import make_archive
 from serving.client import TorchServeClient
-from serving.settings import PREFIX, Settings
+from serving.settings import Settings
 
 HOST = "127.0.0.1"
 KEYS = "key_file.json"
@@ -196,8 +196,8 @@ class TorchServe:
     def _environment(self, caller: Mapping[str, str]) -> dict[str, str]:
         kept = {name: caller[name] for name in _ENVIRONMENT if name in caller}
         temporary, logs = str(self.home / "tmp"), str(self.home / "logs")
-        given = {f"{PREFIX}{field.name.upper()}": str(getattr(self.settings, field.name)) for field in fields(self.settings)}
-        return kept | {"TMPDIR": temporary, "TEMP": temporary, "LOG_LOCATION": logs, "METRICS_LOCATION": logs} | given
+        folders = {"TMPDIR": temporary, "TEMP": temporary, "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
+        return kept | folders | self.settings.as_environment()
 
     def _configuration(self) -> str:
         values = {

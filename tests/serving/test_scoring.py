@@ -14,8 +14,9 @@ from scipy.spatial.distance import cdist
 from registry.bundle import Golden, read_bundle, write_bundle
 from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
+from serving.framing import Frames
 from serving.reference import Reference
-from serving.scoring import GOLDEN_SLACK, Scorer, embedding_tolerance
+from serving.scoring import GOLDEN_SLACK, Asked, Scorer, embedding_tolerance
 from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, tiff, tiny_images
 
 
@@ -221,7 +222,7 @@ class TestRefused:
     def test_an_overflowing_image_is_named_alone(self, scorer: Scorer) -> None:
         batch = np.full((3, *CELLS.shape), 100.0, np.float32)
         batch[1] = 3e38
-        answers = scorer._readings(batch)
+        answers = [answer for (answer,) in scorer.answers([Asked(Frames(pixels[None], (None,)), score=True) for pixels in batch])]
         assert isinstance(answers[1], ImageError)
         assert "not finite" in str(answers[1])
         assert not isinstance(answers[0], ImageError)

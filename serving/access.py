@@ -1,0 +1,82 @@
+"""What surrounds every request: its id, the token, one line in the log, the counters. Nothing of a body is ever logged."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import uuid
+from http import HTTPStatus
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import UnauthorizedError
+from serving.metrics import Metrics
+from serving.schema import ErrorAnswer
+
+#: paths that answer without a token: whether the service lives, and the page, which asks for the token itself
+OPEN = frozenset({"/", "/docs", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+log = logging.getLogger("blankslide")
+
+
+class Access:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: the application.
+        metrics: where requests are counted.
+        token: that every request must carry as `Authorization: Bearer`; "" if none is asked for.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str = "") -> None:
+        self._app = app
+        self._metrics = metrics
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, headers = perf_counter(), Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        status = 0
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            if self._admits(scope["path"], headers):
+                await self._app(scope, receive, answered)
+            else:
+                await _refuse(answered)
+        finally:
+            seconds = perf_counter() - start
+            # the template, not the path: a request must not choose what is counted
+            route = getattr(scope.get("route"), "path", "") or "unknown"
+            self._metrics.request(route, status, seconds)
+            facts = {"id": request_id, "method": scope["method"], "path": scope["path"][:200], "status": status, "ms": round(1000 * seconds, 2)}
+            log.info("request", extra={"facts": facts})
+
+    def _admits(self, path: str, headers: Headers) -> bool:
+        if not self._token or path in OPEN:
+            return True
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+
+
+async def _refuse(send: Send) -> None:
+    status = HTTPStatus.UNAUTHORIZED
+    message = "Expected `Authorization: Bearer TOKEN` with this service's token. Whoever runs the service has it."
+    body = ErrorAnswer(error=message, kind=UnauthorizedError.__name__, status=status).model_dump_json().encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"www-authenticate", b"Bearer")]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

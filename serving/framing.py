@@ -1,0 +1,168 @@
+"""How an image becomes what a model takes: whole, or a field cut into tiles by a stated policy; resampled only when asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image as Pillow
+
+from registry.arrays import PixelBatch
+from registry.errors import ImageError, InputError
+from registry.images import Image, ImageSpec, conform
+from serving.schema import Tile
+
+Policy = Literal["refuse", "grid", "centres"]
+POLICIES: tuple[Policy, ...] = ("refuse", "grid", "centres")
+#: tiles of one image; bounds the memory that one small request can ask for
+MAX_TILES = 1024
+#: a larger ratio of pixel sizes is refused
+MOST_RESAMPLED = 4
+#: as in `registry.images.conform`: nearer pixel sizes are the same
+SAME_SIZE = 0.05
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What is done with an image that is not of the model's size.
+
+    Attributes:
+        policy: "refuse": nothing, as offline; "grid": as few tiles of the model's size as cover the field, evenly spread (they overlap where the
+            field is no multiple of them); "centres": tiles around given points.
+        centres: (y, x) in pixels of the image as it is sent.
+        resample: whether an image of another pixel size is resampled to the model's; otherwise it is refused.
+        max_tiles: most tiles of one image.
+    """
+
+    policy: Policy = "refuse"
+    centres: tuple[tuple[float, float], ...] = ()
+    resample: bool = False
+    max_tiles: int = MAX_TILES
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise InputError(f"Expected `field` to be one of {', '.join(POLICIES)}, got `{self.policy}`.")
+        if bool(self.centres) != (self.policy == "centres"):
+            raise InputError("Expected `centres=y,x;y,x` together with `field=centres`, and only then.")
+
+    @classmethod
+    def parse(cls, policy: str = "refuse", centres: str = "", resample: str = "false", max_tiles: int = MAX_TILES) -> Framing:
+        """From the words of a request.
+
+        Raises:
+            InputError: a word that is not known, or centres that are not pairs of numbers.
+        """
+        if resample not in ("false", "true"):
+            raise InputError(f"Expected `resample` to be `true` or `false`, got `{resample[:40]}`.")
+        found = next((known for known in POLICIES if known == policy), None)
+        if found is None:
+            raise InputError(f"Expected `field` to be one of {', '.join(POLICIES)}, got `{policy[:40]}`.")
+        return cls(found, _centres(centres, max_tiles), resample == "true", max_tiles)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One image as a model takes it.
+
+    Attributes:
+        pixels: (t, c, y, x) float32 raw intensities.
+        tiles: one per frame, where it was taken from; None for a whole image as it was sent.
+    """
+
+    pixels: PixelBatch
+    tiles: tuple[Tile | None, ...]
+
+
+WHOLE = Framing()
+
+
+def frames_of(image: Image, spec: ImageSpec, framing: Framing = WHOLE) -> Frames:
+    """Bring an image to what `spec` expects.
+
+    Raises:
+        ImageError: not what the model takes, smaller than a tile, a centre too near the rim, too many tiles; says what was expected and what came.
+    """
+    fitting, spec, resampled_from = _resampled(image, spec, framing.resample)
+    if framing.policy == "refuse":
+        pixels = conform(fitting, spec)[None]
+        height, width = fitting.pixels.shape[1:]
+        return Frames(
+            pixels, (Tile(policy="whole", y=0, x=0, height=height, width=width, resampled_from_um=resampled_from) if resampled_from else None,)
+        )
+    corners = _corners(fitting, spec, framing, fitting.pixels.shape[1] / image.pixels.shape[1], fitting.pixels.shape[2] / image.pixels.shape[2])
+    pixels = np.empty((len(corners), *spec.shape), np.float32)
+    for target, (y, x) in zip(pixels, corners, strict=True):
+        conform(replace(fitting, pixels=fitting.pixels[:, y : y + spec.height, x : x + spec.width]), spec, target)
+    tiles = tuple(Tile(policy=framing.policy, y=y, x=x, height=spec.height, width=spec.width, resampled_from_um=resampled_from) for y, x in corners)
+    return Frames(pixels, tiles)
+
+
+def _resampled(image: Image, spec: ImageSpec, asked: bool) -> tuple[Image, ImageSpec, float | None]:
+    """The image at the model's pixel size, what is then expected of it, and the size it had; unchanged unless asked for and needed."""
+    came, wanted = image.pixel_size_um, spec.pixel_size_um
+    if not asked or not came or not wanted or math.isclose(came, wanted, rel_tol=SAME_SIZE):
+        return image, spec, None
+    if image.pixels.dtype.name != spec.dtype:
+        raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
+    height, width = (round(side * came / wanted) for side in image.pixels.shape[1:])
+    if not 1 / MOST_RESAMPLED <= came / wanted <= MOST_RESAMPLED or min(height, width) < 1:
+        raise ImageError(
+            f"`{image.source}`: expected a pixel size that differs from the model's {wanted:g} um by at most {MOST_RESAMPLED} times,"
+            f" got {came:g} um. What was not seen cannot be resampled."
+        )
+    # as `registry.images.resize_linear`, without its dense matrices: a field has many pixels
+    planes = [Pillow.fromarray(plane.astype(np.float32)).resize((width, height), Pillow.Resampling.BILINEAR) for plane in image.pixels]
+    pixels = np.stack([np.asarray(plane, np.float32) for plane in planes])
+    return Image(pixels, image.channel_names, wanted, image.source), replace(spec, dtype="float32"), came
+
+
+def _corners(image: Image, spec: ImageSpec, framing: Framing, scale_y: float, scale_x: float) -> list[tuple[int, int]]:
+    """Upper left corners of the tiles, row by row or in the order of the centres."""
+    height, width = image.pixels.shape[1:]
+    if height < spec.height or width < spec.width:
+        raise ImageError(
+            f"`{image.source}`: expected a field of at least {spec.height} x {spec.width} pixels (y, x), which is what the model takes,"
+            f" got {height} x {width}."
+        )
+    if framing.policy == "centres":
+        return [_around(y * scale_y, x * scale_x, image, spec) for y, x in framing.centres]
+    rows, columns = _starts(height, spec.height), _starts(width, spec.width)
+    if len(rows) * len(columns) > framing.max_tiles:
+        raise ImageError(
+            f"`{image.source}`: a field of {height} x {width} pixels is {len(rows) * len(columns)} tiles of {spec.height} x {spec.width},"
+            f" expected at most {framing.max_tiles}. Send parts of it."
+        )
+    return [(y, x) for y in rows for x in columns]
+
+
+def _starts(side: int, tile: int) -> list[int]:
+    count = -(-side // tile)
+    return [round(i * (side - tile) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def _around(y: float, x: float, image: Image, spec: ImageSpec) -> tuple[int, int]:
+    top, left = round(y - spec.height / 2), round(x - spec.width / 2)
+    height, width = image.pixels.shape[1:]
+    if not (0 <= top <= height - spec.height and 0 <= left <= width - spec.width):
+        raise ImageError(
+            f"`{image.source}`: a tile of {spec.height} x {spec.width} pixels around (y, x) = ({y:g}, {x:g}) does not lie in the field of"
+            f" {height} x {width}. Choose centres farther from the rim."
+        )
+    return top, left
+
+
+def _centres(text: str, max_tiles: int) -> tuple[tuple[float, float], ...]:
+    if not text:
+        return ()
+    pairs = text.split(";")
+    if len(pairs) > max_tiles:
+        raise InputError(f"Expected at most {max_tiles} centres, got {len(pairs)}.")
+    try:
+        centres = tuple((float(y), float(x)) for y, x in (pair.split(",") for pair in pairs))
+    except ValueError as error:
+        raise InputError(f"Expected `centres` as `y,x;y,x` in pixels, got `{text[:60]}`.") from error
+    if not all(math.isfinite(value) for pair in centres for value in pair):
+        raise InputError("Expected `centres` as finite numbers.")
+    return centres

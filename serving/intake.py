@@ -1,0 +1,173 @@
+"""Request bodies: bounded in size and time while they arrive, and taken apart into image files."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from dataclasses import dataclass
+
+import python_multipart
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
+
+from registry.errors import InputError
+from serving.errors import BodyKindError, BodyTimeoutError, BodyTooLargeError
+from serving.settings import Settings
+from serving.sources import FileSource
+
+_PLAIN = ("", "identity")
+
+
+async def read_body(request: Request, settings: Settings, gzip: bool = False) -> bytes:
+    """The body of a request.
+
+    Args:
+        request: its body is not read yet.
+        settings: limits.
+        gzip: whether a body compressed by gzip is unpacked (at most to the limit); otherwise it is refused.
+
+    Raises:
+        BodyKindError: compressed.
+        BodyTooLargeError: more than `settings.max_body_bytes`.
+        BodyTimeoutError: not there after `settings.body_timeout_s`.
+        InputError: empty.
+    """
+    encoding = request.headers.get("content-encoding", "").lower()
+    if encoding not in _PLAIN and not (gzip and encoding == "gzip"):
+        raise BodyKindError(f"Expected the file's bytes as they are, got `Content-Encoding: {encoding[:40]}`. Send it uncompressed.")
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            body = await _read_at_most(request, settings.max_body_bytes)
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"Expected the body within {settings.body_timeout_s:g} s, it was not complete by then. Send it again.") from error
+    if not body:
+        raise InputError("Expected the bytes of an image file as the body, got none. With curl: `--data-binary @FILE`.")
+    return unzipped(body, settings.max_body_bytes) if encoding == "gzip" else body
+
+
+async def _read_at_most(request: Request, limit: int) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+            continue
+        chunks.clear()
+        # What still comes is dropped unread for a while: a client that sends all before it listens would
+        # otherwise see a broken connection instead of the answer.
+        if size > 2 * limit:
+            break
+    if size > limit:
+        raise BodyTooLargeError(f"Expected a body of at most {limit} bytes, got more ({_announced(request)}). Crop the image or raise the limit.")
+    return b"".join(chunks)
+
+
+def _announced(request: Request) -> str:
+    length = request.headers.get("content-length")
+    return f"{length[:20]} announced" if length else "sent in chunks"
+
+
+def unzipped(body: bytes, limit: int) -> bytes:
+    """What a gzip body holds.
+
+    Raises:
+        BodyTooLargeError: more than `limit` bytes.
+        InputError: not gzip, or truncated.
+    """
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        data = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InputError("Expected a body compressed by gzip, which it is not. Send it again, or uncompressed.") from error
+    if len(data) > limit:
+        raise BodyTooLargeError(f"Expected at most {limit} bytes after unpacking, got more. Send less at once or raise the limit.")
+    if not unpacker.eof:
+        raise InputError("The body compressed by gzip is truncated. Send it again.")
+    return data
+
+
+def is_form(request: Request) -> bool:
+    """Whether several images may come in the body."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+def files_of(body: bytes, content_type: str, max_images: int) -> list[FileSource]:
+    """The files of a multipart form, in order; fields that are no files are left out.
+
+    Raises:
+        InputError: not a form, truncated, without a file, or with more than `max_images`.
+    """
+    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise InputError("Expected `multipart/form-data` with its boundary. With curl: `-F image=@FILE -F image=@FILE`.")
+    form = _Form(max_images)
+    try:
+        parser = python_multipart.MultipartParser(
+            boundary,
+            {
+                "on_part_begin": form.begin,
+                "on_header_field": form.header_field,
+                "on_header_value": form.header_value,
+                "on_header_end": form.header_end,
+                "on_part_data": form.data,
+                "on_part_end": form.end,
+                "on_end": form.finish,
+            },
+        )
+        parser.write(body)
+    except MultipartParseError as error:
+        raise InputError("The multipart form cannot be read. Send it again.") from error
+    if not form.finished:
+        raise InputError("The multipart form is truncated: its closing boundary is missing. Send it again.")
+    if not form.files:
+        raise InputError("Expected at least one file in the multipart form, got none. With curl: `-F image=@FILE`.")
+    return form.files
+
+
+@dataclass
+class _Part:
+    disposition: bytes = b""
+    field: bytes = b""
+    value: bytes = b""
+
+
+class _Form:
+    """Gathers the parts of a form as its parser finds them."""
+
+    def __init__(self, max_images: int) -> None:
+        self.files: list[FileSource] = []
+        self.finished = False
+        self._max_images = max_images
+        self._part = _Part()
+        self._chunks: list[bytes] = []
+
+    def begin(self) -> None:
+        self._part, self._chunks = _Part(), []
+
+    def header_field(self, data: bytes, start: int, end: int) -> None:
+        self._part.field += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._part.value += data[start:end]
+
+    def header_end(self) -> None:
+        if self._part.field.lower() == b"content-disposition":
+            self._part.disposition = self._part.value
+        self._part.field = self._part.value = b""
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        self._chunks.append(data[start:end])
+
+    def end(self) -> None:
+        _, options = parse_options_header(self._part.disposition)
+        if b"filename" not in options:
+            return
+        if len(self.files) == self._max_images:
+            raise InputError(f"Expected at most {self._max_images} images in one request, got more. Send several requests.")
+        name = options[b"filename"].decode("utf-8", "replace")[:200]
+        self.files.append(FileSource(b"".join(self._chunks), name or f"image {len(self.files)}"))
+
+    def finish(self) -> None:
+        self.finished = True

@@ -1,0 +1,94 @@
+"""The paths of the Open Inference Protocol, version 2: the same answers as `/v1`, for clients that speak in tensors.
+
+https://github.com/kserve/open-inference-protocol
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from registry.errors import BlankslideError, NotFoundError
+from serving.examples import Examples
+from serving.framing import WHOLE
+from serving.intake import read_body
+from serving.responses import ERRORS, NOT_FOUND
+from serving.scoring import Scorer
+from serving.served import ServedModels
+from serving.settings import Settings
+from serving.sources import TensorSource
+from serving.tensors import EMBEDDING, HEADER_LENGTH, model_metadata, parse, respond
+
+EXTENSIONS = ["binary_tensor_data"]
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "description": "JSON; with `Inference-Header-Content-Length`, JSON and then the bytes of tensors. gzip is unpacked.",
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def add_routes(app: FastAPI, models: ServedModels, settings: Settings, examples: Examples) -> None:
+    """The protocol's paths below `/v2`."""
+    tags: list[str | Enum] = ["Open Inference Protocol"]
+
+    @app.get("/v2", openapi_extra=examples.get("/v2"), tags=tags)
+    def server_metadata() -> JSONResponse:
+        """The server's name, version and extensions."""
+        return JSONResponse({"name": "blankslide", "version": metadata.version("blankslide"), "extensions": EXTENSIONS})
+
+    @app.get("/v2/health/live", openapi_extra=examples.get("/v2/health/live"), tags=tags)
+    def server_live() -> JSONResponse:
+        """Whether the server runs."""
+        return JSONResponse({"live": True})
+
+    @app.get("/v2/health/ready", openapi_extra=examples.get("/v2/health/ready"), tags=tags)
+    def server_ready() -> JSONResponse:
+        """Whether all models answer: they are loaded and checked before the port is opened."""
+        return JSONResponse({"ready": True})
+
+    @app.get("/v2/models/{name}", responses=NOT_FOUND, openapi_extra=examples.get(f"/v2/models/{examples.model}"), tags=tags)
+    @app.get("/v2/models/{name}/versions/{version}", include_in_schema=False)
+    def get_metadata(name: str, version: str = "") -> JSONResponse:
+        """Tensors that a model takes and gives, and their labels."""
+        return JSONResponse(model_metadata(_version(models, name, version)))
+
+    @app.get("/v2/models/{name}/ready", responses=NOT_FOUND, openapi_extra=examples.get(f"/v2/models/{examples.model}/ready"), tags=tags)
+    @app.get("/v2/models/{name}/versions/{version}/ready", include_in_schema=False)
+    def model_ready(name: str, version: str = "") -> JSONResponse:
+        """Whether a model answers."""
+        return JSONResponse({"name": _version(models, name, version).name, "ready": True})
+
+    @app.post("/v2/models/{name}/infer", responses=ERRORS, openapi_extra={**_REQUEST, **examples.infer()}, tags=tags)
+    @app.post("/v2/models/{name}/versions/{version}/infer", include_in_schema=False)
+    async def infer(request: Request, name: str, version: str = "") -> Response:
+        """Embeddings and probabilities of a tensor of images."""
+        _version(models, name, version)
+        body = await read_body(request, settings, gzip=True)
+        batcher = models.batcher(name)
+        inference = parse(body, request.headers.get(HEADER_LENGTH), batcher.scorer, settings.max_images)
+        score = any(one.name != EMBEDDING for one in inference.wanted)
+        sources = [TensorSource(pixels, f"image {i}") for i, pixels in enumerate(inference.pixels)]
+        found = await batcher.answers(sources, WHOLE, score, settings.answer_timeout_s)
+        answers = []
+        for one in found:
+            if isinstance(one.answer, BlankslideError):
+                raise one.answer
+            answers.append(one.answer)
+        return respond(inference, answers, batcher.scorer)
+
+
+def _version(models: ServedModels, name: str, version: str) -> Scorer:
+    scorer = models.scorer(name)
+    known = scorer.bundle.identity[:12]
+    if version not in ("", known):
+        raise NotFoundError(f"version of `{name}`", version[:80], [known])
+    return scorer

@@ -1,0 +1,72 @@
+"""The models an endpoint serves: found by name, each with its queue, and replaced without dropping a request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from registry.errors import BundleError, NotFoundError
+from serving.batching import Batcher
+from serving.metrics import Metrics
+from serving.scoring import Scorer
+from serving.settings import Settings
+
+
+class ServedModels:
+    """Models by name. Replaced and looked up in the event loop's thread, so that a request that found a model can still use it.
+
+    Args:
+        scorers: opened and checked against their golden images; their names must differ.
+        settings: limits.
+        metrics: where times and sizes are counted.
+
+    Raises:
+        BundleError: no scorer, or two of one name.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], settings: Settings, metrics: Metrics) -> None:
+        names = [scorer.name for scorer in scorers]
+        if not names or len(set(names)) < len(names):
+            raise BundleError(f"Expected bundles of different names, got {names}. Serve each name once.")
+        self.metrics = metrics
+        self._settings = settings
+        self._by_name = {scorer.name: self._batcher(scorer) for scorer in scorers}
+
+    def _batcher(self, scorer: Scorer) -> Batcher:
+        return Batcher(scorer, self._settings.runners, self._settings.batch, self._settings.queue_length, self.metrics)
+
+    def __iter__(self) -> Iterator[Scorer]:
+        return iter([batcher.scorer for batcher in self._by_name.values()])
+
+    @property
+    def names(self) -> list[str]:
+        """Names in order."""
+        return list(self._by_name)
+
+    def scorer(self, name: str) -> Scorer:
+        """What answers for a model.
+
+        Raises:
+            NotFoundError: no such model; lists those there are.
+        """
+        return self.batcher(name).scorer
+
+    def batcher(self, name: str) -> Batcher:
+        """A model's queue; errors as `scorer`."""
+        if name not in self._by_name:
+            raise NotFoundError("served model", name, self._by_name)
+        return self._by_name[name]
+
+    def replace(self, scorer: Scorer) -> None:
+        """Serve `scorer` under its name from the next request on; what waits for the one before is answered by it."""
+        before = self._by_name.get(scorer.name)
+        self._by_name[scorer.name] = self._batcher(scorer)
+        self.metrics.swapped(scorer.name)
+        if before is not None:
+            # its last images take their time, and the event loop has none
+            threading.Thread(target=before.close, name=f"closing-{scorer.name}", daemon=True).start()
+
+    def close(self) -> None:
+        """Finish what waits and end all runners."""
+        for batcher in self._by_name.values():
+            batcher.close()

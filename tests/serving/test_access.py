@@ -1,0 +1,138 @@
+"""Tokens, request ids, log lines and counters, over real HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.errors import ParamsError
+from serving.access import log
+from serving.logs import JsonLines
+from serving.scoring import Scorer
+from serving.server import running, serve
+from serving.settings import Settings, is_loopback
+from tests.serving.bundles import TinyBundle, npy
+
+TOKEN = "a-token-of-this-test"
+
+
+@pytest.fixture
+def records() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield stream
+    log.removeHandler(handler)
+    log.setLevel(before)
+
+
+@pytest.fixture(scope="module")
+def url(tiny: TinyBundle) -> Iterator[str]:
+    with running([Scorer.open(tiny.folder)], Settings(token=TOKEN)) as address:
+        yield address
+
+
+class TestToken:
+    @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/metrics", "/openapi.json", "/v2", "/v2/models/tiny", "/nothing"])
+    @pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \u00e9"])
+    def test_refused_without(self, url: str, path: str, given: str | None) -> None:
+        headers = {} if given is None else {"Authorization": given.encode("latin-1")}
+        answer = httpx.get(url + path, headers=headers)
+        assert (answer.status_code, answer.json()["kind"], answer.headers["www-authenticate"]) == (401, "UnauthorizedError", "Bearer")
+
+    def test_admitted_with(self, url: str, tiny: TinyBundle) -> None:
+        answer = httpx.post(f"{url}/v1/embed?model=tiny", content=npy(tiny.images[0]), headers={"Authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200
+
+    @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"])
+    def test_whether_it_lives_anybody_may_know(self, url: str, path: str) -> None:
+        assert httpx.get(url + path).status_code == 200
+
+    def test_examples_carry_it(self, url: str) -> None:
+        document = httpx.get(f"{url}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+        assert '-H "Authorization: Bearer $BLANKSLIDE_TOKEN"' in document["paths"]["/v1/embed"]["post"]["x-codeSamples"][0]["source"]
+        assert TOKEN not in json.dumps(document)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.example.org"])
+    def test_another_address_needs_one(self, tiny: TinyBundle, host: str) -> None:
+        with pytest.raises(ParamsError, match="can be reached from other machines, and there is no token"):
+            serve([tiny.folder], host, 0, Settings())
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+    def test_loopback(self, host: str) -> None:
+        assert is_loopback(host)
+
+    def test_from_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "token"
+        path.write_text(f"{TOKEN}\n")
+        assert Settings(token_file=str(path)).secret() == TOKEN
+
+    @pytest.mark.parametrize("text", ["short", "with a space in between", "\u00e9" * 20, ""])
+    def test_a_token_that_is_none(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "token"
+        path.write_text(text)
+        with pytest.raises(ParamsError, match="token"):
+            Settings(token_file=str(path)).secret()
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ParamsError, match="cannot be read"):
+            Settings(token_file=str(tmp_path / "none")).secret()
+
+    def test_it_is_not_printed_nor_handed_on(self) -> None:
+        settings = Settings(token=TOKEN)
+        assert TOKEN not in repr(settings)
+        assert TOKEN not in str(settings.as_environment())
+
+
+class TestRequestIds:
+    def test_the_clients_is_taken_over(self, url: str) -> None:
+        assert httpx.get(f"{url}/healthz", headers={"X-Request-ID": "run-7.a"}).headers["x-request-id"] == "run-7.a"
+
+    @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "{}"])
+    def test_otherwise_one_is_made(self, url: str, given: str) -> None:
+        came = httpx.get(f"{url}/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+        assert came != given
+        assert len(came) == 32
+
+
+def test_a_line_per_request_without_its_content(url: str, tiny: TinyBundle, records: io.StringIO) -> None:
+    body = npy(tiny.images[0])
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-ID": "one"}
+    httpx.post(f"{url}/v1/embed?model=tiny", content=body, headers=headers)
+    httpx.get(f"{url}/v1/models")
+    lines = [json.loads(line) for line in records.getvalue().splitlines()]
+    assert [(line["message"], line["method"], line["path"], line["status"]) for line in lines] == [
+        ("request", "POST", "/v1/embed", 200),
+        ("request", "GET", "/v1/models", 401),
+    ]
+    assert lines[0]["id"] == "one"
+    assert lines[0]["ms"] > 0
+    assert TOKEN not in records.getvalue()
+    assert len(records.getvalue()) < 600
+
+
+def test_counters(tiny: TinyBundle) -> None:
+    with running([Scorer.open(tiny.folder)]) as url, httpx.Client(base_url=url) as http:
+        for i in range(3):
+            http.post("/v1/score?model=tiny", content=npy(tiny.images[i]))
+        http.post("/v1/score?model=tiny", content=b"nothing")
+        http.get("/v1/nothing")
+        text = http.get("/metrics").text
+    said = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
+    assert said['blankslide_requests_total{route="/v1/score",status="200"}'] == 3
+    assert said['blankslide_requests_total{route="/v1/score",status="422"}'] == 1
+    assert said['blankslide_requests_total{route="unknown",status="404"}'] == 1
+    assert said['blankslide_request_seconds_count{route="/v1/score"}'] == 4
+    assert said['blankslide_batch_images_sum{model="tiny"}'] == 3
+    stages = {name: said[f'blankslide_stage_seconds_count{{model="tiny",stage="{name}"}}'] for name in ("read", "wait", "decode", "embed", "score")}
+    assert stages == {"read": 4, "wait": 4, "decode": 4, "embed": 3, "score": 3}
+    assert said['blankslide_queue_images{model="tiny"}'] == 0
