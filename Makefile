@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # everything: tests read documents, pages and MLproject too
 SOURCES := $(filter-out dvc.lock %.dvc %.gitignore,$(shell git ls-files 2>/dev/null))
 
-.PHONY: help env run test test-slow test-browser test-gpu check format clean
+.PHONY: help env run test test-slow test-browser test-gpu soak check format clean
 
 help:
 	@echo "make run           set up, reproduce the embedded experiment, fill the registry, say where everything is"
@@ -68,13 +68,16 @@ $(VENV)/.tested: $(VENV)/.ok $(SOURCES)
 	echo "[test] finished after $$((SECONDS - started)) s"
 
 test-slow: env
-	@pytest -q -m slow
+	@pytest -q -n 2 --dist loadfile -m slow
 
 test-browser: env
 	@pytest -q -m browser
 
 test-gpu: env
 	@pytest -q -m gpu
+
+soak: env
+	@python -m tests.serving.soak --requests 10000
 
 check: env
 	@echo "[check] ruff, mypy --strict, import contracts"

@@ -58,6 +58,11 @@ class Access:
                 await self._app(scope, receive, answered)
             else:
                 await _refuse(answered)
+        except Exception:
+            # answered with 500 by what surrounds this
+            status = 500
+            log.exception("request failed", extra={"facts": {"id": request_id}})
+            raise
         finally:
             seconds = perf_counter() - start
             # the template, not the path: a request must not choose what is counted

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 import python_multipart
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
@@ -117,7 +117,7 @@ def files_of(body: bytes, content_type: str, max_images: int) -> list[FileSource
             },
         )
         parser.write(body)
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InputError("The multipart form cannot be read. Send it again.") from error
     if not form.finished:
         raise InputError("The multipart form is truncated: its closing boundary is missing. Send it again.")

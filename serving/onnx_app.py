@@ -6,7 +6,6 @@ The process that runs it holds no torch, no MLflow and no DVC: it is given bundl
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import metadata, resources
@@ -58,7 +57,6 @@ Field = Annotated[str, Query(description="What is done with a field that is larg
 Centres = Annotated[str, Query(description="With `field=centres`: `y,x;y,x` in pixels.")]
 Resample = Annotated[str, Query(description="`true`: an image of another pixel size is resampled to the model's.")]
 Lifespan = Callable[[ServedModels], AbstractAsyncContextManager[None]]
-log = logging.getLogger("blankslide.app")
 
 
 def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url: str = DEFAULT_URL, beside: Lifespan | None = None) -> FastAPI:
@@ -222,6 +220,5 @@ def _add_error_handlers(app: FastAPI, models: ServedModels) -> None:
 
     @app.exception_handler(Exception)
     async def on_unknown(_: Request, error: Exception) -> JSONResponse:
-        log.error("a request failed", exc_info=error)
         message = "The service failed on this request; its log says where. Please report it."
         return answer(ErrorAnswer(error=message, kind=type(error).__name__, status=500))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,47 +22,9 @@ import pytest
 from registry.files import write_json
 from serving.scoring import embedding_tolerance
 from tests.serving.bundles import TinyBundle, npy
+from tests.serving.service import ROOT, service
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "mlflow", "dvc", "sklearn", "pandas", "matplotlib")
-
-
-@dataclass
-class Service:
-    """A started `blankslide serve`."""
-
-    process: subprocess.Popen[str]
-    url: str
-    said: list[str]
-    log: Path
-
-    @property
-    def workers(self) -> list[psutil.Process]:
-        """Processes that have the port open for answering: children that are no resource tracker."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
-@contextmanager
-def service(folder: Path, log: Path, **settings: object) -> Iterator[Service]:
-    environment = {**os.environ, **{f"BLANKSLIDE_SERVE_{name.upper()}": str(value) for name, value in settings.items()}}
-    command = [sys.executable, "-u", "-m", "pipelines.cli", "serve", "--bundle", str(folder), "--port", "0"]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True)
-    try:
-        said = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line.strip())
-            if found := re.match(r"Serving on (\S+) with", line):
-                yield Service(process, found[1], said, log)
-                break
-        else:
-            process.wait(10)
-            raise AssertionError(f"It did not start: {said} {log.read_text()}")
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @dataclass
