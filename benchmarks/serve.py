@@ -1,259 +1,45 @@
-"""The ONNX endpoint against the bare network.
+"""The ONNX endpoint against the bare network, and beside other servers.
 
-    python benchmarks/serve.py
+    python benchmarks/serve.py                       # the endpoint alone
+    python benchmarks/serve.py --peers --write       # beside TorchServe, MLflow, LitServe and BentoML; the table goes into docs/performance.md
+    python benchmarks/serve.py --memory --soak 100000
 
 One ViT-Tiny of 5 channels at 224 px, one image of 5 x 224 x 224 uint16 as npy, one machine. Bare ONNX Runtime is 1.00: the same session options,
 the decoded image in memory, in the better of two set-ups (one session of all threads, one session of one thread called from as many
 threads). Rounds of every contender are alternated and medians taken. The load comes from a process of its own, whose share of the
-processor is said: it has no core to itself.
+processor is said: it has no core to itself. Peers get the same network, threads and image, in the form their own guides send images
+in; LitServe and BentoML, which are not among this project's packages, are installed from the package index into environments of their own.
+
+Bounds: throughput with 8 clients at least 0.95 of bare, latency of one client at most 1.12 times, p99 at 0.8 of the throughput at most
+3 times p50, and no peer before it. Exit code 1 where one does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import io
-import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-SHAPE = (5, 224, 224)
-NAME = "vit-tiny"
-
-
-# ---------------------------------------------------------------------------------------------- the model
-
-
-def make_bundle(folder: Path) -> Path:
-    """An untrained ViT-Tiny as a bundle: how fast it is does not depend on what it has learned."""
-    from registry.bundle import BundleCard, Golden, write_bundle
-    from registry.cards import EncoderCard
-    from registry.encoders.rows import encoder_members
-    from registry.evidence import Scorecard
-    from registry.export import export_onnx
-    from registry.images import ImageSpec
-    from registry.representation import Batch, Facts
-
-    spec = ImageSpec(("dna", "er", "rna", "agp", "mito"), "uint16", *SHAPE[1:], ((0.0, 4095.0),) * 5)
-    card = EncoderCard(NAME, "negative", "An untrained ViT-Tiny.", "timm:vit_tiny_patch16_224", "random", input_px=224)
-    (member,) = encoder_members(card, Facts("bench", "cells", spec), seeds=1)
-    representation = member.make()
-    pixels = np.stack([image(seed) for seed in range(2)]).astype(np.float32)
-    import pandas as pd
-
-    embedding = representation.embed(Batch(("0", "1"), pixels, pd.DataFrame(index=[0, 1]), None))
-    network = representation.network()
-    if network is None:
-        raise RuntimeError("Expected a network that can be exported.")
-    report = export_onnx(network, pixels, folder / "network.onnx")
-    bundle = BundleCard(card, "bench", spec, embedding.shape[1], {}, report.sha256, member.name, "", report.as_dict())
-    golden = Golden(pixels.astype(np.uint16), embedding)
-    return write_bundle(
-        folder / NAME, bundle, Scorecard(NAME, "negative", "bench", "Benchmark", "", "image"), onnx=folder / "network.onnx", golden=golden
-    ).folder
-
-
-def image(seed: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    return np.random.default_rng(seed).integers(0, 4096, SHAPE).astype(np.uint16)
-
-
-def body() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, image(7))
-    return stream.getvalue()
-
-
-# ---------------------------------------------------------------------------------------------- the load
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a contender listens, and the bytes of one request."""
-
-    port: int
-    request: bytes
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one turn came to.
-
-    Attributes:
-        latencies: seconds of every request.
-        elapsed: of the whole turn.
-        processor: seconds that the load itself took.
-    """
-
-    latencies: list[float]
-    elapsed: float
-    processor: float
-
-    @property
-    def rate(self) -> float:
-        return len(self.latencies) / self.elapsed
-
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
-    writer.write(request)
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    if not head.startswith(b"http/1.1 200"):
-        raise RuntimeError(head.decode(errors="replace") + (await reader.read(2000)).decode(errors="replace"))
-    if b"transfer-encoding: chunked" in head:
-        while await reader.readuntil(b"\r\n") != b"0\r\n":
-            pass
-        await reader.readuntil(b"\r\n")
-        return
-    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
-    await reader.readexactly(int(length.partition(b":")[2]))
-
-
-async def closed_loop(target: Target, clients: int, seconds: float) -> list[float]:
-    """As many requests as `clients` get answered, each sending its next when the last is back."""
-    latencies: list[float] = []
-    end = time.perf_counter() + seconds
-
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", target.port, limit=2**22)
-        while (start := time.perf_counter()) < end:
-            await exchange(reader, writer, target.request)
-            latencies.append(time.perf_counter() - start)
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return latencies
-
-
-async def open_loop(target: Target, rate: float, seconds: float) -> list[float]:
-    """Requests at random times of a stated rate, however long answers take; latencies count from when each was due."""
-    gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
-    due = time.perf_counter() + np.cumsum(gaps)
-    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    latencies: list[float] = []
-
-    async def one(at: float) -> None:
-        await asyncio.sleep(max(0.0, at - time.perf_counter()))
-        connection = free.pop() if free else await asyncio.open_connection("127.0.0.1", target.port, limit=2**22)
-        await exchange(*connection, target.request)
-        latencies.append(time.perf_counter() - at)
-        free.append(connection)
-
-    await asyncio.gather(*(one(float(at)) for at in due))
-    for _, writer in free:
-        writer.close()
-    return latencies
-
-
-def load(target: Target, clients: int, rate: float, seconds: float, answer: Any) -> None:
-    """In a process of its own."""
-    import uvloop
-
-    start, busy = time.perf_counter(), time.process_time()
-    work = open_loop(target, rate, seconds) if rate else closed_loop(target, clients, seconds)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        latencies = runner.run(work)
-    answer.put(Load(latencies, time.perf_counter() - start, time.process_time() - busy))
-
-
-def turn(target: Target, seconds: float, clients: int = 1, rate: float = 0.0) -> Load:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=load, args=(target, clients, rate, seconds, answer))
-    process.start()
-    found: Load = answer.get()
-    process.join()
-    return found
-
-
-# ---------------------------------------------------------------------------------------------- contenders
-
-
-class Bare:
-    """ONNX Runtime in this process, without a server."""
-
-    def __init__(self, bundle: Path, threads: int) -> None:
-        from serving.embedders import OnnxEmbedder
-
-        model = (bundle / "encoder.onnx").read_bytes()
-        self.pixels = image(7).astype(np.float32)[None]
-        self.wide = OnnxEmbedder(model, threads=threads)
-        self.narrow = OnnxEmbedder(model, threads=1)
-        self.threads = threads
-
-    def alone(self, seconds: float) -> list[float]:
-        latencies, end = [], time.perf_counter() + seconds
-        while (start := time.perf_counter()) < end:
-            self.wide.embed(self.pixels)
-            latencies.append(time.perf_counter() - start)
-        return latencies
-
-    def side_by_side(self, seconds: float) -> float:
-        """Images per second."""
-        counts = [0] * self.threads
-        start = time.perf_counter()
-
-        def run(i: int) -> None:
-            while time.perf_counter() < start + seconds:
-                self.narrow.embed(self.pixels)
-                counts[i] += 1
-
-        threads = [threading.Thread(target=run, args=(i,)) for i in range(self.threads)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts) / (time.perf_counter() - start)
-
-    def measure(self, seconds: float, found: dict[str, list[float]]) -> str:
-        alone, together = self.alone(seconds), self.side_by_side(seconds)
-        wide, latency = len(alone) / seconds, statistics.median(alone)
-        found.setdefault("bare/alone", []).append(latency)
-        found.setdefault("bare/full", []).append(max(together, wide))
-        return f"bare: {1000 * latency:.1f} ms alone, {wide:.1f}/s by one session of all threads, {together:.1f}/s by threads side by side"
-
-
-class Endpoint:
-    """`blankslide serve`."""
-
-    def __init__(self, bundle: Path, **settings: object) -> None:
-        environment = {**os.environ, **{f"BLANKSLIDE_SERVE_{name.upper()}": str(value) for name, value in settings.items()}}
-        command = [sys.executable, "-u", "-m", "pipelines.cli", "serve", "--bundle", str(bundle), "--port", "0"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for line in self.process.stdout or ():
-            if line.startswith("Serving on "):
-                port = int(line.split()[2].rpartition(":")[2])
-                self.target = Target(port, post(f"/v1/embed?model={NAME}", body(), "Content-Type: application/octet-stream"))
-                return
-        raise RuntimeError("The endpoint did not start: `blankslide serve --bundle` says why.")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
+from serve_contenders import ROOT, Bare, Endpoint, endpoint, make_bundle, peers
+from serve_load import Target, turn
 
 
 def measure(name: str, target: Target, seconds: float, found: dict[str, list[float]]) -> str:
     alone = turn(target, seconds)
     full = turn(target, seconds, clients=8)
-    steady = turn(target, seconds * 2, rate=0.8 * full.rate)
+    steady = turn(target, seconds * 3, rate=0.8 * full.rate)
     p50, p99 = np.percentile(steady.latencies, [50, 99])
     for key, value in (
         ("alone", statistics.median(alone.latencies)),
         ("full", full.rate),
+        ("p50", p50),
         ("tail", p99 / p50),
         ("load", full.processor / full.elapsed / (os.cpu_count() or 1)),
     ):
@@ -261,37 +47,115 @@ def measure(name: str, target: Target, seconds: float, found: dict[str, list[flo
     return f"{name}: {1000 * statistics.median(alone.latencies):.1f} ms alone, {full.rate:.1f}/s, p50 {1000 * p50:.0f} p99 {1000 * p99:.0f} ms at 0.8"
 
 
+@dataclass(frozen=True)
+class Result:
+    """Medians over rounds; `throughput` and `latency` against the bare network of the same round."""
+
+    name: str
+    throughput: float
+    latency: float
+    tail: float
+    load: float
+    rate: float
+    alone_ms: float
+
+    @classmethod
+    def of(cls, name: str, found: dict[str, list[float]]) -> Result:
+        def of_bare(key: str) -> float:
+            return statistics.median(a / b for a, b in zip(found[f"{name}/{key}"], found[f"bare/{key}"], strict=True))
+
+        tail, load, rate, alone_s = (statistics.median(found[f"{name}/{key}"]) for key in ("tail", "load", "full", "alone"))
+        return cls(name, of_bare("full"), of_bare("alone"), tail, load, rate, 1000 * alone_s)
+
+    def line(self) -> str:
+        ratios = f"{self.throughput:.2f} | {self.latency:.2f} | {self.tail:.1f}"
+        return f"| {self.name} | {ratios} | {self.rate:.1f} | {self.alone_ms:.1f} | {100 * self.load:.1f} % |"
+
+
+HEAD = (
+    "| server | throughput, 8 clients, of bare | latency, 1 client, of bare | p99 / p50 at 0.8 load | images/s | ms | load generator's share |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def race(options: argparse.Namespace, bundle: Path, scratch: Path) -> list[Result]:
+    found: dict[str, list[float]] = {}
+    bare = Bare(bundle, len(os.sched_getaffinity(0)))
+    with ExitStack() as stack:
+        contenders = {"endpoint": stack.enter_context(endpoint(bundle))}
+        for text in options.set:
+            name, _, settings = text.partition(":")
+            contenders[name] = stack.enter_context(endpoint(bundle, **dict(s.split("=") for s in settings.split(","))))
+        if options.peers:
+            contenders |= {name: stack.enter_context(peer) for name, peer in peers(bundle, scratch).items()}
+        for number in range(options.rounds):
+            print(f"[{number + 1}] {bare.measure(options.seconds, found)}", flush=True)
+            for name, target in contenders.items():
+                print(f"[{number + 1}] {measure(name, target, options.seconds, found)}", flush=True)
+    return [Result.of(name, found) for name in contenders]
+
+
+def memory(bundle: Path) -> list[str]:
+    lines = ["| processes | memory, MB | start, s |", "|---|---|---|"]
+    for processes in (1, 2, 3):
+        running = Endpoint(bundle, processes=processes, threads=1)
+        turn(running.target, 2.0, clients=8)
+        lines.append(f"| {processes} | {running.resident() / 2**20:.0f} | {running.started_s:.1f} |")
+        running.stop()
+    return lines
+
+
+def soak(requests: int, scratch: Path) -> bool:
+    """Whether memory after `requests` is at most 1.1 of what it was after the first hundredth."""
+    running = Endpoint(make_bundle(scratch, "cnn:small"))
+    try:
+        sent, level = 0, 0
+        while sent < requests:
+            sent += len(turn(running.target, 2.0 if not level else 10.0, clients=8).latencies)
+            if not level and sent >= requests / 100:
+                level = running.resident()
+            print(f"{sent} requests, {running.resident() / 2**20:.0f} MB", flush=True)
+        growth = running.resident() / level
+        print(f"soak: {sent} requests, memory {growth:.3f} of what it was after the first hundredth (at most 1.1)")
+        return growth <= 1.1
+    finally:
+        running.stop()
+
+
+def write(lines: Sequence[str]) -> None:
+    path, begin, end = ROOT / "docs" / "performance.md", "<!-- benchmarks/serve.py -->\n", "<!-- end -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    path.write_text(before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2], encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME:SETTING=VALUE[,...]", help="a further endpoint with other settings")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--memory", action="store_true", help="memory and start-up of 1, 2 and 3 processes instead")
+    parser.add_argument("--soak", type=int, default=0, metavar="N", help="N requests of a small network instead")
     options = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        bundle = make_bundle(Path(temporary))
-        bare = Bare(bundle, threads)
-        chosen = {"endpoint": {}} | {text.partition(":")[0]: dict(s.split("=") for s in text.partition(":")[2].split(",")) for text in options.set}
-        endpoints = {name: Endpoint(bundle, **settings) for name, settings in chosen.items()}
-        try:
-            for number in range(options.rounds):
-                print(f"[{number + 1}] {bare.measure(options.seconds, found)}", flush=True)
-                for name, endpoint in endpoints.items():
-                    print(f"[{number + 1}] {measure(name, endpoint.target, options.seconds, found)}", flush=True)
-        finally:
-            for endpoint in endpoints.values():
-                endpoint.stop()
-    for name in endpoints:
-        print(f"{name}: {compared(name, found)}")
-    return 0
-
-
-def compared(name: str, found: dict[str, list[float]]) -> str:
-    """Medians over rounds, against the bare network of the same round."""
-    full, alone = (statistics.median(a / b for a, b in zip(found[f"{name}/{key}"], found[f"bare/{key}"], strict=True)) for key in ("full", "alone"))
-    tail, share = (statistics.median(found[f"{name}/{key}"]) for key in ("tail", "load"))
-    return f"throughput {full:.3f} and latency {alone:.3f} of bare, p99 {tail:.2f} times p50 at 0.8 load, load {100 * share:.1f} % of the processor"
+        scratch = Path(temporary)
+        if options.memory:
+            print("\n".join(memory(make_bundle(scratch))))
+        if options.soak:
+            return 0 if soak(options.soak, scratch) else 1
+        if options.memory:
+            return 0
+        results = race(options, make_bundle(scratch), scratch)
+    lines = [*HEAD, *(result.line() for result in results)]
+    print("\n".join(lines))
+    if options.write:
+        write(lines)
+    own, others = results[0], results[1:] if options.peers else []
+    held = own.throughput >= 0.95 and own.latency <= 1.12 and own.tail <= 3
+    first = all(own.throughput >= other.throughput and own.latency <= other.latency for other in others)
+    print(f"bounds {'hold' if held else 'DO NOT HOLD'}; {'first' if first else 'NOT first'} of {len(others) + 1}")
+    return 0 if held and first else 1
 
 
 if __name__ == "__main__":
