@@ -73,9 +73,10 @@ async def closed_loop(target: Target, clients: int, seconds: float) -> list[floa
     return latencies
 
 
-async def open_loop(target: Target, rate: float, seconds: float) -> list[float]:
-    """Requests at random times of a stated rate, however long answers take; latencies count from when each was due."""
-    gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
+async def open_loop(target: Target, rate: float, seconds: float, bursts: bool) -> list[float]:
+    """Requests at a stated rate, however long answers take, evenly or (a Poisson process) in bursts; latencies count from when each was due."""
+    count = int(rate * seconds)
+    gaps = np.random.default_rng(0).exponential(1 / rate, count) if bursts else np.full(count, 1 / rate)
     due = time.perf_counter() + np.cumsum(gaps)
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     latencies: list[float] = []
@@ -99,12 +100,12 @@ async def open_loop(target: Target, rate: float, seconds: float) -> list[float]:
     return latencies
 
 
-def load(target: Target, clients: int, rate: float, seconds: float, answer: Any) -> None:
+def load(target: Target, clients: int, rate: float, bursts: bool, seconds: float, answer: Any) -> None:
     """In a process of its own."""
     import uvloop
 
     start, busy = time.perf_counter(), time.process_time()
-    work = open_loop(target, rate, seconds) if rate else closed_loop(target, clients, seconds)
+    work = open_loop(target, rate, seconds, bursts) if rate else closed_loop(target, clients, seconds)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             latencies = runner.run(work)
@@ -114,10 +115,10 @@ def load(target: Target, clients: int, rate: float, seconds: float, answer: Any)
     answer.put(Load(latencies, time.perf_counter() - start, time.process_time() - busy))
 
 
-def turn(target: Target, seconds: float, clients: int = 1, rate: float = 0.0) -> Load:
+def turn(target: Target, seconds: float, clients: int = 1, rate: float = 0.0, bursts: bool = False) -> Load:
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
-    process = context.Process(target=load, args=(target, clients, rate, seconds, answer))
+    process = context.Process(target=load, args=(target, clients, rate, bursts, seconds, answer))
     process.start()
     found: Load | RuntimeError = answer.get()
     process.join()
