@@ -42,6 +42,15 @@ def _sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush every file and directory of a tree to disk: what is renamed after that is whole, also after a power cut."""
+    for base, _, files in os.walk(folder):
+        for name in files:
+            with Path(base, name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        _sync_directory(Path(base))
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no NaN: the same value gives the same bytes (floats by shortest repr)."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -15,9 +15,13 @@ from registry.errors import GateRefusedError, NotFoundError
 from registry.export import parity_faults
 from registry.files import sha256_of_json, write_json
 from registry.gates import ALPHA, MAX_LOSS, Decision, decide
+from registry.promotions import PROMOTION, WITHDRAWAL, move, remember
 from registry.records import Reference, Version
 from registry.staleness import Judge, Staleness, from_tags
 from registry.store import PROMOTED, Store
+
+#: the decision about a version to which `registry.rollback` went although the gate refuses it
+FORCED = "forced"
 
 
 def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: float = ALPHA, judge: Judge | None = None) -> Decision:
@@ -40,12 +44,13 @@ def promote(store: Store, reference: str, max_loss: float = MAX_LOSS, alpha: flo
     """
     with store.writing():
         version = candidate(store, reference)
-        bundles = _bundles(store, version)
-        decision = _decide(version, bundles, max_loss, alpha, judge)
+        bundles = bundles_of(store, version)
+        decision = ask_gate(version, bundles, max_loss, alpha, judge)
         reasons = [*decision.reasons, *_still_promoted(version, decision)]
-        _record(store, version, bundles, decision, decision.word, reasons)
-        if decision.passed:
-            store.move_alias(version, PROMOTED)
+        remember(store, version.name)
+        record(store, version, bundles, decision, decision.word, reasons)
+        if decision.passed and PROMOTED not in version.aliases:
+            move(store, version, PROMOTION, " ".join(reasons))
     if not decision.passed:
         raise GateRefusedError(f"`{version}` is not promoted. " + " ".join(reasons))
     return decision
@@ -66,14 +71,15 @@ def review(store: Store, version: Version, max_loss: float = MAX_LOSS, alpha: fl
     """
     with store.writing():
         version = store.version(str(version))
-        bundles = _bundles(store, version)
-        decision = _decide(version, bundles, max_loss, alpha, judge)
+        bundles = bundles_of(store, version)
+        decision = ask_gate(version, bundles, max_loss, alpha, judge)
         if PROMOTED not in version.aliases:
             return decision
+        remember(store, version.name)
         taken = [] if decision.passed else [f"The alias `{PROMOTED}` was taken away."]
-        _record(store, version, bundles, decision, decision.word if decision.passed else "withdrawn", [*decision.reasons, *taken])
+        record(store, version, bundles, decision, decision.word if decision.passed else "withdrawn", [*decision.reasons, *taken])
         if not decision.passed:
-            store.remove_alias(version, PROMOTED)
+            move(store, version, WITHDRAWAL, " ".join(decision.reasons))
     return decision
 
 
@@ -81,13 +87,14 @@ def outdated(version: Version) -> list[str]:
     """Benchmarks on which a promoted version has other evidence than its last decision was about."""
     if PROMOTED not in version.aliases:
         return []
-    if version.tags.get("gate.decision") != "promoted":
+    if version.tags.get("gate.decision") not in ("promoted", FORCED):
         return list(version.benchmarks)
     decided = dict(pair.rpartition(":")[::2] for pair in version.tags.get("gate.evidence", "").split())
     return [name for name, digest in decided.items() if version.evidence(name) != digest]
 
 
-def _decide(version: Version, bundles: Sequence[Bundle], max_loss: float, alpha: float, judge: Judge | None) -> Decision:
+def ask_gate(version: Version, bundles: Sequence[Bundle], max_loss: float, alpha: float, judge: Judge | None) -> Decision:
+    """What the gate says of a version now; arguments as `promote`, and its bundles, one per benchmark."""
     return decide([bundle.scorecard for bundle in bundles], _parity(bundles), max_loss, alpha, _staleness(version, bundles, judge))
 
 
@@ -122,7 +129,12 @@ def candidate(store: Store, reference: str) -> Version:
     return current[0]
 
 
-def _bundles(store: Store, version: Version) -> list[Bundle]:
+def bundles_of(store: Store, version: Version) -> list[Bundle]:
+    """The current bundles of a version, one per benchmark, with their scorecards read; their files are gone again.
+
+    Raises:
+        NotFoundError: nothing of it is completely registered.
+    """
     if not version.benchmarks:
         raise NotFoundError(f"completely registered benchmark of `{version}`", str(version), ())
     bundles = []
@@ -145,7 +157,8 @@ def _still_promoted(version: Version, decision: Decision) -> list[str]:
     return [f"It still carries the alias `{PROMOTED}` from an earlier decision; promote another version to move it."]
 
 
-def _record(store: Store, version: Version, bundles: Sequence[Bundle], decision: Decision, word: str, reasons: Sequence[str]) -> None:
+def record(store: Store, version: Version, bundles: Sequence[Bundle], decision: Decision, word: str, reasons: Sequence[str]) -> None:
+    """Write a decision on the version it was about: tags, and a file with every task the gate read."""
     now = datetime.now(UTC)
     evidence = {bundle.card.benchmark: bundle.evidence_hash for bundle in bundles}
     with tempfile.TemporaryDirectory() as scratch:

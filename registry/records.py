@@ -66,6 +66,26 @@ class Version:
         """Hash of its current evidence on a benchmark; "" if there is none."""
         return self.tags.get(f"registered.{benchmark}", "").partition(":")[0]
 
+    def digest(self, benchmark: str) -> str:
+        """Hex SHA-256 of the manifest of its bundle on a benchmark; "" if there is none."""
+        return self.tags.get(f"registered.{benchmark}", "").partition(":")[2]
+
+    def benchmark_of(self, reference: str, benchmark: str = "") -> str:
+        """Whose heads and scores a reference to this version means.
+
+        Args:
+            reference: `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
+            benchmark: the one that is asked for; default: the alias, if it is one, or the only one there is.
+
+        Raises:
+            NotFoundError: the version has no evidence on it, or several benchmarks are meant.
+        """
+        alone = self.benchmarks[0] if len(self.benchmarks) == 1 else ""
+        name = next((b for b in (benchmark, Reference.parse(reference).alias, alone) if b in self.benchmarks), "")
+        if not name or (benchmark and name != benchmark):
+            raise NotFoundError(f"benchmark of `{self}`", benchmark or reference, self.benchmarks)
+        return name
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -22,13 +22,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from registry.bundle import Bundle, read_bundle
-from registry.errors import NotFoundError, StoreError
+from registry.errors import BundleError, NotFoundError, StoreError
 from registry.evidence import Scorecard
 from registry.files import canonical_json, read_json
 from registry.locks import exclusive, sqlite_path
@@ -140,11 +140,43 @@ class Store:
             self._client.search_experiments(max_results=1)
             self._client.search_registered_models(max_results=1)
 
+    @classmethod
+    def watched(cls, uri: str) -> Store:
+        """The store of a process that looks at it again and again, and must not make one.
+
+        No connection outlives a look: one that does goes on reading an SQLite file that was moved away. A server that does not
+        answer is given up after seconds; MLflow alone tries for minutes.
+
+        Raises:
+            StoreError: not there, or it cannot be opened.
+        """
+        _require_file(uri)
+        for name, value in (("SQLALCHEMYSTORE_POOLCLASS", "NullPool"), ("HTTP_REQUEST_MAX_RETRIES", "1"), ("HTTP_REQUEST_TIMEOUT", "30")):
+            os.environ.setdefault(f"MLFLOW_{name}", value)
+        return cls(uri)
+
+    def require(self) -> None:
+        """Make sure that a look does not make an empty database where the registry's was.
+
+        Raises:
+            StoreError: the file of an SQLite database is gone.
+        """
+        _require_file(self.uri)
+
     def writing(self) -> AbstractContextManager[None]:
         """Hold the store's lock for one registration or decision."""
         return exclusive(self.uri, "register")
 
     # ------------------------------------------------------------------------------------------ reading
+
+    def model_tags(self, name: str) -> dict[str, str]:
+        """Tags of a registered model.
+
+        Raises:
+            StoreError: no such model.
+        """
+        with _errors(f"The tags of `{name}` cannot be read"):
+            return dict(self._client.get_registered_model(name).tags)
 
     def models(self) -> list[str]:
         """Names of all registered models, sorted."""
@@ -194,14 +226,27 @@ class Store:
             BundleError: what came is not what was registered.
         """
         version = self.version(reference)
-        alone = version.benchmarks[0] if len(version.benchmarks) == 1 else ""
-        name = next((b for b in (benchmark, Reference.parse(reference).alias, alone) if b in version.benchmarks), "")
-        if not name or (benchmark and name != benchmark):
-            raise NotFoundError(f"benchmark of `{version}`", benchmark or reference, version.benchmarks)
+        return self.fetch(version, version.benchmark_of(reference, benchmark), folder)
+
+    def fetch(self, version: Version, benchmark: str, folder: Path) -> Bundle:
+        """As `fetch_bundle`, of a version that was looked up already.
+
+        Raises:
+            NotFoundError: it has no evidence on that benchmark.
+            BundleError: what came is not what was registered.
+        """
+        if benchmark not in version.benchmarks:
+            raise NotFoundError(f"benchmark of `{version}`", benchmark, version.benchmarks)
+        path = version.tags[f"bundle.{benchmark}"]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
-            fetched = self._download(version, version.tags[f"bundle.{name}"], Path(scratch))
-            read_bundle(fetched)
+            fetched = self._download(version, path, Path(scratch))
+            came = read_bundle(fetched).digest
+            if not came.startswith(PurePosixPath(path).name):
+                raise BundleError(
+                    f"The files of `{version}` at `{path}` are a bundle of digest {came}: another one than was registered there."
+                    " Restore the artifact store, then register it again."
+                )
             if folder.exists():
                 os.replace(folder, Path(scratch) / "replaced")
             os.replace(fetched, folder)
@@ -468,6 +513,12 @@ class Store:
         except MlflowException as error:
             if error.error_code != _EXISTS:
                 raise
+
+
+def _require_file(uri: str) -> None:
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise StoreError(f"The registry's database `{database}` is not there. Put it back, or fill a new one with `blankslide registry sync`.")
 
 
 def _write_flavour(bundle: Bundle, model_id: str, folder: Path) -> None:
