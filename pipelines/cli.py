@@ -169,6 +169,12 @@ def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "promote", _registry("promote"), "move the alias `promoted` to a version, through the gate")
     parser.add_argument("name", help="NAME, NAME/VERSION or NAME@ALIAS")
     _add_store(parser)
+    parser = _add(commands, "rollback", _registry("rollback"), "move the alias `promoted` back to the version that was promoted before")
+    parser.add_argument("name", help="name of the registered model")
+    parser.add_argument("--to", type=int, default=0, metavar="VERSION", help="another version that was promoted earlier")
+    parser.add_argument("--reason", default="", metavar="WORDS", help="why; recorded with the decision")
+    parser.add_argument("--force", action="store_true", help="also to a version that the gate refuses now; needs --reason")
+    _add_store(parser)
     parser = _add(commands, "rescore", _registry("rescore"), "list stale evidence and make exactly that again")
     parser.add_argument("names", nargs="*", metavar="NAME[@BENCHMARK]", help="only benchmarks on which these are stale")
     parser.add_argument("--list", action="store_true", help="list what is stale and why, change nothing")
@@ -195,7 +201,7 @@ def _registry(name: str) -> Command:
     def run(options: argparse.Namespace) -> None:
         from pipelines import commands
 
-        getattr(commands, name if name in ("promote", "reproduce", "rescore") else f"registry_{name}")(options)
+        getattr(commands, name if name in ("promote", "reproduce", "rescore", "rollback") else f"registry_{name}")(options)
 
     return run
 
@@ -221,8 +227,27 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
         if many:
             parser.add_argument("--host", default="127.0.0.1")
             parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), help="default: BLANKSLIDE_SERVE_PROVIDER, else cpu")
+            parser.add_argument(
+                "--follow",
+                action="append",
+                default=[],
+                metavar="NAME[@ALIAS]",
+                help="a registered encoder, and whatever its alias is moved to; repeat",
+            )
+            parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks at the registry (default: 10)")
+            live = "folder that a follower keeps up to date; with --follow, where it lies (default: a private one, removed at the end)"
+            parser.add_argument("--live", type=Path, metavar="ROOT", help=live)
         if name == "archive":
             parser.add_argument("--out", type=Path, default=Path("archives"))
+
+    parser = _add(commands, "follow", _serving("follow"), "keep a folder at what aliases name, for an endpoint that serves it (serve --live ROOT)")
+    parser.add_argument("names", nargs="+", metavar="NAME[@ALIAS]", help="NAME alone means its `promoted` alias")
+    parser.add_argument("--into", type=Path, required=True, metavar="ROOT", help="folder of pointers and verified bundles")
+    parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks at the registry (default: 10)")
+    parser.add_argument("--keep", type=int, default=2, metavar="N", help="bundles of a name that stay beside the live one (default: 2)")
+    parser.add_argument("--once", action="store_true", help="look once; exit code 2 if something is refused")
+    parser.add_argument("--while", type=int, dest="parent", metavar="PID", help="end when that process, which started this one, is gone")
+    _add_store(parser)
 
 
 def _serving(name: str) -> Command:

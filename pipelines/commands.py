@@ -6,16 +6,18 @@ import argparse
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.workspace import Workspace, limit_threads
-from registry.errors import BlankslideError, GateRefusedError, NotFoundError, ParamsError, StoreError
+from registry.errors import BlankslideError, BundleError, GateRefusedError, NotFoundError, ParamsError, StoreError
 
 if TYPE_CHECKING:
     from pipelines.rescore import Survey
@@ -170,6 +172,7 @@ def registry_list(options: argparse.Namespace) -> None:
 def registry_show(options: argparse.Namespace) -> None:
     """`blankslide registry show`."""
     from pipelines.current import Judge
+    from registry.promotions import movements
     from registry.records import Reference
     from registry.upkeep import look
 
@@ -190,6 +193,8 @@ def registry_show(options: argparse.Namespace) -> None:
                     print(f"    earlier: evidence {digest[:12]} in run {run.run_id}")
         if "gate.decision" in version.tags:
             print(f"  gate: {version.tags['gate.decision']} at {version.tags.get('gate.decided_at', '')}. {version.tags.get('gate.reasons', '')}")
+    for movement in movements(store.model_tags(wanted.name), [standing.version for standing in standings]):
+        print(f"{movement.moment:%Y-%m-%d %H:%M:%S} UTC  {movement.word} {wanted.name}/{movement.number}: {movement.reason}")
     _warn(standings)
 
 
@@ -242,6 +247,27 @@ def promote(options: argparse.Namespace) -> None:
         print(f"  {reason}")
 
 
+def rollback(options: argparse.Namespace) -> None:
+    """`blankslide rollback`."""
+    from pipelines.current import Judge
+    from registry.rollback import rollback as roll_back
+
+    params = Workspace(options.workspace).params()
+    done = roll_back(
+        open_store(options),
+        options.name,
+        options.to,
+        options.reason,
+        options.force,
+        params.gate.max_loss,
+        params.diagnose.alpha,
+        Judge(options.workspace),
+    )
+    print(done.sentence)
+    for reason in done.decision.reasons:
+        print(f"  {reason}")
+
+
 def reproduce(options: argparse.Namespace) -> None:
     """`blankslide reproduce`."""
     from registry.reproduce import reproduce as reproduce_version
@@ -270,8 +296,61 @@ def serve(options: argparse.Namespace) -> None:
     if options.provider:
         settings = replace(settings, provider=options.provider)
     evidence: dict[Path, str] = {}
-    with bundles(options, list(options.names), evidence) as found:
-        serve_bundles(found, options.host, options.port, settings, evidence=evidence)
+    with _live(options) as live, bundles(options, list(options.names), evidence, optional=live is not None) as found:
+        extra: dict[str, Any] = {"live": live} if live is not None else {}
+        serve_bundles(found, options.host, options.port, settings, evidence=evidence, **extra)
+
+
+@contextmanager
+def _live(options: argparse.Namespace) -> Iterator[Path | None]:
+    """The folder that an endpoint looks at for other bundles: one that is kept up to date elsewhere (--live), or here (--follow); or None."""
+    from pipelines.follower_process import followed
+    from serving.live import names
+
+    if options.live is not None and not options.follow and not names(options.live):
+        raise ParamsError(f"Expected bundles in `{options.live}`, found none. `blankslide follow NAME --into {options.live}` puts them there.")
+    if not options.follow:
+        yield options.live
+        return
+    with tempfile.TemporaryDirectory(prefix="blankslide-live-") as private:
+        root = options.live or Path(private)
+        arguments = ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
+        arguments += ["--poll", f"{options.poll:g}"] if options.poll is not None else []
+        with followed(options.follow, root, ["--workspace", str(options.workspace)], arguments):
+            yield root
+
+
+def follow(options: argparse.Namespace) -> None:
+    """`blankslide follow`."""
+    from pipelines.current import Judge
+    from pipelines.follow import POLL_S, Follower
+    from pipelines.follow import follow as follow_all
+    from registry.bundle import Bundle
+    from registry.staleness import Staleness
+    from registry.store import Store
+
+    def judge(bundle: Bundle) -> Staleness:
+        # a new one each time: what it compares with may have changed
+        return Judge(options.workspace).bundle(bundle)
+
+    uri, holds = tracking_uri(options), (options.workspace / "params.yaml").is_file()
+    stop, followers = threading.Event(), []
+    with ExitStack() as stack:
+        for name in options.names:
+            follower = Follower(lambda: Store.watched(uri), name, options.into, judge if holds else None, options.keep, _say_followed)
+            followers.append(stack.enter_context(follower))
+        if options.once:
+            refused = [follower.refusal for follower in followers if follower.step() == "refused"]
+            if refused:
+                raise BundleError(" ".join(refused))
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        follow_all(followers, POLL_S if options.poll is None else options.poll, stop, lambda: options.parent in (None, os.getppid()))
+
+
+def _say_followed(line: str) -> None:
+    print(f"[follow] {line}", flush=True)
 
 
 def archive(options: argparse.Namespace) -> None:
@@ -292,7 +371,7 @@ def torchserve(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def bundles(options: argparse.Namespace, names: list[str], evidence: dict[Path, str] | None = None) -> Iterator[list[Path]]:
+def bundles(options: argparse.Namespace, names: list[str], evidence: dict[Path, str] | None = None, optional: bool = False) -> Iterator[list[Path]]:
     """Bundle folders for registered names (fetched into a private folder) and for --bundle.
 
     A server never talks to MLflow: names are resolved in a process that ends before it starts.
@@ -301,12 +380,13 @@ def bundles(options: argparse.Namespace, names: list[str], evidence: dict[Path, 
         options: of the command.
         names: registered references.
         evidence: where given, it is filled with what is known of each bundle's evidence: by the workspace, else by the registry.
+        optional: whether there may be none.
 
     Raises:
         ParamsError: neither a name nor a bundle.
         StoreError: a name is not in the registry, or it cannot be read.
     """
-    if not names and not options.bundle:
+    if not names and not options.bundle and not optional:
         raise ParamsError("Expected a registered NAME[@ALIAS], or --bundle FOLDER. `blankslide registry list` shows what is registered.")
     with tempfile.TemporaryDirectory(prefix="blankslide-") as folder:
         found = list(options.bundle)

@@ -96,6 +96,31 @@ def test_promote_moves_the_alias_or_exits_with_1_and_the_reason(
     assert "Known: `simclr`, `worse`" in capsys.readouterr().err
 
 
+def test_rollback_says_what_it_did_and_show_lists_it(workspace: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        register(store, make_bundle(tmp_path / str(seed), seed=seed))
+        assert run(workspace, "promote", f"simclr/{seed + 1}") == 0
+    capsys.readouterr()
+    assert run(workspace, "rollback", "simclr", "--reason", "plate 7 comes out as noise") == 0
+    said, gate, *_ = capsys.readouterr().out.splitlines()
+    assert said.startswith("The alias `promoted` of `simclr` went back from `simclr/2` to `simclr/1`, promoted on ")
+    assert said.endswith(" UTC: plate 7 comes out as noise.")
+    assert gate.startswith("  On `chirality` (culture) it beats its twins")
+    assert "promoted" in store.version("simclr/1").aliases
+    assert run(workspace, "registry", "show", "simclr") == 0
+    lines = [line.partition(" UTC  ")[2] for line in capsys.readouterr().out.splitlines() if " UTC  " in line]
+    assert [line.partition(":")[0] for line in lines] == ["promoted simclr/1", "promoted simclr/2", "rolled back to simclr/1"]
+    assert lines[2].endswith(": plate 7 comes out as noise.")
+    assert run(workspace, "rollback", "simclr") == 2
+    assert "There is no version of `simclr` promoted before `simclr/1`" in capsys.readouterr().err
+    store.tag_version(store.version("simclr/2"), {"stale.culture": "the plates are others"})
+    assert run(workspace, "rollback", "simclr", "--to", "2") == 1
+    assert "the gate refuses `simclr/2` now. Its evidence on `culture` is stale: the plates are others." in capsys.readouterr().err
+    assert run(workspace, "rollback", "simclr", "--to", "2", "--force") == 2
+    assert run(workspace, "rollback", "simclr", "--to", "2", "--force", "--reason", "it was the microscope") == 0
+    assert "it was the microscope. The gate refuses it now; it was forced." in capsys.readouterr().out
+
+
 def test_list_names_every_version(workspace: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(workspace, "registry", "list") == 0
     assert "blankslide registry sync" in capsys.readouterr().out
@@ -127,6 +152,11 @@ def test_archive_packs_a_registered_bundle_and_a_folder(workspace: Path, store: 
             packed.append(archive.read(BUNDLE))
     # the archive itself holds the time it was made at
     assert packed[0] == packed[1]
+
+
+def test_a_folder_that_nobody_fills_is_not_served(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(workspace, "serve", "--live", str(tmp_path / "live")) == 2
+    assert f"found none. `blankslide follow NAME --into {tmp_path / 'live'}` puts them there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["serve", "archive", "torchserve"])
