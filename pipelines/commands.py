@@ -297,8 +297,7 @@ def serve(options: argparse.Namespace) -> None:
         settings = replace(settings, provider=options.provider)
     evidence: dict[Path, str] = {}
     with _live(options) as live, bundles(options, list(options.names), evidence, optional=live is not None) as found:
-        extra: dict[str, Any] = {"live": live} if live is not None else {}
-        serve_bundles(found, options.host, options.port, settings, evidence=evidence, **extra)
+        serve_bundles(found, options.host, options.port, settings, evidence=evidence, live=live)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from registry.errors import ParamsError, ProviderError
 from serving.scoring import UNCHECKED, Scorer
@@ -64,9 +65,16 @@ def running(scorers: Sequence[Scorer], settings: Settings | None = None) -> Iter
     from serving.onnx_app import create_app
 
     settings = settings or Settings()
+    with answering(lambda url: create_app(scorers, settings, url), settings) as url:
+        yield url
+
+
+@contextmanager
+def answering(make: Callable[[str], ASGIApp], settings: Settings) -> Iterator[str]:
+    """As `running`, for an application that is made when its URL is known."""
     with _bound(HOST, 0) as listener:
         url = _url(HOST, listener)
-        server = server_of(create_app(scorers, settings, url), settings)
+        server = server_of(make(url), settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="onnx-endpoint")
         thread.start()
         try:

@@ -10,22 +10,29 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
+from serving.live import Live
+from serving.live import names as live_names
 from serving.logs import log_json_lines
 from serving.scoring import Scorer
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.served import ServedModels
 
 #: as `serving.metrics.MULTIPROCESS`: the supervisor must not import what reads it
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -220,13 +227,11 @@ class _Announcing(uvicorn.Server):
 
 def work(plan: Plan, listener: socket.socket, said: Connection) -> None:
     """One worker's life: load, check, answer until it is told to end or its supervisor is gone."""
-    from serving.onnx_app import create_app
-
     # Ctrl-C reaches the whole group: the supervisor decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_json_lines()
     try:
-        app = create_app(opened(plan, lambda line: said.send(("said", line))), plan.settings, plan.url)
+        app = app_of(plan, lambda line: said.send(("said", line)))
     except BlankslideError as error:
         said.send((next(name for name, known in REFUSALS.items() if isinstance(error, known)), str(error)))
         return
@@ -235,12 +240,39 @@ def work(plan: Plan, listener: socket.socket, said: Connection) -> None:
     server.run(sockets=[listener])
 
 
-def opened(plan: Plan, say: Callable[[str], None]) -> list[Scorer]:
-    """The plan's bundles, verified and loaded."""
-    settings, scorers = plan.settings, []
-    for bundle, evidence in plan.bundles:
+def app_of(plan: Plan, say: Callable[[str], None]) -> ASGIApp:
+    """The application of a plan: its bundles and what is followed, verified and loaded.
+
+    Raises:
+        BundleError, ProviderError, ParamsError: a bundle cannot be served.
+    """
+    from serving.onnx_app import create_app
+    from serving.watching import Watch, watching
+
+    root = plan.live
+    live = {} if root is None else {name: Live.read(root, name) for name in live_names(root)}
+    followed = [] if root is None else [(pointer.bundle(root), pointer.evidence) for pointer in live.values()]
+    scorers = opened(plan.settings, [*plan.bundles, *followed], say)
+    if root is None:
+        return create_app(scorers, plan.settings, plan.url)
+
+    def beside(models: ServedModels) -> AbstractAsyncContextManager[None]:
+        return watching(Watch(models, root, partial(open_bundle, plan.settings), live), plan.settings.poll_s)
+
+    return create_app(scorers, plan.settings, plan.url, beside)
+
+
+def open_bundle(settings: Settings, bundle: Path, evidence: str) -> Scorer:
+    """One bundle, verified and loaded as the settings say."""
+    return Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels, evidence, shared=settings.runners > 1)
+
+
+def opened(settings: Settings, bundles: Sequence[tuple[Path, str]], say: Callable[[str], None]) -> list[Scorer]:
+    """Several bundles with their evidence, verified and loaded; says of each how."""
+    scorers = []
+    for bundle, evidence in bundles:
         start = monotonic()
-        scorer = Scorer.open(bundle, settings.provider, settings.cores, settings.max_pixels, evidence, shared=settings.runners > 1)
+        scorer = open_bundle(settings, bundle, evidence)
         scorers.append(scorer)
         checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
         say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")

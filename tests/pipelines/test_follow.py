@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -32,7 +33,8 @@ from registry.store import PROMOTED, Store
 from serving.live import Live, Refusal
 from serving.scoring import Scorer
 from tests.pipelines.killed import step_and_die
-from tests.serving.bundles import CELLS, Exported, TinyBundle, embed, export_networks, make_bundle, tiny_images
+from tests.serving.bundles import CELLS, Exported, TinyBundle, embed, export_networks, make_bundle, npy, tiny_images
+from tests.serving.service import service
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -440,6 +442,50 @@ def running(follower: Follower) -> Iterator[None]:
 
 def wait_for(true: Callable[[], bool], patience_s: float = 60.0) -> None:
     deadline = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_whole_way_from_a_moved_alias_to_another_answer_without_a_dropped_request(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+    here.add(bundles.one)
+    arguments = ["--follow", "tiny", "--poll", "0.2", "--tracking-uri", here.store.uri]
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    with service(arguments, tmp_path / "log", poll_s=0.1) as running, httpx.Client(base_url=running.url, timeout=20) as http:
+
+        def client() -> None:
+            with httpx.Client(base_url=running.url, timeout=20) as own:
+                while not ended.is_set():
+                    statuses.append(own.post("/v1/embed?model=tiny", content=npy(tiny_images(1, 5)[0])).status_code)
+
+        def served() -> str:
+            return str(http.get("/v1/models").json()["models"][0]["identity"])
+
+        assert served() == bundles.one.identity
+        load = threading.Thread(target=client)
+        load.start()
+        try:
+            here.add(bundles.two)
+            until(lambda: served() == bundles.two.identity)
+            here.add(bundles.wrong)
+            until(lambda: "blankslide_bundles_refused_total{" in http.get("/metrics").text)
+            assert served() == bundles.two.identity
+            here.promote(1)
+            until(lambda: served() == bundles.one.identity)
+        finally:
+            ended.set()
+            load.join()
+        assert len(statuses) > 20
+        assert set(statuses) == {200}
+        for process in (psutil.Process(running.process.pid), *running.workers):
+            held = {part for found in process.memory_maps() for part in Path(found.path).parts}
+            assert held & {"torch", "mlflow", "dvc"} == set()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

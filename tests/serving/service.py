@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,10 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, log: Path, **settings: object) -> Iterator[Service]:
+def service(models: Sequence[str], log: Path, **settings: object) -> Iterator[Service]:
+    """Start `blankslide serve` with some models and settings; yields when it answers, and ends it."""
     environment = {**os.environ, **{f"BLANKSLIDE_SERVE_{name.upper()}": str(value) for name, value in settings.items()}}
-    command = [sys.executable, "-u", "-m", "pipelines.cli", "serve", "--bundle", str(folder), "--port", "0"]
+    command = [sys.executable, "-u", "-m", "pipelines.cli", "serve", *models, "--port", "0"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True)
     try:

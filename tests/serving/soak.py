@@ -93,7 +93,7 @@ def _cases(strategy: Any, count: int, number: int) -> list[Any]:
 def soak(tiny: TinyBundle, requests: int, log: Path, seed: int = 0, say: Any = print) -> Outcome:
     """Send `requests` hostile requests to a service of its own."""
     outcome = Outcome()
-    with service(tiny.folder, log, max_body_bytes=2_000_000, max_pixels=4_000_000, body_timeout_s=2.0, queue_length=64) as running:
+    with service(["--bundle", str(tiny.folder)], log, max_body_bytes=2_000_000, max_pixels=4_000_000, body_timeout_s=2.0, queue_length=64) as running:
         port = int(running.url.rpartition(":")[2])
         before = {worker.pid for worker in running.workers}
         with warnings.catch_warnings():

@@ -83,7 +83,7 @@ def counted(text: str, name: str) -> float:
 
 
 def test_a_worker_killed_under_load_comes_back_and_nobody_gets_a_wrong_answer(tiny: TinyBundle, tmp_path: Path) -> None:
-    with service(tiny.folder, tmp_path / "log", processes=2) as running:
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=2) as running:
         assert len(running.workers) == 2
         with under_load(running.url, tiny) as clients:
             until(lambda: clients.answers > 40)
@@ -103,7 +103,7 @@ def test_a_worker_killed_under_load_comes_back_and_nobody_gets_a_wrong_answer(ti
 
 
 def test_counters_are_those_of_all_processes(tiny: TinyBundle, tmp_path: Path) -> None:
-    with service(tiny.folder, tmp_path / "log", processes=2) as running:
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=2) as running:
         for _ in range(30):
             httpx.post(f"{running.url}/v1/embed?model=tiny", content=npy(tiny.images[0])).raise_for_status()
         for _ in range(6):
@@ -116,7 +116,7 @@ def test_counters_are_those_of_all_processes(tiny: TinyBundle, tmp_path: Path) -
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_under_load_answers_what_was_taken(tiny: TinyBundle, tmp_path: Path, processes: int) -> None:
-    with service(tiny.folder, tmp_path / "log", processes=processes) as running, under_load(running.url, tiny) as clients:
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=processes) as running, under_load(running.url, tiny) as clients:
         until(lambda: clients.answers > 20)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(20) == 0
@@ -127,7 +127,7 @@ def test_sigterm_under_load_answers_what_was_taken(tiny: TinyBundle, tmp_path: P
 
 
 def test_workers_end_with_their_supervisor(tiny: TinyBundle, tmp_path: Path) -> None:
-    with service(tiny.folder, tmp_path / "log", processes=2) as running:
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=2) as running:
         workers = running.workers
         running.process.kill()
         _, alive = psutil.wait_procs(workers, timeout=20)
@@ -135,7 +135,7 @@ def test_workers_end_with_their_supervisor(tiny: TinyBundle, tmp_path: Path) -> 
 
 
 def test_no_process_holds_a_heavy_package(tiny: TinyBundle, tmp_path: Path) -> None:
-    with service(tiny.folder, tmp_path / "log") as running:
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log") as running:
         httpx.post(f"{running.url}/v1/score?model=tiny", content=npy(tiny.images[0])).raise_for_status()
         for process in (psutil.Process(running.process.pid), *running.workers):
             mapped = {Path(found.path).parts for found in process.memory_maps()}

@@ -1,0 +1,144 @@
+"""A model is replaced under load without a dropped request; a bad bundle is said and the one before goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from registry.bundle import read_bundle
+from registry.errors import BundleError
+from serving.live import Live, Refusal
+from serving.scoring import embedding_tolerance
+from serving.server import answering
+from serving.settings import Settings
+from serving.workers import Plan, app_of
+from tests.serving.bundles import Exported, TinyBundle, make_bundle, npy
+
+
+def publish(root: Path, bundle: TinyBundle, version: int, altered: bool = False) -> Live:
+    """As a follower does: the bundle is renamed into place, then the pointer is replaced."""
+    found = read_bundle(bundle.folder)
+    name, digest, identity = found.name, found.digest, found.identity
+    (root / name).mkdir(exist_ok=True)
+    bundle.folder.rename(root / name / digest)
+    if altered:
+        (root / name / digest / "encoder.onnx").write_bytes(b"nothing of the kind")
+    live = Live(f"{name}/{digest}", digest, f"{name}@promoted", version, identity, "current")
+    live.write(root)
+    return live
+
+
+@pytest.fixture
+def one(exported: dict[str, Exported], tmp_path: Path) -> TinyBundle:
+    return make_bundle(tmp_path / "one" / "tiny", exported)
+
+
+@pytest.fixture
+def other(exported: dict[str, Exported], tmp_path: Path) -> TinyBundle:
+    """The same name, another network: the twin's."""
+    return make_bundle(tmp_path / "other" / "tiny", {**exported, "encoder": replace(exported["untrained-tiny"], role="encoder")})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "live"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def url(root: Path, one: TinyBundle) -> Iterator[str]:
+    publish(root, one, 1)
+    settings = Settings(poll_s=0.05)
+    with answering(lambda address: app_of(Plan([], settings, address, root), lambda _line: None), settings) as address:
+        yield address
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def counted(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics").text
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def identity(url: str) -> str:
+    return str(httpx.get(f"{url}/v1/models").json()["models"][0]["identity"])
+
+
+def test_swapped_under_load_without_a_dropped_request(root: Path, url: str, one: TinyBundle, other: TinyBundle) -> None:
+    image = one.images[0]
+    expected = {"one": one.embedding[0], "other": other.embedding[0]}
+    came: list[str] = []
+    ended = threading.Event()
+
+    def client() -> None:
+        with httpx.Client(base_url=url, timeout=20) as http:
+            while not ended.is_set():
+                answer = http.post("/v1/embed?model=tiny", content=npy(image))
+                embedding = answer.json()["embedding"] if answer.status_code == 200 else []
+                near = [name for name, value in expected.items() if np.allclose(embedding, value, rtol=0, atol=embedding_tolerance(value))]
+                came.append(near[0] if near else f"{answer.status_code}")
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(came) > 30)
+    second = publish(root, other, 2)
+    until(lambda: "other" in came)
+    answered = len(came)
+    until(lambda: len(came) > answered + 30)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert set(came) == {"one", "other"}
+    assert came[0] == "one"
+    assert came[-1] == "other"
+    assert identity(url) == second.identity
+    assert counted(url, "blankslide_bundle_swaps_total") == 1
+
+
+def test_a_bad_bundle_is_said_once_and_the_one_before_goes_on(root: Path, url: str, other: TinyBundle) -> None:
+    before = identity(url)
+    publish(root, other, 2, altered=True)
+    until(lambda: counted(url, "blankslide_bundles_refused_total") > 0)
+    time.sleep(0.3)
+    assert counted(url, "blankslide_bundles_refused_total") == 1
+    assert identity(url) == before
+    assert httpx.post(f"{url}/v1/embed?model=tiny", content=npy(other.images[0])).status_code == 200
+
+
+def test_what_the_follower_refused_is_counted(root: Path, url: str) -> None:
+    Refusal("0" * 64, 2, "Golden images differ.", "2026-01-01T00:00:00Z").write(root, "tiny")
+    until(lambda: counted(url, "blankslide_bundles_refused_total") == 1)
+
+
+def test_a_pointer_that_cannot_be_read(root: Path, url: str) -> None:
+    before = identity(url)
+    (root / "tiny.json").write_text('{"folder": ')
+    until(lambda: counted(url, "blankslide_bundles_refused_total") == 1)
+    assert identity(url) == before
+
+
+def test_evidence_that_went_stale_is_said(root: Path, url: str) -> None:
+    found = Live.read(root, "tiny")
+    Live(found.folder, found.digest, found.reference, found.version, found.identity, "stale: numpy is another").write(root)
+    until(lambda: httpx.get(f"{url}/healthz").json()["stale"] == {"tiny": "stale: numpy is another"})
+
+
+def test_a_bad_pointer_at_the_start_refuses(root: Path, one: TinyBundle) -> None:
+    live = publish(root, one, 1)
+    (root / live.folder / "card.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"card\.json"):
+        app_of(Plan([], Settings(), "", root), lambda _line: None)
