@@ -146,7 +146,7 @@ def conform(image: Image, spec: ImageSpec, out: NDArray[np.float32] | None = Non
     Raises:
         ImageError: other channels, dtype, size (under `refuse`) or pixel size than expected; says both.
     """
-    pixels = _ordered_channels(image, spec)
+    pixels = ordered_channels(image, spec)
     if image.pixels.dtype.name != spec.dtype:
         raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
     if image.pixel_size_um and spec.pixel_size_um and not math.isclose(image.pixel_size_um, spec.pixel_size_um, rel_tol=0.05):
@@ -171,7 +171,12 @@ def conform(image: Image, spec: ImageSpec, out: NDArray[np.float32] | None = Non
     return conformed
 
 
-def _ordered_channels(image: Image, spec: ImageSpec) -> Pixels:
+def ordered_channels(image: Image, spec: ImageSpec) -> Pixels:
+    """(c, y, x) with the channels in the order of `spec`: by name where the file names them.
+
+    Raises:
+        ImageError: other channels than expected.
+    """
     if image.pixels.shape[0] != len(spec.channels):
         raise ImageError(
             f"`{image.source}`: expected {len(spec.channels)} channels ({', '.join(spec.channels)}), got {image.pixels.shape[0]}"

@@ -17,7 +17,7 @@ from serving.metrics import Metrics
 from serving.schema import ErrorAnswer
 
 #: paths that answer without a token: whether the service lives, and the page, which asks for the token itself
-OPEN = frozenset({"/", "/docs", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+OPEN = frozenset({"/", "/docs", "/page.css", "/page.js", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("blankslide")
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, NotFoundError
@@ -28,7 +29,7 @@ from serving.intake import files_of, is_form, read_body
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.openinference import add_routes as add_open_inference
 from serving.responses import ERRORS, NOT_FOUND
-from serving.schema import EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
+from serving.schema import Channels, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
 from serving.served import ServedModels
 from serving.settings import Settings
@@ -48,10 +49,17 @@ _BODY = {
         },
     },
 }
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data: blob:",
-    "X-Content-Type-Options": "nosniff",
-}
+# nothing from elsewhere, nothing inline: what a file's name or a label says can never become code
+_PAGE_POLICY = (
+    "default-src 'none'",
+    "style-src 'self'",
+    "script-src 'self'",
+    "connect-src 'self'",
+    "img-src data:",
+    "base-uri 'none'",
+    "form-action 'none'",
+)
+_PAGE_HEADERS = {"Content-Security-Policy": "; ".join(_PAGE_POLICY), "X-Content-Type-Options": "nosniff"}
 ModelName = Annotated[str, Query(description="Name of a served model, see `/v1/models`.")]
 Field = Annotated[str, Query(description="What is done with a field that is larger than the model's input: `refuse`, `grid` or `centres`.")]
 Centres = Annotated[str, Query(description="With `field=centres`: `y,x;y,x` in pixels.")]
@@ -102,6 +110,7 @@ def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url:
     examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(settings.secret()))
     _add_information(app, models, examples)
     _add_scoring(app, models, settings, examples)
+    _add_page(app)
     add_open_inference(app, models, settings, examples)
     return app
 
@@ -141,6 +150,12 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         """Readings: embedding, probabilities beside those of twin and control, verdict, distance to known data."""
         return await answered(request, model, Framing.parse(field, centres, resample, settings.max_images), score=True)
 
+    @app.post("/v1/channels", responses=ERRORS, openapi_extra={"requestBody": _BODY, **examples.post("/v1/channels")}, tags=["images"])
+    async def channels(request: Request, model: ModelName) -> Channels:
+        """Small grey pictures of an image's channels, for looking at; of any size."""
+        scorer = models.scorer(model)
+        return await run_in_threadpool(scorer.channels, FileSource(await read_body(request, settings)))
+
     @app.get(
         "/v1/example",
         response_class=Response,
@@ -159,8 +174,6 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
 
 
 def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> None:
-    page = resources.files("serving").joinpath("web", "index.html").read_text(encoding="utf-8")
-
     @app.get("/v1/models", openapi_extra=examples.get("/v1/models"), tags=["models"])
     def list_models() -> Models:
         """The served models: what each takes and which controls it is read beside."""
@@ -184,10 +197,16 @@ def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> 
         """Counters and times in Prometheus' text format."""
         return Response(models.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.get("/", include_in_schema=False)
-    @app.get("/docs", include_in_schema=False)
-    def get_page() -> HTMLResponse:
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+def _add_page(app: FastAPI) -> None:
+    kinds = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+    files = {name: resources.files("serving").joinpath("web", name).read_bytes() for name in kinds}
+
+    def get(name: str) -> Callable[[], Response]:
+        return lambda: Response(files[name], media_type=kinds[name], headers=_PAGE_HEADERS)
+
+    for path, name in (("/", "index.html"), ("/docs", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(path, get(name), methods=["GET"], include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI, models: ServedModels) -> None:

@@ -195,6 +195,24 @@ class ReadingBatch(_Answer):
     images: list[ReadImage]
 
 
+class ChannelPicture(_Model):
+    """One channel for people to look at."""
+
+    name: str
+    low: float = Field(description="Intensity that is shown black.")
+    high: float = Field(description="Intensity that is shown white.")
+    png: str = Field(description="An 8-bit grey PNG as a data URI, at most 512 pixels a side.")
+
+
+class Channels(_Answer):
+    """The channels of one image, in the model's order."""
+
+    model: ModelRef
+    height: int = Field(description="Rows of the image as sent.")
+    width: int = Field(description="Columns of the image as sent.")
+    channels: list[ChannelPicture]
+
+
 class Health(_Answer):
     """Whether the service runs (`live`) and answers for all its models (`ready`)."""
 

@@ -27,8 +27,10 @@ from registry.heads import Head, heads_of
 from registry.images import MAX_PIXELS, Image
 from serving.embedders import Embedder, OnnxEmbedder
 from serving.framing import WHOLE, Frames, Framing, frames_of
+from serving.preview import channels_of
 from serving.reference import Reference
 from serving.schema import (
+    Channels,
     EmbeddingAnswer,
     ImageExpected,
     ModelFacts,
@@ -285,6 +287,14 @@ class Scorer:
         # what is asked for as a reading is answered by one
         found |= {i: cast(Reading | ImageError, answer) for i, (answer,) in zip(frames, answers, strict=True)}
         return [found[i] for i in range(len(bodies))]
+
+    def channels(self, source: Source) -> Channels:
+        """Pictures of an image's channels.
+
+        Raises:
+            ImageError: not an image, or of other channels.
+        """
+        return channels_of(source.image(self._max_pixels), self.bundle.card.image, self.ref)
 
     def frames(self, source: Source, framing: Framing = WHOLE) -> Frames:
         """Decode an image and bring it to what the model takes.

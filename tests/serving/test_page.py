@@ -1,0 +1,158 @@
+"""The page in a real browser: an image in, its channels, probabilities, verdicts and the scoreboard out; by mouse, drop and keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.scoring import Scorer
+from serving.server import running
+from serving.settings import Settings
+from tests.serving.bundles import TinyBundle, ome
+
+pytestmark = pytest.mark.browser
+TOKEN = "a-token-of-this-test"
+
+
+@pytest.fixture(scope="module")
+def url(tiny: TinyBundle, tissue: TinyBundle) -> Iterator[str]:
+    with running([Scorer.open(bundle.folder) for bundle in (tiny, tissue)]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that must not complain."""
+    found = browser.new_page(viewport={"width": 1400, "height": 900})
+    faults: list[str] = []
+    found.on("pageerror", lambda error: faults.append(str(error)))
+    found.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    yield found
+    found.close()
+    # what the service refuses is said on the page, and by the browser too
+    assert [fault for fault in faults if "status of 4" not in fault] == []
+
+
+@pytest.fixture
+def cell(tiny: TinyBundle, tmp_path: Path) -> Path:
+    path = tmp_path / "cell.ome.tif"
+    path.write_bytes(ome(tiny.images[0]))
+    return path
+
+
+def test_a_real_file_is_read(page: Any, url: str, cell: Path, tiny: TinyBundle) -> None:
+    page.goto(url)
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.get_by_text("On `phase`, tiny is undecided against its controls.", exact=True).first.wait_for()
+    page.get_by_text("untrained-tiny (twin, 0.600 on the benchmark)", exact=True).first.wait_for()
+    shares = page.evaluate("[...document.querySelectorAll('.voice.encoder .bar > div')].map(e => e.clientWidth / e.parentElement.clientWidth)")
+    reading = Scorer.open(tiny.folder).read(cell.read_bytes())
+    expected = [p for task in reading.tasks for p in task.encoder.probabilities.values()]
+    np.testing.assert_allclose(shares, expected, atol=0.02)
+    said = page.locator(".voice.twin .number").all_inner_texts()
+    assert said == [f"{100 * p:.1f} %" for task in reading.tasks if task.twin for p in task.twin.probabilities.values()]
+
+
+def test_channels_are_seen_and_can_be_left_out(page: Any, url: str, cell: Path) -> None:
+    page.goto(url)
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.locator("section.task").first.wait_for()
+    assert page.locator("#channels label").all_inner_texts() == ["dna", "er", "actin"]
+    assert page.get_by_role("img", name="The image in false colour: dna, er, actin").count() == 1
+    sum_of = """(() => {
+        const canvas = document.querySelector("#canvas"), { width, height } = canvas;
+        const bytes = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+        return bytes.reduce((a, b) => a + b, 0) - 255 * width * height;
+    })()"""
+    together = page.evaluate(sum_of)
+    for name in ("er", "actin"):
+        page.get_by_label(name, exact=True).uncheck()
+    alone = page.evaluate(sum_of)
+    assert 0 < alone < together
+    page.get_by_label("dna", exact=True).uncheck()
+    assert page.evaluate(sum_of) == 0
+
+
+def test_a_dropped_file_and_a_field_in_tiles(page: Any, url: str, tiny: TinyBundle) -> None:
+    page.goto(url)
+    page.locator("#field").select_option("grid")
+    body = ome(np.block([[tiny.images[0], tiny.images[1]], [tiny.images[2], tiny.images[3]]]))
+    page.evaluate(
+        """bytes => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], "field.tif"));
+            document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+        }""",
+        list(body),
+    )
+    page.get_by_text("4 tiles, by their upper left corner").wait_for()
+    page.get_by_role("button", name="24, 20").click()
+    reading = Scorer.open(tiny.folder).read(ome(tiny.images[3]))
+    expected = f"{100 * next(iter(reading.tasks[0].encoder.probabilities.values())):.1f} %"
+    page.locator(".voice.encoder .number", has_text=expected).first.wait_for()
+
+
+def test_what_is_not_taken_is_said(page: Any, url: str, cell: Path) -> None:
+    page.goto(url)
+    page.locator("#model").select_option("tissue")
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.get_by_text("expected channels red, green, blue, got dna, er, actin").wait_for()
+    assert page.locator("#result").is_hidden()
+
+
+def test_the_scoreboard(page: Any, url: str) -> None:
+    page.goto(url)
+    page.locator("#board tbody tr").nth(3).wait_for()
+    first = page.locator("#board tbody tr").first.locator("td").all_inner_texts()
+    assert first[:6] == ["tiny", "cells", "phase", "0.800", "0.650", "0.900"]
+
+
+def test_by_keyboard_alone(page: Any, url: str) -> None:
+    page.goto(url)
+    page.locator("#board tbody tr").first.wait_for()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "example":
+            break
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    page.locator("section.task").first.wait_for()
+
+
+def test_a_token_is_asked_for(page: Any, tiny: TinyBundle) -> None:
+    with running([Scorer.open(tiny.folder)], Settings(token=TOKEN)) as address:
+        page.goto(address)
+        page.get_by_text("Expected `Authorization: Bearer TOKEN`").wait_for()
+        page.locator("#token").fill(TOKEN)
+        page.locator("#token").press("Tab")
+        page.locator("#board tbody tr").first.wait_for()
+        page.get_by_role("button", name="Read an example image").click()
+        page.locator("section.task").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nothing_is_wider_than_the_window(page: Any, url: str, cell: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(url)
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.locator("section.task").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
