@@ -18,6 +18,10 @@ Policy = Literal["refuse", "grid", "centres"]
 POLICIES: tuple[Policy, ...] = ("refuse", "grid", "centres")
 #: tiles of one image; bounds the memory that one small request can ask for
 MAX_TILES = 1024
+#: rows and columns that intensities are looked at
+LOOKED_AT = 64
+#: a channel whose bright pixels lie outside these shares of the model's range is said
+DARK, BRIGHT = 0.02, 2.0
 #: a larger ratio of pixel sizes is refused
 MOST_RESAMPLED = 4
 #: as in `registry.images.conform`: nearer pixel sizes are the same
@@ -69,10 +73,12 @@ class Frames:
     Attributes:
         pixels: (t, c, y, x) float32 raw intensities.
         tiles: one per frame, where it was taken from; None for a whole image as it was sent.
+        warnings: what is strange about the image and no reason to refuse it, in sentences.
     """
 
     pixels: PixelBatch
     tiles: tuple[Tile | None, ...]
+    warnings: tuple[str, ...] = ()
 
 
 WHOLE = Framing()
@@ -85,6 +91,36 @@ def frames_of(image: Image, spec: ImageSpec, framing: Framing = WHOLE) -> Frames
         ImageError: not what the model takes, smaller than a tile, a centre too near the rim, too many tiles; says what was expected and what came.
     """
     fitting, spec, resampled_from = _resampled(image, spec, framing.resample)
+    frames = _cut(image, fitting, spec, framing, resampled_from)
+    return replace(frames, warnings=tuple(intensity_warnings(frames.pixels, spec)))
+
+
+def intensity_warnings(pixels: PixelBatch, spec: ImageSpec) -> list[str]:
+    """Channels whose intensities are of another scale than the model's: what was saved in another range than the benchmark's images.
+
+    Looked at is the 99th percentile of up to `LOOKED_AT` rows and columns, on the scale on which the model's range is 0 to 1. A channel may be dark
+    because nothing is there, so this is said and not refused.
+
+    Args:
+        pixels: (t, c, y, x) raw intensities.
+        spec: of the model.
+    """
+    step_y, step_x = (max(1, side // LOOKED_AT) for side in pixels.shape[2:])
+    values = np.moveaxis(pixels[:, :, ::step_y, ::step_x], 1, 0).reshape(pixels.shape[1], -1)
+    rank = int(0.99 * (values.shape[1] - 1))
+    bright = np.partition(values, rank, axis=1)[:, rank]
+    found = []
+    for name, value, (low, high) in zip(spec.channels, bright.tolist(), spec.intensity, strict=True):
+        share = (value - low) / (high - low)
+        if not DARK <= share <= BRIGHT:
+            found.append(
+                f"`{name}`: 99 % of the intensities lie below {value:g}, the model was made for {low:g} to {high:g}."
+                f" {'Nothing may be there, or the' if share < DARK else 'The'} image may have been saved on another scale."
+            )
+    return found
+
+
+def _cut(image: Image, fitting: Image, spec: ImageSpec, framing: Framing, resampled_from: float | None) -> Frames:
     if framing.policy == "refuse":
         pixels = conform(fitting, spec)[None]
         height, width = fitting.pixels.shape[1:]

@@ -77,6 +77,7 @@ class EmbeddingAnswer(_Answer):
 
     model: ModelRef
     tile: Tile | None = Field(default=None, description="null for the whole image as it was sent.")
+    warnings: list[str] = Field(default=[], description="What is strange about the image as it was sent, such as intensities of another scale.")
     embedding: list[float] = Field(description="d numbers (float32), equal to the offline embedding within 1e-4 of its root mean square.")
 
 

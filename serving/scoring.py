@@ -47,6 +47,8 @@ from serving.schema import (
 from serving.sources import FileSource, Source
 
 Answer = EmbeddingAnswer | Reading
+#: which part of an image, and what is strange about the image
+Take = tuple[Tile | None, list[str]]
 #: takes the name of a stage and its seconds
 Timed = Callable[[str, float], None]
 
@@ -261,7 +263,7 @@ class Scorer:
             ImageError: not the image the model takes; says what was expected and what came.
         """
         frames = self.frames(FileSource(body))
-        return self._embedding_answer(self._encoder.embedder.embed(frames.pixels)[0])
+        return self._embedding_answer(self._encoder.embedder.embed(frames.pixels)[0], (None, list(frames.warnings)))
 
     def read(self, body: bytes) -> Reading:
         """The reading of one image file; arguments and errors as `embed`."""
@@ -318,12 +320,12 @@ class Scorer:
         if not asked:
             return []
         pixels = np.concatenate([a.frames.pixels for a in asked]) if len(asked) > 1 else asked[0].frames.pixels
-        tiles = [tile for a in asked for tile in a.frames.tiles]
+        takes = [(tile, list(a.frames.warnings)) for a in asked for tile in a.frames.tiles]
         counts = [len(a.frames.tiles) for a in asked]
-        flat = iter(self._pass(pixels, tiles, np.repeat([a.score for a in asked], counts), alone, timed))
+        flat = iter(self._pass(pixels, takes, np.repeat([a.score for a in asked], counts), alone, timed))
         return [list(islice(flat, count)) for count in counts]
 
-    def _pass(self, pixels: PixelBatch, tiles: Sequence[Tile | None], scored: Mask, alone: bool, timed: Timed) -> list[Answer | ImageError]:
+    def _pass(self, pixels: PixelBatch, takes: Sequence[Take], scored: Mask, alone: bool, timed: Timed) -> list[Answer | ImageError]:
         """Answers to (n, c, y, x); if one image makes a network overflow, each is computed alone to find it."""
         which = np.flatnonzero(scored)
         try:
@@ -337,30 +339,31 @@ class Scorer:
             if len(pixels) == 1:
                 return [error]
             each = [slice(i, i + 1) for i in range(len(pixels))]
-            return [answer for one in each for answer in self._pass(pixels[one], tiles[one], scored[one], alone, timed)]
+            return [answer for one in each for answer in self._pass(pixels[one], takes[one], scored[one], alone, timed)]
         place = {int(i): k for k, i in enumerate(which)}
         answers: list[Answer | ImageError] = [
-            self._reading(encoder[i], {row: values[place[i]] for row, values in companions.items()}, tile)
+            self._reading(encoder[i], {row: values[place[i]] for row, values in companions.items()}, take)
             if i in place
-            else self._embedding_answer(encoder[i], tile)
-            for i, tile in enumerate(tiles)
+            else self._embedding_answer(encoder[i], take)
+            for i, take in enumerate(takes)
         ]
         if which.size:
             timed("score", perf_counter() - start)
         return answers
 
-    def _reading(self, embedding: Embedding, companions: dict[str, Embedding], tile: Tile | None) -> Reading:
+    def _reading(self, embedding: Embedding, companions: dict[str, Embedding], take: Take) -> Reading:
         return Reading(
             model=self.ref,
-            tile=tile,
+            tile=take[0],
+            warnings=take[1],
             embedding=embedding.tolist(),
             distance=self._reference.distance(embedding) if self._reference else None,
             tasks=[self._task_reading(task, embedding, companions) for task in self._tasks],
             notes=self.bundle.scorecard.notes,
         )
 
-    def _embedding_answer(self, embedding: Embedding, tile: Tile | None = None) -> EmbeddingAnswer:
-        return EmbeddingAnswer(model=self.ref, tile=tile, embedding=embedding.tolist())
+    def _embedding_answer(self, embedding: Embedding, take: Take) -> EmbeddingAnswer:
+        return EmbeddingAnswer(model=self.ref, tile=take[0], warnings=take[1], embedding=embedding.tolist())
 
     def _task_reading(self, task: str, embedding: Embedding, companions: dict[str, Embedding]) -> TaskReading:
         beside = self._beside[task]

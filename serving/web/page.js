@@ -148,6 +148,7 @@ function nearest(reading) {
 function showReading(reading) {
   const parts = [];
   if (reading.model.evidence.startsWith("stale")) parts.push(make("p", "Scores and verdicts are " + reading.model.evidence, { class: "warning" }));
+  for (const warning of reading.warnings) parts.push(make("p", warning, { class: "warning" }));
   if (reading.distance) parts.push(make("p", reading.distance.sentence, { class: reading.distance.unlike ? "warning" : "" }));
   for (const task of reading.tasks) {
     const section = make("section", undefined, { class: "task" });

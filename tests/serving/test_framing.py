@@ -116,6 +116,28 @@ class TestResampling:
             frames_of(field(16, 12, size_um), SPEC, Framing(resample=True))
 
 
+class TestIntensities:
+    @pytest.mark.parametrize(("scale", "said"), [(1, 0), (0.5, 0), (16, 2), (1 / 256, 2)])
+    def test_another_scale_is_said(self, scale: float, said: int) -> None:
+        image = field(8, 6)
+        scaled = replace(image, pixels=np.clip(image.pixels * scale, 0, 65535).astype(np.uint16))
+        warnings = frames_of(scaled, SPEC).warnings
+        assert len(warnings) == said
+        assert all("the model was made for 0 to 4095" in text for text in warnings)
+
+    def test_of_the_channel_it_is_about(self) -> None:
+        image = field(8, 6)
+        dark = image.pixels.copy()
+        dark[1] = 3
+        (warning,) = frames_of(replace(image, pixels=dark), SPEC).warnings
+        assert warning.startswith("`er`: 99 % of the intensities lie below 3")
+        assert "Nothing may be there" in warning
+
+    def test_once_for_a_field(self) -> None:
+        image = field(40, 30)
+        assert len(frames_of(replace(image, pixels=image.pixels // 256), SPEC, GRID).warnings) == 2
+
+
 class TestWords:
     @pytest.mark.parametrize(
         ("policy", "centres", "resample", "message"),
