@@ -36,7 +36,7 @@ def chosen(benchmark: Benchmark, n: int) -> list[int]:
 
 
 def compare(workspace: Workspace, name: str, bundle: Path, scratch: Path) -> bool:
-    from serving.client import Client
+    from serving.client import ScoringClient
 
     scorer = Scorer.open(bundle)
     benchmark = Benchmark.read(workspace.data(scorer.bundle.card.benchmark))
@@ -48,7 +48,7 @@ def compare(workspace: Workspace, name: str, bundle: Path, scratch: Path) -> boo
     offline = read_board(workspace, benchmark.card.name).rows[scorer.name].embedding("main", 0, benchmark.index["image_id"].tolist())
     scale = float(np.sqrt(np.mean(offline.astype(np.float64) ** 2)))
     archive = make_archive(bundle, scratch)
-    with running([scorer]) as url, Client(url) as onnx, TorchServe([archive]) as server, server.client() as torchserve:
+    with running([scorer]) as url, ScoringClient(url) as onnx, TorchServe([archive]) as server, server.client() as torchserve:
         found = [(onnx.score(scorer.name, paths[0]), torchserve.score(scorer.name, paths[0])) for paths in files]
     worst = max(float(np.abs(np.array(reading.embedding) - offline[row]).max()) / scale for (reading, _), row in zip(found, rows, strict=True))
     same = all(one == other for one, other in found)

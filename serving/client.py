@@ -1,33 +1,45 @@
-"""Typed clients of both doors."""
+"""Typed clients of the endpoint and of TorchServe. They send and wait; what is said and understood is in `serving.exchange`."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
-from serving.errors import ServiceError
-from serving.schema import EmbeddingAnswer, ErrorAnswer, Health, Models, Reading
+from serving.exchange import EMBED, SCORE, Answered, Door, Exchange, Field, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
+from serving.flow import Done, Flow, open_exchange
+from serving.retries import Came, Retries
+from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
-Answer = TypeVar("Answer", bound=BaseModel)
+A = TypeVar("A")
 
 
-class Client:
-    """Talks to one endpoint; close it, or use it in a `with` block.
+class _StoppedError(Exception):
+    """Nobody waits for the answer any more."""
 
-    Args:
-        url: for example "http://127.0.0.1:8000".
-        timeout_s: for each request as a whole phase: connecting, sending, waiting.
 
-    Every method raises `ServiceError` with the service's own words when it refuses or does not answer.
-    """
+def _wait(seconds: float, stop: threading.Event) -> None:
+    stop.wait(seconds)
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s)
+
+class _Blocking:
+    """Carries conversations out with blocking calls; safe to call from several threads."""
+
+    def __init__(self, exchange: Exchange, timeout_s: float, wait: Callable[[float, threading.Event], object], clock: Callable[[], float]) -> None:
+        self._exchange = exchange
+        self._http = httpx.Client(timeout=timeout_s)
+        self._wait = wait
+        self._clock = clock
 
     def __enter__(self) -> Self:
         return self
@@ -35,71 +47,187 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """Of the service, as given."""
+        return self._exchange.url
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
+    def _carry_out(self, steps: Steps[A], stop: threading.Event | None = None) -> A:
+        stop = stop or threading.Event()
+        came: Outcome = None
+        while True:
+            try:
+                step = steps.send(came)
+            except StopIteration as end:
+                answer: A = end.value
+                return answer
+            if isinstance(step, Pause):
+                self._wait(step.seconds, stop)
+            if stop.is_set():
+                raise _StoppedError
+            came = self._send(step) if isinstance(step, Send) else None
+
+    def _send(self, step: Send) -> Came | httpx.TransportError:
+        try:
+            with contextlib.closing(self._http.send(step.request, stream=True)) as response:
+                pieces = []
+                for piece in response.iter_bytes():
+                    pieces.append(piece)
+                    if self._clock() > step.end_s:
+                        return httpx.ReadTimeout("the answer takes too long to arrive")
+                return Came(response.status_code, response.headers, b"".join(pieces))
+        except httpx.TransportError as error:
+            return error
+
+
+class ScoringClient(_Blocking):
+    """Talks to one endpoint; close it, or use it in a `with` block. Safe to use from several threads.
+
+    Args:
+        url: for example "http://127.0.0.1:8080".
+        token: what the endpoint was started with; None: the environment's BLANKSLIDE_TOKEN; "" for none.
+        timeout_s: for each phase of a try: connecting, sending, waiting for the next piece of the answer.
+        retries: when a request is sent again; no call takes longer than `retries.total_s` and one more try.
+        wait: takes seconds to wait and the event at which to stop waiting.
+        clock: seconds that only go forward.
+
+    Every method raises `ServiceError` with the service's own words when it refuses or does not answer, and `ImageError` where an
+    image file cannot be read.
+
+    Raises:
+        ParamsError: the URL or the token cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+        retries: Retries | None = None,
+        wait: Callable[[float, threading.Event], object] = _wait,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(open_exchange(url, token, timeout_s, retries, clock), timeout_s, wait, clock)
+
     def health(self) -> Health:
         """Whether the service is ready."""
-        return self._ask(Health, "GET", "/healthz")
+        return self._carry_out(self._exchange.get(Health, "/healthz"))
 
     def models(self) -> Models:
         """The served models."""
-        return self._ask(Models, "GET", "/v1/models")
+        return self._carry_out(self._exchange.get(Models, "/v1/models"))
 
-    def embed(self, model: str, image: bytes | Path) -> EmbeddingAnswer:
-        """The embedding of one image file, given as its bytes or its path."""
-        return self._ask(EmbeddingAnswer, "POST", "/v1/embed", model, image)
+    def model(self, name: str) -> ModelPage:
+        """Everything the service says of one model: card, scorecard, verdicts, licence."""
+        return self._carry_out(self._exchange.get(ModelPage, f"/v1/models/{quote(name, safe='')}"))
 
-    def score(self, model: str, image: bytes | Path) -> Reading:
-        """The reading of one image file, given as its bytes or its path."""
-        return self._ask(Reading, "POST", "/v1/score", model, image)
+    def embed(self, model: str, image: bytes | Path, *, resample: bool = False) -> EmbeddingAnswer:
+        """The embedding of one image file, given as its bytes or its path.
 
-    def _ask(self, kind: type[Answer], method: str, path: str, model: str = "", image: bytes | Path | None = None) -> Answer:
-        params = {"model": model} if model else None
-        return _answer(kind, self._http, self._http.build_request(method, path, params=params, content=_bytes(image)))
+        Args:
+            model: its name.
+            image: the file.
+            resample: whether an image of other micrometres per pixel is resampled to the model's; otherwise it is refused.
+        """
+        return self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), image))
+
+    def score(self, model: str, image: bytes | Path, *, resample: bool = False) -> Reading:
+        """The reading of one image file; arguments as `embed`."""
+        return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), image))
+
+    def embed_many(
+        self,
+        model: str,
+        images: Iterable[ImageFile],
+        *,
+        batch: int = 8,
+        concurrency: int = 4,
+        progress: bool = True,
+        field: Field = "refuse",
+        centres: Iterable[tuple[float, float]] = (),
+        resample: bool = False,
+    ) -> Iterator[Answered[EmbeddingAnswer]]:
+        """The embeddings of many image files, in their order, while they are read: at most 3 x `concurrency` x `batch` are held at a time.
+
+        Args:
+            model: its name.
+            images: paths, or names with the files' bytes; any iterable, also one without end.
+            batch: images of one request.
+            concurrency: requests at a time.
+            progress: whether a progress bar is drawn on stderr.
+            field: what is done with an image larger than the model's: "refuse" it, "grid": cut it into tiles, "centres": cut tiles around points.
+            centres: these points, (y, x) in pixels.
+            resample: as `embed`.
+
+        Yields:
+            For each image its name, and its answer or the error instead: one bad image spoils no other. For a field, once per tile.
+
+        Raises:
+            ServiceError: no image can be answered: no such model, no access, or no answer after all tries.
+            ParamsError: options that contradict each other.
+        """
+        return self._each(EMBED, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+
+    def score_many(
+        self,
+        model: str,
+        images: Iterable[ImageFile],
+        *,
+        batch: int = 8,
+        concurrency: int = 4,
+        progress: bool = True,
+        field: Field = "refuse",
+        centres: Iterable[tuple[float, float]] = (),
+        resample: bool = False,
+    ) -> Iterator[Answered[Reading]]:
+        """The readings of many image files; as `embed_many`."""
+        return self._each(SCORE, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+
+    def _each(self, door: Door[A], query: dict[str, str], images: Iterable[ImageFile], flow: Flow) -> Iterator[Answered[A]]:
+        stop = threading.Event()
+
+        def answers(group: list[ImageFile]) -> Done[A]:
+            parts = [Part.of(image) for image in group]
+            return Done(len(parts), self._carry_out(self._exchange.about_each(door, query, parts), stop))
+
+        waiting: deque[Future[Done[A]]] = deque()
+        files = iter(images)
+        pool = ThreadPoolExecutor(flow.concurrency, thread_name_prefix="client")
+        try:
+            with flow.bar(images) as bar:
+                more = True
+                while more or waiting:
+                    if more and len(waiting) < flow.held and not (waiting and waiting[0].done()):
+                        group = list(islice(files, flow.batch))
+                        more = bool(group)
+                        if group:
+                            waiting.append(pool.submit(answers, group))
+                        continue
+                    done = waiting.popleft().result()
+                    yield from done.answers
+                    bar.advance(done)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
-class TorchServeClient:
-    """Talks to one TorchServe that serves archives of bundles; errors as `Client`.
+class TorchServeClient(_Blocking):
+    """Talks to one TorchServe that serves archives of bundles; errors as `ScoringClient`.
 
     Args:
         url: of its inference interface, for example "http://127.0.0.1:8080".
         token: its inference token.
-        timeout_s: as `Client`.
+        timeout_s: as `ScoringClient`.
     """
 
     def __init__(self, url: str, token: str, timeout_s: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, headers=headers)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._http.close()
+        super().__init__(open_exchange(url, token, timeout_s, None, time.monotonic), timeout_s, _wait, time.monotonic)
 
     def score(self, model: str, image: bytes | Path) -> Reading:
         """The reading of one image file, given as its bytes or its path."""
-        return _answer(Reading, self._http, self._http.build_request("POST", f"/predictions/{model}", content=_bytes(image)))
-
-
-def _bytes(image: bytes | Path | None) -> bytes | None:
-    return image.read_bytes() if isinstance(image, Path) else image
-
-
-def _answer(kind: type[Answer], http: httpx.Client, request: httpx.Request) -> Answer:
-    try:
-        response = http.send(request)
-    except httpx.HTTPError as error:
-        message = f"No answer from {request.url} ({type(error).__name__}). Start the service with `blankslide serve NAME`, or check the URL."
-        raise ServiceError(message, 0) from error
-    try:
-        if response.is_success:
-            return kind.model_validate_json(response.content)
-        raise ServiceError(ErrorAnswer.model_validate_json(response.content).error, response.status_code)
-    except ValidationError as error:
-        came = " ".join(response.text.split())[:200]
-        message = f"{request.url} answered {response.status_code}, expected `{kind.__name__}` of schema 1, got: {came or 'nothing'}."
-        raise ServiceError(message, response.status_code) from error
+        at = Door(f"/predictions/{model}", SCORE.one, SCORE.many)
+        return self._carry_out(self._exchange.about(at, {}, image))

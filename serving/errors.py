@@ -41,10 +41,12 @@ class ServiceError(BlankslideError):
     Args:
         message: the service's own words.
         status: HTTP status, 0 where there was no answer.
+        kind: class of the error as the service names it, or of the connection's; "" where neither says.
+        request_id: under which the service's log has the request; "" where the error is one image's of several.
     """
 
-    def __init__(self, message: str, status: int) -> None:
-        self.status = status
+    def __init__(self, message: str, status: int, kind: str = "", request_id: str = "") -> None:
+        self.status, self.kind, self.request_id = status, kind, request_id
         super().__init__(message)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from registry.errors import ParamsError
 
 PREFIX = "BLANKSLIDE_SERVE_"
+#: of clients
+TOKEN = "BLANKSLIDE_TOKEN"
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 #: more cores than this are shared by several processes: one interpreter decodes and answers for no more
 CORES_PER_PROCESS = 8
-
-
 #: a shorter token can be guessed
 MIN_TOKEN = 16
 
@@ -165,3 +165,12 @@ class Settings:
             except ValueError as error:
                 raise ParamsError(f"Expected `{name}` to be of type {cast.__name__}, got `{text}`.") from error
         return cls(**values)
+
+
+def token_from_environment(environment: Mapping[str, str] | None = None) -> str:
+    """The token a client shows, from `BLANKSLIDE_TOKEN`; "" where it is not set.
+
+    Args:
+        environment: `os.environ` unless given.
+    """
+    return (environment if environment is not None else os.environ).get(TOKEN, "")

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from registry.errors import BundleError, ParamsError
-from serving.client import Client
+from serving.client import ScoringClient
 from serving.errors import ServiceError
 from serving.onnx_app import create_app
+from serving.retries import ONCE
 from serving.scoring import Scorer, embedding_tolerance
 from serving.server import running, serve
 from serving.settings import Settings
@@ -49,7 +50,7 @@ class TestAnswers:
     def test_embedding_is_the_offline_one(self, url: str, tiny: TinyBundle, kind: str) -> None:
         image = tiny.images[6]
         body = {"ome": ome(image), "tiff": tiff(image, photometric="minisblack", compression="zlib"), "npy": npy(image)}[kind]
-        with Client(url) as client:
+        with ScoringClient(url) as client:
             embedding, reading = client.embed("tiny", body), client.score("tiny", body)
         np.testing.assert_allclose(embedding.embedding, tiny.embedding[6], rtol=0, atol=embedding_tolerance(tiny.embedding))
         assert reading.embedding == embedding.embedding
@@ -58,11 +59,11 @@ class TestAnswers:
     def test_png_and_npy_bodies(self, url: str, tissue: TinyBundle, tmp_path: Path) -> None:
         path = tmp_path / "cell.png"
         path.write_bytes(png(tissue.images[1]))
-        with Client(url) as client:
+        with ScoringClient(url) as client:
             assert client.score("tissue", path) == client.score("tissue", npy(tissue.images[1]))
 
     def test_models(self, url: str, tiny: TinyBundle) -> None:
-        with Client(url) as client:
+        with ScoringClient(url) as client:
             models = {model.name: model for model in client.models().models}
         assert list(models) == ["tiny", "tissue"]
         assert models["tiny"].companions == ["intensity", "untrained-tiny"]
@@ -75,7 +76,7 @@ class TestAnswers:
 
     def test_stale_evidence_is_said_and_the_model_answers(self, tiny: TinyBundle, tissue: TinyBundle) -> None:
         scorers = [Scorer.open(tiny.folder, evidence="stale: numpy is another"), Scorer.open(tissue.folder, evidence="current")]
-        with running(scorers) as address, Client(address) as client:
+        with running(scorers) as address, ScoringClient(address) as client:
             health, models = client.health(), {model.name: model.evidence for model in client.models().models}
             reading = client.score("tiny", npy(tiny.images[0]))
         assert health.ready
@@ -84,7 +85,7 @@ class TestAnswers:
         assert reading.model.evidence == "stale: numpy is another"
 
     def test_many_clients_at_once_each_get_their_own_answer(self, url: str, tiny: TinyBundle) -> None:
-        with Client(url) as client, ThreadPoolExecutor(8) as pool:
+        with ScoringClient(url) as client, ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n: client.embed("tiny", npy(tiny.images[n % 8])).embedding, range(64)))
         np.testing.assert_allclose(answers, tiny.embedding[np.arange(64) % 8], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
@@ -165,7 +166,7 @@ class TestRefused:
             create_app([Scorer.open(tiny.folder)] * 2)
 
     def test_the_client_repeats_the_services_words(self, url: str) -> None:
-        with Client(url) as client, pytest.raises(ServiceError, match="There is no served model `x`") as caught:
+        with ScoringClient(url) as client, pytest.raises(ServiceError, match="There is no served model `x`") as caught:
             client.embed("x", b"y")
         assert caught.value.status == 404
 
@@ -173,7 +174,7 @@ class TestRefused:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             with (
-                Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client,
+                ScoringClient(f"http://127.0.0.1:{listener.getsockname()[1]}", retries=ONCE) as client,
                 pytest.raises(ServiceError, match=r"No answer from .*blankslide serve"),
             ):
                 client.models()
@@ -250,7 +251,7 @@ class TestServe:
             assert process.stdout is not None
             assert "its golden images agree" in process.stdout.readline()
             address = re.findall(r"Serving on (\S+) with", process.stdout.readline())[0]
-            with Client(address) as client:
+            with ScoringClient(address) as client:
                 assert client.health().ready
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) in (0, -signal.SIGTERM)

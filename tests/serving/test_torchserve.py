@@ -23,7 +23,7 @@ import pytest
 from registry.bundle import read_bundle
 from registry.errors import BundleError, ParamsError, ProviderError
 from serving.archive import BUNDLE, make_archive, pack_bundle, unpack_bundle
-from serving.client import Client, TorchServeClient
+from serving.client import ScoringClient, TorchServeClient
 from serving.errors import ServiceError
 from serving.scoring import Scorer, embedding_tolerance
 from serving.server import running
@@ -99,7 +99,7 @@ class TestArchive:
 class TestReadings:
     def test_are_those_of_the_onnx_endpoint(self, server: TorchServe, tiny: TinyBundle) -> None:
         scorer = Scorer.open(tiny.folder)
-        with running([scorer]) as url, Client(url) as onnx, server.client() as torchserve:
+        with running([scorer]) as url, ScoringClient(url) as onnx, server.client() as torchserve:
             for n in range(4):
                 for body in (ome(tiny.images[n]), tiff(tiny.images[n], photometric="minisblack"), npy(tiny.images[n])):
                     there, here = torchserve.score("tiny", body), onnx.score("tiny", body)

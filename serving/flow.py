@@ -1,0 +1,90 @@
+"""Many images on their way: how many at a time, what a request's worth of them came to, the progress bar. Both clients share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from registry.errors import BlankslideError, ParamsError
+from serving.exchange import Answered, Exchange
+from serving.retries import Retries
+from serving.settings import token_from_environment
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+A = TypeVar("A")
+
+#: batches that wait for their turn beside those that are sent, per connection: a slow one does not hold up the others
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How many images are on their way.
+
+    Attributes:
+        batch: images of one request.
+        concurrency: requests at a time.
+        progress: whether a bar is drawn.
+    """
+
+    batch: int
+    concurrency: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.concurrency < 1:
+            raise ParamsError(f"Expected at least one image per request and one request at a time, got {self.batch} and {self.concurrency}.")
+
+    @property
+    def held(self) -> int:
+        """Most requests that are sent, answered or wait at a time."""
+        return (1 + AHEAD) * self.concurrency
+
+    @contextmanager
+    def bar(self, images: object) -> Iterator[Bar]:
+        """A progress bar on stderr; how many images there will be is not known of an iterator."""
+        from tqdm import tqdm
+
+        with tqdm(total=len(images) if isinstance(images, Sized) else None, unit="image", disable=not self.progress) as drawn:
+            yield Bar(drawn)
+
+
+@dataclass(frozen=True)
+class Done(Generic[A]):
+    """One request's worth of images.
+
+    Attributes:
+        images: how many.
+        answers: theirs, one or several each.
+    """
+
+    images: int
+    answers: list[Answered[A]]
+
+
+class Bar:
+    """Counts images that are answered, and those that failed.
+
+    Args:
+        drawn: the bar.
+    """
+
+    def __init__(self, drawn: tqdm[Any]) -> None:
+        self._drawn = drawn
+        self._failed = 0
+
+    def advance(self, done: Done[A]) -> None:
+        """Note a request's worth of images."""
+        self._failed += sum(isinstance(answer, BlankslideError) for _, answer in done.answers)
+        if self._failed:
+            self._drawn.set_postfix_str(f"{self._failed} failed", refresh=False)
+        self._drawn.update(done.images)
+
+
+def open_exchange(url: str, token: str | None, timeout_s: float, retries: Retries | None, clock: Callable[[], float]) -> Exchange:
+    """Conversations with a service: the token is the environment's and the retries are the usual ones where none are given."""
+    return Exchange(url, token_from_environment() if token is None else token, timeout_s, retries or Retries(), clock)
