@@ -1,6 +1,6 @@
 """The one command: what dvc's stages, MLproject's entry points and people call. Thin: it parses, calls one function, prints.
 
-Exit codes: 0 done, 1 a gate or comparison said no, 2 something was not as expected (a message says what).
+Exit codes: 0 done, 1 a gate or comparison said no or some of many images failed, 2 something was not as expected (a message says what).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from registry.errors import BlankslideError, GateRefusedError
+from registry.errors import BlankslideError, GateRefusedError, SomeFailedError
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Command = options.command
     try:
         command(options)
-    except GateRefusedError as error:
+    except (GateRefusedError, SomeFailedError) as error:
         print(f"blankslide: {error}", file=sys.stderr)
         return 1
     except BlankslideError as error:
@@ -248,6 +248,40 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--once", action="store_true", help="look once; exit code 2 if something is refused")
     parser.add_argument("--while", type=int, dest="parent", metavar="PID", help="end when that process, which started this one, is gone")
     _add_store(parser)
+    _add_images(commands)
+
+
+def _add_images(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "score", _of_images("score"), "readings of image files by a service, each beside twin and control")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    parser.add_argument("--server", required=True, metavar="URL", help="of the ONNX endpoint, such as http://127.0.0.1:8080")
+    _add_client(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the readings to .json, .csv or .parquet")
+    parser.add_argument("--field", choices=("refuse", "grid", "centres"), default="refuse", help="a field larger than the model's input: cut it")
+    parser.add_argument("--centres", default="", metavar="Y,X;Y,X", help="with `--field centres`: around these points, in pixels")
+    parser.add_argument("--resample", action="store_true", help="resample images of another pixel size")
+    parser.add_argument("--quiet", action="store_true", help="print no readings")
+
+    about = "vectors of a folder of images as one Parquet file, which `blankslide profiles` reads"
+    parser = _add(commands, "embed", _of_images("embed"), about)
+    parser.add_argument("folder", type=Path, help="folder of images")
+    parser.add_argument("names", nargs="?", metavar="NAME[@ALIAS]", help="registered encoder; NAME alone means its `promoted` alias")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT.parquet", help="the table; what failed is listed in OUT.errors.csv beside OUT.parquet"
+    )
+    parser.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle folder instead of a registered name")
+    parser.add_argument("--server", metavar="URL", help="through an ONNX endpoint instead")
+    _add_client(parser)
+    parser.add_argument("--field", choices=("refuse", "grid"), default="refuse", help="a field larger than the model's input: cut it into tiles")
+    parser.add_argument("--resample", action="store_true", help="resample images of another pixel size")
+    parser.add_argument("--threads", type=int, default=0, help="threads without a server (default: all cores)")
+    parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), help="without a server (default: BLANKSLIDE_SERVE_PROVIDER, else cpu)")
+    _add_store(parser)
+
+
+def _add_client(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="served model (default: the only one)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the service's token (default: BLANKSLIDE_TOKEN)")
 
 
 def _serving(name: str) -> Command:
@@ -255,6 +289,15 @@ def _serving(name: str) -> Command:
         from pipelines import commands
 
         getattr(commands, name)(options)
+
+    return run
+
+
+def _of_images(name: str) -> Command:
+    def run(options: argparse.Namespace) -> None:
+        from pipelines import image_commands
+
+        getattr(image_commands, name)(options)
 
     return run
 

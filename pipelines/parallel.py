@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -64,6 +65,21 @@ def made_ahead(items: Iterator[A]) -> Iterator[A]:
         while (item := following.result()) is not nothing:
             following = pool.submit(next, items, nothing)
             yield item  # type: ignore[misc]  # not `nothing`
+
+
+def threaded(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
+    """Yield `function(item)` for each item, in order, on several threads; at most three items per thread are taken ahead of use."""
+    waiting: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            while len(waiting) >= 3 * threads or (waiting and waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _inherit(parent: int, function: Callable[[Any], Any], items: Sequence[Any]) -> None:

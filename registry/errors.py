@@ -14,6 +14,7 @@
     |-- ParityError           an exported model does not compute what its source computes
     |-- StoreError            the tracking store refused or lost something
     |-- GateRefusedError      a promotion the evidence does not carry
+    |-- SomeFailedError       some images could not be used; what could be done with the others is done
     `-- ProviderError         a device or execution provider that was asked for is not there
 
 A message says what was expected, what came and the next step, in full sentences with names in backticks.
@@ -81,6 +82,10 @@ class StoreError(BlankslideError):
 
 class GateRefusedError(BlankslideError):
     """A promotion the evidence does not carry."""
+
+
+class SomeFailedError(BlankslideError):
+    """Some images could not be used; what could be done with the others is done and written."""
 
 
 class ProviderError(BlankslideError):

@@ -78,11 +78,11 @@ class AsyncScoringClient:
 
     async def embed(self, model: str, image: bytes | Path, *, resample: bool = False) -> EmbeddingAnswer:
         """See `ScoringClient.embed`."""
-        return await self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), image))
+        return await self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
     async def score(self, model: str, image: bytes | Path, *, resample: bool = False) -> Reading:
         """See `ScoringClient.score`."""
-        return await self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), image))
+        return await self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
     def embed_many(
         self,

@@ -133,11 +133,11 @@ class ScoringClient(_Blocking):
             image: the file.
             resample: whether an image of other micrometres per pixel is resampled to the model's; otherwise it is refused.
         """
-        return self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), image))
+        return self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), Part.of(image)))
 
     def score(self, model: str, image: bytes | Path, *, resample: bool = False) -> Reading:
         """The reading of one image file; arguments as `embed`."""
-        return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), image))
+        return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), Part.of(image)))
 
     def embed_many(
         self,
@@ -230,4 +230,4 @@ class TorchServeClient(_Blocking):
     def score(self, model: str, image: bytes | Path) -> Reading:
         """The reading of one image file, given as its bytes or its path."""
         at = Door(f"/predictions/{model}", SCORE.one, SCORE.many)
-        return self._carry_out(self._exchange.about(at, {}, image))
+        return self._carry_out(self._exchange.about(at, {}, Part.of(image)))

@@ -85,8 +85,10 @@ class Part:
     data: bytes | ImageError
 
     @classmethod
-    def of(cls, image: ImageFile) -> Part:
+    def of(cls, image: ImageFile | bytes) -> Part:
         """Read the file, if it is one."""
+        if isinstance(image, bytes):
+            return cls("image", image)
         if not isinstance(image, Path):
             return cls(*image)
         try:
@@ -167,22 +169,17 @@ class Exchange:
         """What is at a path."""
         return (yield from self._ask(kind.model_validate_json, "GET", path, {}, {}))
 
-    def about(self, door: Door[A], query: Mapping[str, str], image: bytes | Path) -> Steps[A]:
+    def about(self, door: Door[A], query: Mapping[str, str], part: Part) -> Steps[A]:
         """The answer to one image.
 
         Raises:
-            ImageError: the file cannot be read.
+            ImageError: the file could not be read.
             ServiceError: the service refuses or does not answer.
         """
-        data = image if isinstance(image, bytes) else Part.of(image).data
-        if isinstance(data, ImageError):
-            raise data
-        return (yield from self.post(door.one, door.path, query, data))
-
-    def post(self, read: Callable[[bytes], A], path: str, query: Mapping[str, str], data: bytes) -> Steps[A]:
-        """What a path answers to a file's bytes."""
+        if isinstance(part.data, ImageError):
+            raise part.data
         headers = {"Content-Type": "application/octet-stream"}
-        return (yield from self._ask(read, "POST", path, query, headers, content=data))
+        return (yield from self._ask(door.one, "POST", door.path, query, headers, content=part.data))
 
     def about_each(self, door: Door[A], query: Mapping[str, str], parts: Sequence[Part]) -> Steps[list[Answered[A]]]:
         """The answers to several images that are sent together, in their order; several per image where a field is cut into tiles.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,10 +48,16 @@ class Flow:
     @contextmanager
     def bar(self, images: object) -> Iterator[Bar]:
         """A progress bar on stderr; how many images there will be is not known of an iterator."""
-        from tqdm import tqdm
-
-        with tqdm(total=len(images) if isinstance(images, Sized) else None, unit="image", disable=not self.progress) as drawn:
+        with progress_bar(len(images) if isinstance(images, Sized) else None, shown=self.progress) as drawn:
             yield Bar(drawn)
+
+
+def progress_bar(total: int | None, initial: int = 0, shown: bool = True) -> tqdm[Any]:
+    """A bar of images on stderr; in a log a line every ten seconds."""
+    from tqdm import tqdm
+
+    every_s = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, initial=initial, unit="image", disable=not shown, mininterval=every_s, maxinterval=max(every_s, 10.0))
 
 
 @dataclass(frozen=True)
