@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -15,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from serving.exchange import EMBED, SCORE, Answered, Door, Field, ImageFile, Outcome, Part, Send, Steps, query_of
-from serving.flow import Done, Flow, open_exchange
+from serving.flow import Done, Flow, forget, open_exchange
 from serving.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
@@ -161,13 +160,17 @@ class AsyncScoringClient:
 
     async def _send(self, step: Send) -> Came | httpx.TransportError:
         try:
-            async with contextlib.aclosing(await self._http.send(step.request, stream=True)) as response:
+            response = await self._http.send(step.request, stream=True)
+            try:
                 pieces = []
                 async for piece in response.aiter_bytes():
                     pieces.append(piece)
                     if self._clock() > step.end_s:
                         return httpx.ReadTimeout("the answer takes too long to arrive")
                 return Came(response.status_code, response.headers, b"".join(pieces))
+            finally:
+                await response.aclose()
+                forget(response)
         except httpx.TransportError as error:
             return error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from serving.exchange import EMBED, SCORE, Answered, Door, Exchange, Field, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
-from serving.flow import Done, Flow, open_exchange
+from serving.flow import Done, Flow, forget, open_exchange
 from serving.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
@@ -73,13 +72,17 @@ class _Blocking:
 
     def _send(self, step: Send) -> Came | httpx.TransportError:
         try:
-            with contextlib.closing(self._http.send(step.request, stream=True)) as response:
+            response = self._http.send(step.request, stream=True)
+            try:
                 pieces = []
                 for piece in response.iter_bytes():
                     pieces.append(piece)
                     if self._clock() > step.end_s:
                         return httpx.ReadTimeout("the answer takes too long to arrive")
                 return Came(response.status_code, response.headers, b"".join(pieces))
+            finally:
+                response.close()
+                forget(response)
         except httpx.TransportError as error:
             return error
 

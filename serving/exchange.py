@@ -6,6 +6,7 @@ client carries the steps out, one with blocking calls, one with awaits (`serving
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class Exchange:
 
     def _sent_together(self, door: Door[A], query: Mapping[str, str], images: Mapping[int, tuple[str, bytes]]) -> Steps[dict[int, list[Answered[A]]]]:
         sent = _sent_names({i: name for i, (name, _) in images.items()})
-        files = [("image", (name, images[i][1], "application/octet-stream")) for name, i in sent.items()]
+        files = [(name, images[i][1]) for name, i in sent.items()]
         try:
             items = yield from self._ask(door.many, "POST", door.path, query, {}, files=files)
         except ServiceError as error:
@@ -241,7 +242,7 @@ class Exchange:
         query: Mapping[str, str],
         headers: Mapping[str, str],
         content: bytes | None = None,
-        files: list[tuple[str, tuple[str, bytes, str]]] | None = None,
+        files: Sequence[tuple[str, bytes]] = (),
     ) -> Steps[A]:
         """One request, as often as it takes; every try has the same `X-Request-ID`, by which the service's log tells them apart from others."""
         request_id = uuid.uuid4().hex
@@ -253,7 +254,8 @@ class Exchange:
                 params=query or None,
                 headers={**self._headers, "X-Request-ID": request_id, **headers},
                 content=content,
-                files=files,
+                # a file is sent in small pieces; bytes would be copied again with each piece that the socket takes
+                files=[("image", (name, io.BytesIO(data), "application/octet-stream")) for name, data in files] or None,
                 extensions={"timeout": httpx.Timeout(self._timeout_s).as_dict()},
             )
             came = yield Send(request, tries.end_s(self._timeout_s))

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import httpx
+
 from registry.errors import BlankslideError, ParamsError
 from serving.exchange import Answered, Exchange
 from serving.retries import Retries
@@ -95,3 +97,8 @@ class Bar:
 def open_exchange(url: str, token: str | None, timeout_s: float, retries: Retries | None, clock: Callable[[], float]) -> Exchange:
     """Conversations with a service: the token is the environment's and the retries are the usual ones where none are given."""
     return Exchange(url, token_from_environment() if token is None else token, timeout_s, retries or Retries(), clock)
+
+
+def forget(response: httpx.Response) -> None:
+    """Let go of what was sent: a response and its stream refer to each other, and would keep the images until the collector comes by."""
+    response.stream = httpx.ByteStream(b"")

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -26,6 +26,10 @@ def refusal(status: int, retry_after: str = "", body: str = "") -> bytes:
     return f"HTTP/1.1 {status} X\r\n{extra}Content-Length: {len(said)}\r\nConnection: close\r\n\r\n{said}".encode()
 
 
+#: one of the above, bytes to answer, or what makes them when the request is there
+Action = str | bytes | Callable[[], bytes]
+
+
 @dataclass
 class Front:
     """What was done so far.
@@ -42,8 +46,8 @@ class Front:
 
 
 @contextmanager
-def front(behind: str, script: Sequence[str | bytes]) -> Iterator[Front]:
-    """Do to the first connections what the script says (PASS, RESET, HANG_UP, SILENT, or bytes to answer); pass all later ones on."""
+def front(behind: str, script: Sequence[Action]) -> Iterator[Front]:
+    """Do to the first connections what the script says (PASS, RESET, HANG_UP, SILENT, or an answer); pass all later ones on."""
     target = urlsplit(behind)
     actions = list(script)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -55,7 +59,7 @@ def front(behind: str, script: Sequence[str | bytes]) -> Iterator[Front]:
         thread.join()
 
 
-def _accept(listener: socket.socket, behind: tuple[str, int], actions: list[str | bytes], state: Front) -> None:
+def _accept(listener: socket.socket, behind: tuple[str, int], actions: list[Action], state: Front) -> None:
     while True:
         try:
             connection, _ = listener.accept()
@@ -66,12 +70,14 @@ def _accept(listener: socket.socket, behind: tuple[str, int], actions: list[str 
         threading.Thread(target=_serve, args=(connection, behind, action, state), daemon=True).start()
 
 
-def _serve(connection: socket.socket, behind: tuple[str, int], action: str | bytes, state: Front) -> None:
+def _serve(connection: socket.socket, behind: tuple[str, int], action: Action, state: Front) -> None:
     with connection:
         if action == PASS:
             _pass_on(connection, behind)
             return
         state.heads.append(_read_request(connection))
+        if callable(action):
+            action = action()
         if isinstance(action, bytes):
             connection.sendall(action)
         elif action == RESET:

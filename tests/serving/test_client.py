@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -298,6 +300,17 @@ class TestMany:
         vectors = np.array([answer.embedding for _, answer in found])
         np.testing.assert_allclose(vectors, tiny.embedding[np.arange(40) % 8], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
+    def test_images_that_are_answered_are_let_go(self, ask: Ask, url: str, tiny: TinyBundle) -> None:
+        named = [(str(i), bytes(bytearray(npy(tiny.images[i])))) for i in range(8)]
+        gc.collect()
+        gc.disable()
+        try:
+            ask(url, lambda client: client.embed_many("tiny", iter(named), batch=2, concurrency=2, progress=False))
+            # the pair and the argument
+            assert [sys.getrefcount(data) for _, data in named] == [3] * 8
+        finally:
+            gc.enable()
+
     def test_images_without_end_are_not_piled_up(self, url: str, tiny: TinyBundle) -> None:
         with endless(tiny) as (images, taken), ScoringClient(url) as client:
             answers = client.embed_many("tiny", images, batch=2, concurrency=3, progress=False)
@@ -340,8 +353,19 @@ class TestMany:
         start = time.monotonic()
         answer = scorer.embed(npy(tiny.images[0])).model_dump()
         first = json.dumps({"schema": 1, "model": scorer.ref.model_dump(), "images": [{"image": "0", "answer": answer}]})
-        with front(url, [refusal(200, body=first), refusal(429, "200")]) as state, ScoringClient(state.url) as client:
-            answers = client.embed_many("tiny", [("0", b"x"), ("1", b"x")], batch=1, concurrency=1, progress=False)
+        sent = threading.Event()
+
+        def images() -> Iterator[tuple[str, bytes]]:
+            yield "0", b"x"
+            sent.set()
+            yield "1", b"x"
+
+        def once_both_are_sent() -> bytes:
+            sent.wait(20)
+            return refusal(200, body=first)
+
+        with front(url, [once_both_are_sent, refusal(429, "200")]) as state, ScoringClient(state.url) as client:
+            answers = client.embed_many("tiny", images(), batch=1, concurrency=1, progress=False)
             assert isinstance(next(answers).answer, EmbeddingAnswer)
             while len(state.heads) < 2 and time.monotonic() - start < 20:
                 time.sleep(0.01)
