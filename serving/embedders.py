@@ -9,6 +9,7 @@ import numpy as np
 from registry.arrays import Embedding, PixelBatch
 from registry.errors import BundleError, ImageError, ProviderError
 from registry.export import INPUT, OUTPUT
+from registry.onnx_files import refuse_external_data
 
 PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 #: TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance
@@ -55,6 +56,7 @@ class OnnxEmbedder:
     def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder", shared: bool = False) -> None:
         self.name = name
         self.provider = provider
+        refuse_external_data(model, name)
         self._session = _session(model, provider, threads, name)
         self._narrow = _session(model, provider, 1, name) if shared and threads > 1 and provider == "cpu" else self._session
         inputs, outputs = ([value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs()))

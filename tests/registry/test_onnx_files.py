@@ -1,0 +1,75 @@
+"""A network that leads to another file is refused, wherever in it the tensor is; ONNX Runtime alone would read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from registry.errors import BundleError
+from registry.onnx_files import refuse_external_data
+from serving.embedders import OnnxEmbedder
+
+
+def outside(name: str, shape: tuple[int, ...] = (4, 4)) -> Any:
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "secret.bin"
+    return tensor
+
+
+def model(nodes: list[Any], tensors: list[Any], **more: Any) -> bytes:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in ("pixels", "embedding")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors, **more)
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString())
+
+
+def product(values: str) -> Any:
+    return helper.make_node("MatMul", ["pixels", values], ["embedding"])
+
+
+def conditional() -> bytes:
+    """The tensor lies in a branch."""
+    out = helper.make_tensor_value_info("v", TensorProto.FLOAT, [4, 4])
+    branch = helper.make_graph([helper.make_node("Constant", [], ["v"], value=outside("hidden"))], "branch", [], [out])
+    nodes = [helper.make_node("If", ["yes"], ["w"], then_branch=branch, else_branch=branch), product("w")]
+    return model(nodes, [helper.make_tensor("yes", TensorProto.BOOL, [], [True])])
+
+
+CASES = {
+    "initializer": lambda: model([product("w")], [outside("w")]),
+    "constant": lambda: model([helper.make_node("Constant", [], ["w"], value=outside("hidden")), product("w")], []),
+    "branch": conditional,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.eye(4, dtype=np.float32).tofile(tmp_path / "secret.bin")
+    monkeypatch.chdir(tmp_path)
+    data = CASES[case]()
+    with pytest.raises(BundleError, match="are to be read from another file"):
+        refuse_external_data(data, "tiny")
+    with pytest.raises(BundleError, match="are to be read from another file"):
+        OnnxEmbedder(data, name="tiny")
+
+
+def test_the_runtime_alone_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.eye(4, dtype=np.float32).tofile(tmp_path / "secret.bin")
+    monkeypatch.chdir(tmp_path)
+    session = onnxruntime.InferenceSession(CASES["initializer"](), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"pixels": np.ones((1, 4), np.float32)})[0], np.ones((1, 4)))
+
+
+def test_a_network_that_holds_its_values_passes() -> None:
+    refuse_external_data(model([product("w")], [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")]), "tiny")
+
+
+def test_not_onnx() -> None:
+    with pytest.raises(BundleError, match="is not an ONNX file"):
+        refuse_external_data(b"nothing of the kind", "tiny")
