@@ -162,6 +162,7 @@ class Made:
         rows: how many vectors were written; 0 if there is no file.
         dim: length of a vector.
         failed: images with an error.
+        strange: rows with a warning.
         errors: the file that lists them; None where there is none.
     """
 
@@ -169,6 +170,7 @@ class Made:
     rows: int
     dim: int
     failed: int
+    strange: int
     errors: Path | None
 
 
@@ -176,8 +178,8 @@ def embed_folder(root: Path, out: Path, embeds: Embeds, cutting: Cutting, progre
     """Embed the images under a folder.
 
     The file has `image_id` (as `blankslide data import` names the image), `Metadata_image` (its path from the folder), `Metadata_model`,
-    `Metadata_identity`, `Metadata_benchmark`, for tiles `Metadata_tile_y` and `Metadata_tile_x`, and `embedding`. Images that fail are
-    listed in a CSV beside it. A run that was killed goes on where it was, to the same bytes.
+    `Metadata_identity`, `Metadata_benchmark`, `Metadata_warnings`, for tiles `Metadata_tile_y` and `Metadata_tile_x`, and `embedding`.
+    Images that fail are listed in a CSV beside it. A run that was killed goes on where it was, to the same bytes.
 
     Args:
         root: the folder.
@@ -220,10 +222,10 @@ def _make(root: Path, parts: Parts, embeds: Embeds, total: int, progress: bool) 
 
 def _publish(out: Path, listing: Listing, parts: Parts, model: ModelRef, tiled: bool) -> Made:
     errors = [(name, "Its name is not UTF-8, no table can hold it. Rename the file.") for name in listing.unnamed]
-    counts = {"rows": 0, "dim": 0}
+    counts = {"rows": 0, "dim": 0, "strange": 0}
 
     def groups() -> Iterator[Part]:
-        waiting: list[tuple[FolderImage, tuple[int, int], Embedding]] = []
+        waiting: list[_Row] = []
         for number in range(len(parts)):
             images, piece = parts.images(number), parts.read(number)
             errors.extend((images[i].name, text) for i, text in piece.errors)
@@ -238,6 +240,7 @@ def _publish(out: Path, listing: Listing, parts: Parts, model: ModelRef, tiled: 
         for group in groups():
             counts["rows"] += len(group.values)
             counts["dim"] = group.values.shape[1]
+            counts["strange"] += int((group.metadata["Metadata_warnings"] != "").sum())
             yield group
 
     tables = counted()
@@ -246,7 +249,7 @@ def _publish(out: Path, listing: Listing, parts: Parts, model: ModelRef, tiled: 
         write_parts(out, _chain(first, tables))
     listed = _write_errors(out.with_suffix(".errors.csv"), errors)
     failed = len({name for name, _ in errors})
-    return Made(len(listing.images) + len(listing.unnamed), counts["rows"], counts["dim"], failed, listed)
+    return Made(len(listing.images) + len(listing.unnamed), counts["rows"], counts["dim"], failed, counts["strange"], listed)
 
 
 def _chain(first: Part, others: Iterator[Part]) -> Iterator[Part]:
@@ -254,22 +257,32 @@ def _chain(first: Part, others: Iterator[Part]) -> Iterator[Part]:
     yield from others
 
 
-def _rows(images: Sequence[FolderImage], piece: Piece) -> list[tuple[FolderImage, tuple[int, int], Embedding]]:
-    return [(images[i], corner, values) for i, corner, values in zip(piece.image, piece.corners, piece.values, strict=True)]
+@dataclass(frozen=True)
+class _Row:
+    image: FolderImage
+    corner: tuple[int, int]
+    values: Embedding
+    warnings: str
 
 
-def _table(rows: list[tuple[FolderImage, tuple[int, int], Embedding]], model: ModelRef, tiled: bool) -> Part:
+def _rows(images: Sequence[FolderImage], piece: Piece) -> list[_Row]:
+    columns = zip(piece.image, piece.corners, piece.values, piece.warnings, strict=True)
+    return [_Row(images[i], corner, values, warnings) for i, corner, values, warnings in columns]
+
+
+def _table(rows: list[_Row], model: ModelRef, tiled: bool) -> Part:
     n = len(rows)
     facts: dict[str, Any] = {
-        "Metadata_image": [image.name for image, _, _ in rows],
+        "Metadata_image": [row.image.name for row in rows],
         "Metadata_model": [model.name] * n,
         "Metadata_identity": [model.identity] * n,
         "Metadata_benchmark": [model.benchmark] * n,
+        "Metadata_warnings": [row.warnings for row in rows],
     }
     if tiled:
-        facts |= {f"Metadata_tile_{axis}": np.array([corner[k] for _, corner, _ in rows], np.int32) for k, axis in enumerate("yx")}
-    ids = [f"{image.image_id}_y{y}_x{x}" if tiled else image.image_id for image, (y, x), _ in rows]
-    return Part(ids, pd.DataFrame(facts), np.stack([values for _, _, values in rows]))
+        facts |= {f"Metadata_tile_{axis}": np.array([row.corner[k] for row in rows], np.int32) for k, axis in enumerate("yx")}
+    ids = [f"{row.image.image_id}_y{row.corner[0]}_x{row.corner[1]}" if tiled else row.image.image_id for row in rows]
+    return Part(ids, pd.DataFrame(facts), np.stack([row.values for row in rows]))
 
 
 def _write_errors(path: Path, errors: list[tuple[str, str]]) -> Path | None:
@@ -289,7 +302,7 @@ def _vectors(tiles: Sequence[Answer | BlankslideError]) -> Vectors:
     if not good:
         return Vectors(errors=errors)
     corners = tuple((tile.tile.y, tile.tile.x) if tile.tile else (0, 0) for tile in good)
-    return Vectors(np.array([tile.embedding for tile in good], np.float32), corners, errors)
+    return Vectors(np.array([tile.embedding for tile in good], np.float32), corners, errors, " ".join(good[0].warnings))
 
 
 def _bytes(root: Path, name: str) -> bytes:

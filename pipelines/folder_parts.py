@@ -96,11 +96,13 @@ class Vectors:
         values: (t, d) float32, one row per tile; one for a whole image, none for one that failed.
         corners: (y, x) of each tile's first pixel.
         errors: what went wrong with the image or with a tile.
+        warnings: what is strange about the image, though it was embedded; "" if nothing is.
     """
 
     values: Embedding = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     corners: tuple[tuple[int, int], ...] = ()
     errors: tuple[str, ...] = ()
+    warnings: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ class Piece:
         image: (m,) which image of the part each row is of.
         corners: (m, 2) y and x of its first pixel.
         values: (m, d) float32.
+        warnings: (m,) what is strange about the image of each row.
         errors: (which image of the part, what went wrong).
     """
 
     image: list[int]
     corners: list[tuple[int, int]]
     values: Embedding
+    warnings: list[str]
     errors: list[tuple[int, str]]
 
 
@@ -162,8 +166,8 @@ class Parts:
             "corner": np.array([corner for _, corner in rows], np.int64).reshape(-1, 2),
             "values": np.concatenate(values) if values else np.zeros((0, 0), np.float32),
             "failed": np.array([i for i, _ in errors], np.int64),
-            # strings of a width of their own, which an empty array has not
-            "errors": np.array([text for _, text in errors], np.str_) if errors else np.zeros(0, "<U1"),
+            "warnings": _texts([found[i].warnings for i, _ in rows]),
+            "errors": _texts([text for _, text in errors]),
         }
         write_arrays(self._path(number), arrays)
 
@@ -186,13 +190,18 @@ class Parts:
             arrays = read_arrays(path)
             errors = list(zip(arrays["failed"].tolist(), arrays["errors"].tolist(), strict=True))
             corners = [(int(y), int(x)) for y, x in arrays["corner"]]
-            return Piece(arrays["image"].tolist(), corners, arrays["values"].astype(np.float32, copy=False), errors)
+            return Piece(arrays["image"].tolist(), corners, arrays["values"].astype(np.float32, copy=False), arrays["warnings"].tolist(), errors)
         except (BundleError, KeyError, ValueError):
             return None
 
     def _path(self, number: int) -> Path:
         facts = [[image.name, image.size, image.changed_ns] for image in self.images(number)]
         return self.work / f"{number:06d}-{sha256_of_json(facts)[:32]}.npz"
+
+
+def _texts(texts: Sequence[str]) -> NDArray[np.str_]:
+    # an empty array of strings has no width of its own
+    return np.array(texts, np.str_) if texts else np.zeros(0, "<U1")
 
 
 @contextmanager

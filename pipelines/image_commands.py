@@ -63,6 +63,8 @@ def embed(options: argparse.Namespace) -> None:
         made = embed_folder(options.folder, options.out, embeds, cutting)
     if made.rows:
         print(f"{made.rows} vectors of {made.dim} numbers by `{embeds.model.name}` {embeds.model.identity[:12]}, in {options.out}.")
+    if made.strange:
+        print(f"Rows with a warning, in `Metadata_warnings`: {made.strange}.")
     if made.failed:
         kept = "" if made.rows else f" No image could be embedded, so `{options.out}` is not written."
         raise SomeFailedError(f"{made.failed} of {made.images} images failed; `{made.errors}` says why.{kept}")

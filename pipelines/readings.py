@@ -88,7 +88,7 @@ def _item(found: Found) -> ReadImage:
 
 
 def said_of(found: Found) -> Iterator[str]:
-    """Lines about one image: the encoder's probabilities beside those of twin and control, verdict, distance; or the error."""
+    """Lines about one image: the encoder's probabilities beside those of twin and control, verdict, distance, warnings; or the error."""
     if not isinstance(found.answer, Reading):
         yield plain(f"{found.image}: {found.answer}")
         return
@@ -98,6 +98,7 @@ def said_of(found: Found) -> Iterator[str]:
         yield from (f"  {plain(line)}" for line in _task(task))
     if reading.distance is not None:
         yield f"  {plain(reading.distance.sentence)}"
+    yield from (f"  Warning: {plain(text)}" for text in reading.warnings)
 
 
 def said_once(reading: Reading) -> Iterator[str]:

@@ -74,7 +74,8 @@ def test_a_row_per_image_with_the_endpoints_numbers(
     assert embed(folder, out, "--bundle", str(bundle)) == 0
     assert f"30 vectors of 5 numbers by `simclr` {scorer.bundle.identity[:12]}" in capsys.readouterr().out
     table = pd.read_parquet(out)
-    assert list(table.columns) == ["image_id", "Metadata_image", "Metadata_model", "Metadata_identity", "Metadata_benchmark", "embedding"]
+    about = [f"Metadata_{name}" for name in ("image", "model", "identity", "benchmark", "warnings")]
+    assert list(table.columns) == ["image_id", *about, "embedding"]
     assert table["Metadata_image"].tolist() == names(folder)
     assert set(table["Metadata_identity"]) == {scorer.bundle.identity}
     ids, values = read_member(out)
@@ -135,6 +136,18 @@ def test_bad_images_are_listed_and_the_others_written(folder: Path, bundle: Path
     assert embed(folder, out, "--bundle", str(bundle)) == 0
     assert len(pd.read_parquet(out)) == 30
     assert not listed.exists()
+
+
+def test_what_is_strange_is_noted_in_its_row(folder: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dim = folder / "alive" / "02.npy"
+    np.save(dim, np.load(dim) // 1000)
+    for name, which in (("offline", ["--bundle", str(bundle)]), ("online", [])):
+        with running([Scorer.open(bundle)]) as url:
+            assert embed(folder, tmp_path / f"{name}.parquet", *(which or ["--server", url])) == 0
+        assert "`Metadata_warnings`: 1." in capsys.readouterr().out
+        table = pd.read_parquet(tmp_path / f"{name}.parquet").set_index("image_id")["Metadata_warnings"]
+        assert table[table != ""].index.tolist() == ["alive/02"]
+    assert (tmp_path / "online.parquet").read_bytes() == (tmp_path / "offline.parquet").read_bytes()
 
 
 def test_nothing_is_written_where_every_image_is_bad(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,11 @@ def test_each_image_is_said_with_its_controls(images: list[Path], url: str, scor
     assert lines[-1] == "A note."
 
 
+def test_a_warning_is_said(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(write(tmp_path / "dim.npy", pixels(1)[0] // 1000), "--server", url) == 0
+    assert "  Warning: " in capsys.readouterr().out
+
+
 def test_json_is_the_endpoints_answer(images: list[Path], url: str, scorer: Scorer, tmp_path: Path) -> None:
     assert score(*images, "--server", url, "--model", "simclr", "--out", tmp_path / "r.json", "--quiet") == 0
     batch = ReadingBatch.model_validate_json((tmp_path / "r.json").read_bytes())
