@@ -77,7 +77,7 @@ test-gpu: env
 	@pytest -q -m gpu
 
 soak: env
-	@python -m tests.serving.soak --requests 10000
+	@python -m tests.serving.endpoint.soak --requests 10000
 
 check: env
 	@echo "[check] ruff, mypy --strict, import contracts"

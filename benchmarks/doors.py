@@ -21,8 +21,8 @@ from pipelines.board import read_board
 from pipelines.commands import fetched
 from pipelines.workspace import Workspace
 from serving.archive import make_archive
+from serving.endpoint.server import running
 from serving.scoring import Scorer
-from serving.server import running
 from serving.torchserve import TorchServe
 
 MOST = 1e-4

@@ -289,7 +289,7 @@ def serve(options: argparse.Namespace) -> None:
     """`blankslide serve`."""
     from dataclasses import replace
 
-    from serving.server import serve as serve_bundles
+    from serving.endpoint.server import serve as serve_bundles
     from serving.settings import Settings
 
     settings = Settings.from_environment()

@@ -20,7 +20,7 @@ from registry.arrays import Embedding
 from registry.errors import BlankslideError, ImageError
 from registry.files import published
 from serving.client import ScoringClient
-from serving.flow import progress_bar
+from serving.client.flow import progress_bar
 from serving.framing import Framing
 from serving.schema import EmbeddingAnswer, ModelRef
 from serving.scoring import Answer, Asked, Scorer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from registry.errors import BlankslideError, ParamsError
 from registry.files import published
-from serving.answers import Found, arrow, error_answer
+from serving.endpoint.answers import Found, arrow, error_answer
 from serving.errors import ServiceError
 from serving.schema import ErrorAnswer, ModelRef, Opinion, ReadImage, Reading, TaskReading
 

@@ -11,10 +11,10 @@ from pipelines.benchmarks.tables import IMAGE_SUFFIXES, ImageFiles
 from pipelines.folder_parts import shown
 from pipelines.readings import readings_file, said_of, said_once
 from registry.errors import BlankslideError, ParamsError
-from serving.answers import Found
 from serving.client import ScoringClient
+from serving.client.exchange import Field
+from serving.endpoint.answers import Found
 from serving.errors import ServiceError
-from serving.exchange import Field
 from serving.schema import ModelFacts, ModelRef, Reading
 
 

@@ -28,8 +28,8 @@ from registry.errors import BenchmarkError, BlankslideError, BundleError, Params
 from registry.registration import register
 from registry.store import Store
 from serving.client import ScoringClient
+from serving.endpoint.server import running
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running
 from serving.settings import Settings
 from tests.pipelines.benchmarks.folders import write
 from tests.pipelines.light_bundle import RGB, light_bundle, pixels

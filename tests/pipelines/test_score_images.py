@@ -15,13 +15,13 @@ from pipelines.cli import main
 from pipelines.readings import plain, said_of
 from pipelines.score_images import find_images, parse_centres, score_images
 from registry.errors import ParamsError
-from serving.answers import Found
 from serving.client import ScoringClient
+from serving.client.exchange import Answered
+from serving.endpoint.answers import Found
+from serving.endpoint.server import running
 from serving.errors import ServiceError
-from serving.exchange import Answered
 from serving.schema import Reading, ReadingBatch
 from serving.scoring import Scorer
-from serving.server import running
 from tests.pipelines.benchmarks.folders import write
 from tests.pipelines.light_bundle import light_bundle, pixels
 from tests.registry.scorecards import IMAGE

@@ -24,9 +24,9 @@ from registry.bundle import read_bundle
 from registry.errors import BundleError, ParamsError, ProviderError
 from serving.archive import BUNDLE, make_archive, pack_bundle, unpack_bundle
 from serving.client import ScoringClient, TorchServeClient
+from serving.endpoint.server import running
 from serving.errors import ServiceError
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running
 from serving.torchserve import Ports, TorchServe
 from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
 

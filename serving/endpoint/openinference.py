@@ -13,15 +13,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from registry.errors import BlankslideError, NotFoundError
-from serving.examples import Examples
+from serving.endpoint.examples import Examples
+from serving.endpoint.intake import read_body
+from serving.endpoint.responses import ERRORS, NOT_FOUND
+from serving.endpoint.served import ServedModels
+from serving.endpoint.tensors import EMBEDDING, HEADER_LENGTH, model_metadata, parse, respond
 from serving.framing import WHOLE
-from serving.intake import read_body
-from serving.responses import ERRORS, NOT_FOUND
 from serving.scoring import Scorer
-from serving.served import ServedModels
 from serving.settings import Settings
 from serving.sources import TensorSource
-from serving.tensors import EMBEDDING, HEADER_LENGTH, model_metadata, parse, respond
 
 EXTENSIONS = ["binary_tensor_data"]
 _REQUEST: dict[str, Any] = {

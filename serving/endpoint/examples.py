@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from registry.images import ImageSpec
-from serving.tensors import DATATYPES, HEADER_LENGTH, INPUT
+from serving.endpoint.tensors import DATATYPES, HEADER_LENGTH, INPUT
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from registry.errors import BlankslideError
-from serving.answers import Found
+from serving.endpoint.answers import Found
+from serving.endpoint.metrics import Metrics
 from serving.errors import OverloadedError, TooSlowError
 from serving.framing import Framing
-from serving.metrics import Metrics
 from serving.scoring import Answer, Asked, Scorer
 from serving.sources import Source
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from registry.errors import BlankslideError, BundleError
+from serving.endpoint.served import ServedModels
 from serving.live import Live, Refusal, names
 from serving.scoring import Scorer
-from serving.served import ServedModels
 
 #: opens a bundle, given its folder and what is known of its evidence
 Opener = Callable[[Path, str], Scorer]

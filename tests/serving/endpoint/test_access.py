@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from registry.errors import ParamsError
-from serving.access import log
-from serving.logs import JsonLines
+from serving.endpoint.access import log
+from serving.endpoint.logs import JsonLines
+from serving.endpoint.server import running, serve
 from serving.scoring import Scorer
-from serving.server import running, serve
 from serving.settings import Settings, is_loopback
 from tests.serving.bundles import TinyBundle, npy
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from registry.errors import ImageError
-from serving.answers import Found
-from serving.batching import Batcher
+from serving.endpoint.answers import Found
+from serving.endpoint.batching import Batcher
+from serving.endpoint.metrics import Metrics
 from serving.errors import OverloadedError, TooSlowError
 from serving.framing import WHOLE
-from serving.metrics import Metrics
 from serving.schema import EmbeddingAnswer, Reading
 from serving.scoring import Answer, Asked, Scorer, embedding_tolerance
 from serving.sources import FileSource, TensorSource

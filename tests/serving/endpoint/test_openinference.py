@@ -13,8 +13,8 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from serving.endpoint.server import running
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy
 

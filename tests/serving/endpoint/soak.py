@@ -1,10 +1,10 @@
 """`make soak`: thousands of hostile requests to a real service, then what is left of it.
 
-    python -m tests.serving.soak --requests 10000
+    python -m tests.serving.endpoint.soak --requests 10000
 
-Four clients send what `tests.serving.hostile` draws, one in five what schemathesis makes of the service's own OpenAPI document, and every fiftieth is
-valid and must be answered. Fails on an answer of 500 or more, on a request without an end, on a valid one that is not answered, on a worker
-that died, and where memory at the end is more than 1.1 of what it was after the first tenth (at 10,000 the first 1,000).
+Four clients send what `tests.serving.endpoint.hostile` draws, one in five what schemathesis makes of the service's own OpenAPI document, and every
+fiftieth is valid and must be answered. Fails on an answer of 500 or more, on a request without an end, on a valid one that is not answered, on a
+worker that died, and where memory at the end is more than 1.1 of what it was after the first tenth (at 10,000 the first 1,000).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from tests.serving.bundles import TinyBundle, export_networks, make_bundle
-from tests.serving.hostile import Hostile, Request, send
+from tests.serving.endpoint.hostile import Hostile, Request, send
 from tests.serving.service import service
 
 CLIENTS = 4

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow
 import pytest
 
-from serving.answers import ARROW, JSON, NPY, accepted
+from serving.endpoint.answers import ARROW, JSON, NPY, accepted
+from serving.endpoint.server import running
 from serving.errors import AcceptError
 from serving.schema import EmbeddingBatch, ReadingBatch
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy, ome
 

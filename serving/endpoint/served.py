@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from registry.errors import BundleError, NotFoundError
-from serving.batching import Batcher
-from serving.metrics import Metrics
+from serving.endpoint.batching import Batcher
+from serving.endpoint.metrics import Metrics
 from serving.scoring import Scorer
 from serving.settings import Settings
 

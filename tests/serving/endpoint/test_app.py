@@ -20,15 +20,15 @@ import pytest
 
 from registry.errors import BundleError, ParamsError
 from serving.client import ScoringClient
+from serving.client.retries import ONCE
+from serving.endpoint.app import create_app
+from serving.endpoint.server import running, serve
 from serving.errors import ServiceError
-from serving.onnx_app import create_app
-from serving.retries import ONCE
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running, serve
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LIMIT = 200_000
 
 
@@ -223,7 +223,7 @@ import sys
 import httpx, numpy, io
 from pathlib import Path
 from serving.scoring import Scorer
-from serving.server import running
+from serving.endpoint.server import running
 scorer = Scorer.open(Path({str(folder)!r}))
 stream = io.BytesIO()
 numpy.save(stream, scorer.example().pixels)
@@ -245,7 +245,7 @@ def test_that_check_can_fail(tiny: TinyBundle) -> None:
 
 class TestServe:
     def test_sigterm_ends_it_after_the_last_answer(self, tiny: TinyBundle) -> None:
-        code = f"from pathlib import Path; from serving.server import serve; serve([Path({str(tiny.folder)!r})], port=0)"
+        code = f"from pathlib import Path; from serving.endpoint.server import serve; serve([Path({str(tiny.folder)!r})], port=0)"
         process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert process.stdout is not None

@@ -12,8 +12,8 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.endpoint.metrics import Metrics
 from serving.errors import UnauthorizedError
-from serving.metrics import Metrics
 from serving.schema import ErrorAnswer
 
 #: paths that answer without a token: whether the service lives, and the page, which asks for the token itself

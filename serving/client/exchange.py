@@ -19,8 +19,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from registry.errors import BlankslideError, ImageError, ParamsError
+from serving.client.retries import REFUSED_FOR_NOW, Came, Retries, Tries
 from serving.errors import ServiceError
-from serving.retries import REFUSED_FOR_NOW, Came, Retries, Tries
 from serving.schema import EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Reading, ReadingBatch
 
 A = TypeVar("A")

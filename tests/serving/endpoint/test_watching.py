@@ -14,11 +14,11 @@ import pytest
 
 from registry.bundle import read_bundle
 from registry.errors import BundleError
+from serving.endpoint.server import answering
+from serving.endpoint.workers import Plan, app_of
 from serving.live import Live, Refusal
 from serving.scoring import embedding_tolerance
-from serving.server import answering
 from serving.settings import Settings
-from serving.workers import Plan, app_of
 from tests.serving.bundles import Exported, TinyBundle, make_bundle, npy
 
 

@@ -25,16 +25,16 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
+from serving.endpoint.logs import log_json_lines
 from serving.live import Live
 from serving.live import names as live_names
-from serving.logs import log_json_lines
 from serving.scoring import Scorer
 from serving.settings import Settings
 
 if TYPE_CHECKING:
-    from serving.served import ServedModels
+    from serving.endpoint.served import ServedModels
 
-#: as `serving.metrics.MULTIPROCESS`: the supervisor must not import what reads it
+#: as `serving.endpoint.metrics.MULTIPROCESS`: the supervisor must not import what reads it
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 #: a worker that lived this long had started well
 STABLE_S = 10.0
@@ -246,8 +246,8 @@ def app_of(plan: Plan, say: Callable[[str], None]) -> ASGIApp:
     Raises:
         BundleError, ProviderError, ParamsError: a bundle cannot be served.
     """
-    from serving.onnx_app import create_app
-    from serving.watching import Watch, watching
+    from serving.endpoint.app import create_app
+    from serving.endpoint.watching import Watch, watching
 
     root = plan.live
     live = {} if root is None else {name: Live.read(root, name) for name in live_names(root)}

@@ -20,18 +20,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, NotFoundError
-from serving.access import Access
-from serving.answers import ARROW, NPY, Found, accepted, error_answer, render
+from serving.endpoint.access import Access
+from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render
+from serving.endpoint.examples import Examples
+from serving.endpoint.intake import files_of, is_form, read_body
+from serving.endpoint.metrics import CONTENT_TYPE, Metrics
+from serving.endpoint.openinference import add_routes as add_open_inference
+from serving.endpoint.responses import ERRORS, NOT_FOUND
+from serving.endpoint.served import ServedModels
 from serving.errors import OverloadedError, TooSlowError
-from serving.examples import Examples
 from serving.framing import Framing
-from serving.intake import files_of, is_form, read_body
-from serving.metrics import CONTENT_TYPE, Metrics
-from serving.openinference import add_routes as add_open_inference
-from serving.responses import ERRORS, NOT_FOUND
 from serving.schema import Channels, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
-from serving.served import ServedModels
 from serving.settings import Settings
 from serving.sources import FileSource
 
@@ -200,7 +200,7 @@ def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> 
 
 def _add_page(app: FastAPI) -> None:
     kinds = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
-    files = {name: resources.files("serving").joinpath("web", name).read_bytes() for name in kinds}
+    files = {name: resources.files("serving.endpoint").joinpath("web", name).read_bytes() for name in kinds}
 
     def get(name: str) -> Callable[[], Response]:
         return lambda: Response(files[name], media_type=kinds[name], headers=_PAGE_HEADERS)

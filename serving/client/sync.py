@@ -1,4 +1,4 @@
-"""Typed clients of the endpoint and of TorchServe. They send and wait; what is said and understood is in `serving.exchange`."""
+"""Typed clients of the endpoint and of TorchServe. They send and wait; what is said and understood is in `serving.client.exchange`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.exchange import EMBED, SCORE, Answered, Door, Exchange, Field, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
-from serving.flow import Done, Flow, forget, open_exchange
-from serving.retries import Came, Retries
+from serving.client.exchange import EMBED, SCORE, Answered, Door, Exchange, Field, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
+from serving.client.flow import Done, Flow, forget, open_exchange
+from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
 A = TypeVar("A")

@@ -18,9 +18,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from registry.errors import ParamsError, ProviderError
+from serving.endpoint.workers import Plan, server_of, supervise
 from serving.scoring import UNCHECKED, Scorer
 from serving.settings import Settings
-from serving.workers import Plan, server_of, supervise
 
 HOST = "127.0.0.1"
 
@@ -62,7 +62,7 @@ def serve(
 @contextmanager
 def running(scorers: Sequence[Scorer], settings: Settings | None = None) -> Iterator[str]:
     """Serve on a free loopback port from a thread of this process; yields the URL and stops at the end of the block."""
-    from serving.onnx_app import create_app
+    from serving.endpoint.app import create_app
 
     settings = settings or Settings()
     with answering(lambda url: create_app(scorers, settings, url), settings) as url:

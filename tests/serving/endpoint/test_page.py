@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.endpoint.server import running
 from serving.scoring import Scorer
-from serving.server import running
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, ome
 

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.exchange import EMBED, SCORE, Answered, Door, Field, ImageFile, Outcome, Part, Send, Steps, query_of
-from serving.flow import Done, Flow, forget, open_exchange
-from serving.retries import Came, Retries
+from serving.client.exchange import EMBED, SCORE, Answered, Door, Field, ImageFile, Outcome, Part, Send, Steps, query_of
+from serving.client.flow import Done, Flow, forget, open_exchange
+from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
 A = TypeVar("A")

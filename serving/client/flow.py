@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import httpx
 
 from registry.errors import BlankslideError, ParamsError
-from serving.exchange import Answered, Exchange
-from serving.retries import Retries
+from serving.client.exchange import Answered, Exchange
+from serving.client.retries import Retries
 from serving.settings import token_from_environment
 
 if TYPE_CHECKING:

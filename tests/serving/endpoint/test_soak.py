@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.serving.bundles import TinyBundle
-from tests.serving.soak import soak
+from tests.serving.endpoint.soak import soak
 
 
 def test_nothing_hostile_is_answered_by_a_fault(tiny: TinyBundle, tmp_path: Path) -> None:

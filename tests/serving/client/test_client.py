@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 
 from registry.errors import ImageError, ParamsError
-from serving.async_client import AsyncScoringClient
 from serving.client import ScoringClient
+from serving.client.asynchronous import AsyncScoringClient
+from serving.client.exchange import Answered, _sent_names
+from serving.client.retries import Retries, retry_after_s
+from serving.endpoint.server import running
 from serving.errors import ServiceError
-from serving.exchange import Answered, _sent_names
-from serving.retries import Retries, retry_after_s
 from serving.schema import EmbeddingAnswer, Reading
 from serving.scoring import Scorer, embedding_tolerance
-from serving.server import running
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
-from tests.serving.front import HANG_UP, RESET, SILENT, front, refusal
+from tests.serving.client.front import HANG_UP, RESET, SILENT, front, refusal
 
 TOKEN = "a-token-of-the-test"
 
