@@ -1,0 +1,66 @@
+"""An allow-list: what is not known to be open is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.licences import may_pass_on
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "CC0-1.0",
+        "CC0",
+        "CC0 1.0 Universal",
+        "cc-zero",
+        "Public Domain",
+        "CC BY 4.0",
+        "CC-BY-4.0",
+        "CC-BY",
+        "CC BY-SA 3.0",
+        "CC-BY 4.0 International",
+        "Creative Commons Attribution 4.0 International",
+        "Creative Commons Attribution-ShareAlike 4.0 International License",
+        "https://creativecommons.org/licenses/by/4.0/",
+        "https://creativecommons.org/licenses/by-sa/4.0/legalcode",
+        "http://creativecommons.org/publicdomain/zero/1.0/",
+        "MIT",
+        "MIT License",
+        "Apache-2.0",
+        "Apache License, Version 2.0".replace(", Version", ""),
+        "BSD-3-Clause",
+        " cc_by_4.0 ",
+    ],
+)
+def test_open_licences_allow_pictures(licence: str) -> None:
+    assert may_pass_on(licence).allowed
+
+
+@pytest.mark.parametrize(
+    ("licence", "words"),
+    [
+        ("not stated", "does not state"),
+        ("", "does not state"),
+        ("  ", "does not state"),
+        ("unknown", "does not state"),
+        ("CC BY-NC-ND 4.0", "changed copies"),
+        ("CC-BY-ND-4.0", "changed copies"),
+        ("Creative Commons Attribution-NoDerivatives 4.0", "changed copies"),
+        ("https://creativecommons.org/licenses/by-nd/4.0/", "changed copies"),
+        ("CC-BY-NC-4.0", "limits the purpose"),
+        ("CC BY-NC-SA 3.0", "limits the purpose"),
+        ("https://creativecommons.org/licenses/by-nc/4.0/", "limits the purpose"),
+        ("Attribution-NonCommercial", "limits the purpose"),
+        ("GPL (of the package that carries the images)", "not among the open licences"),
+        ("CC-BY-4.0 for the labels", "not among the open licences"),
+        ("all rights reserved", "not among the open licences"),
+        ("not MIT", "not among the open licences"),
+        ("non-public-domain", "not among the open licences"),
+        ("for research only", "not among the open licences"),
+    ],
+)
+def test_others_do_not_and_say_why(licence: str, words: str) -> None:
+    found = may_pass_on(licence)
+    assert not found.allowed
+    assert words in found.reason
