@@ -6,7 +6,7 @@
     card.json            BundleCard
     encoder.onnx         absent where the row cannot be served (card.json says why)
     heads.npz            "<task>/<array>": the probe of each task
-    reference.npz        "embedding" (n, d) float32: training embeddings of fold 0
+    reference.npz        training images of fold 0: "embedding" (n, d) float32 and what `registry.reference` says of them
     golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k)
     scorecard.json       Scorecard
     companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes
@@ -38,6 +38,7 @@ from registry.errors import BundleError
 from registry.evidence import Scorecard
 from registry.files import published, read_json, sha256_of_bytes, sha256_of_file, write_json
 from registry.images import ImageSpec
+from registry.reference import ReferenceSet
 
 FORMAT = 1
 #: arrays by name, "<task>/<array>" in heads
@@ -210,9 +211,13 @@ class Bundle:
         return read_arrays(self.folder / "heads.npz") if "heads.npz" in self.files else {}
 
     @cached_property
-    def reference(self) -> Embedding | None:
-        """(n, d) training embeddings of fold 0, None if there are none."""
-        return read_arrays(self.folder / "reference.npz")["embedding"] if "reference.npz" in self.files else None
+    def reference(self) -> ReferenceSet | None:
+        """Training images of fold 0, None if there are none.
+
+        Raises:
+            BundleError: what is said of them contradicts itself.
+        """
+        return ReferenceSet.from_arrays(read_arrays(self.folder / "reference.npz")) if "reference.npz" in self.files else None
 
     @cached_property
     def golden(self) -> Golden | None:
@@ -259,7 +264,7 @@ def write_bundle(
     *,
     onnx: Path | None = None,
     heads: Arrays | None = None,
-    reference: Embedding | None = None,
+    reference: ReferenceSet | None = None,
     golden: Golden | None = None,
     companions: Sequence[CompanionParts] = (),
 ) -> Bundle:
@@ -273,7 +278,7 @@ def write_bundle(
         scorecard: of the same row and benchmark.
         onnx: the exported file, copied in; None for a row that cannot be served (`card.unservable` says why).
         heads: "<task>/<array>".
-        reference: (n, d) training embeddings of fold 0.
+        reference: training images of fold 0.
         golden: images with known answers.
         companions: what a reading quotes beside the encoder.
 
@@ -289,7 +294,7 @@ def write_bundle(
         if heads:
             write_arrays(temporary / "heads.npz", heads)
         if reference is not None:
-            write_arrays(temporary / "reference.npz", {"embedding": reference})
+            write_arrays(temporary / "reference.npz", reference.as_arrays())
         if golden is not None:
             probabilities = {f"{task}/probabilities": array for task, array in golden.probabilities.items()}
             write_arrays(temporary / "golden.npz", {"pixels": golden.pixels, "embedding": golden.embedding, **probabilities})

@@ -128,13 +128,32 @@ class Distance(_Model):
     nearest: float = Field(description="Euclidean distance to the nearest training image, every dimension standardised, divided by sqrt(d).")
     percentile: float = Field(description="Share of training images, in percent, that lie closer to their own nearest neighbour.")
     n_reference: int = Field(description="Training images compared with.")
+    threshold: float | None = Field(default=None, description="Limit of `nearest`; null where it is not calibrated, `sentence` says why.")
+    appearance: float | None = Field(
+        default=None, description="As `nearest`, of what the image looks like (brightness, contrast, detail, channels) and not of its embedding."
+    )
+    appearance_threshold: float | None = Field(default=None, description="Limit of `appearance`.")
+    unlike: bool | None = Field(
+        default=None, description="Unlike anything scored before: beyond either limit, as 5 % of the images of a new unit are. null: not calibrated."
+    )
     sentence: str
+
+
+class Neighbour(_Model):
+    """A training image that lies near."""
+
+    image_id: str
+    distance: float = Field(description="As `distance.nearest`.")
+    labels: dict[str, str] = Field(description="Per task; tasks in which it takes no part are left out.")
+    thumbnail: str | None = Field(description="A small picture as a data URI (JPEG); null where it may not travel, `thumbnails` says why.")
 
 
 class Reading(EmbeddingAnswer):
     """What the service says about one image."""
 
     distance: Distance | None = Field(description="null if the bundle holds no reference embeddings.")
+    nearest: list[Neighbour] = Field(default=[], description="The nearest training images, nearest first; [] if the bundle does not name them.")
+    thumbnails: str = Field(default="", description="Whose the pictures of the nearest training images are, or why there are none.")
     tasks: list[TaskReading]
     notes: list[str] = Field(description="What belongs beside every result of this benchmark.")
 

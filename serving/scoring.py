@@ -143,7 +143,7 @@ class Scorer:
         self._encoder = encoder
         self._companions = companions
         self._max_pixels = max_pixels
-        self._reference = Reference.of(bundle.reference) if bundle.reference is not None else None
+        self._reference = Reference.of(bundle.reference, bundle.card.image) if bundle.reference is not None else None
         self._evidence = {task: bundle.scorecard.task(task) for task in encoder.heads}
         # no encoder stands without its controls: what it was not judged on (a confound such as a position) it is not asked
         self._tasks = [task for task in encoder.heads if self._evidence[task] or encoder.card.card.role != "encoder"]
@@ -342,7 +342,7 @@ class Scorer:
             return [answer for one in each for answer in self._pass(pixels[one], takes[one], scored[one], alone, timed)]
         place = {int(i): k for k, i in enumerate(which)}
         answers: list[Answer | ImageError] = [
-            self._reading(encoder[i], {row: values[place[i]] for row, values in companions.items()}, take)
+            self._reading(pixels[i], encoder[i], {row: values[place[i]] for row, values in companions.items()}, take)
             if i in place
             else self._embedding_answer(encoder[i], take)
             for i, take in enumerate(takes)
@@ -351,13 +351,16 @@ class Scorer:
             timed("score", perf_counter() - start)
         return answers
 
-    def _reading(self, embedding: Embedding, companions: dict[str, Embedding], take: Take) -> Reading:
+    def _reading(self, pixels: PixelBatch, embedding: Embedding, companions: dict[str, Embedding], take: Take) -> Reading:
+        placed = self._reference.place(embedding, pixels) if self._reference else None
         return Reading(
             model=self.ref,
             tile=take[0],
             warnings=take[1],
             embedding=embedding.tolist(),
-            distance=self._reference.distance(embedding) if self._reference else None,
+            distance=placed.distance if placed else None,
+            nearest=placed.nearest if placed else [],
+            thumbnails=placed.thumbnails if placed else "",
             tasks=[self._task_reading(task, embedding, companions) for task in self._tasks],
             notes=self.bundle.scorecard.notes,
         )

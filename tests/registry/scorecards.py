@@ -14,6 +14,7 @@ from registry.cards import EncoderCard
 from registry.evidence import Comparison, Scorecard, ScoreEntry, TaskEvidence
 from registry.files import sha256_of_file
 from registry.images import ImageSpec
+from registry.reference import ReferenceSet
 
 IMAGE = ImageSpec(("dna", "actin"), "uint16", 6, 5, ((0.0, 4000.0), (100.0, 3000.0)), 0.65)
 PARITY = {"opset": 20, "images": 4, "dim": 2, "max_abs": 1e-7, "relative": 1e-7, "cosine": 1.0, "standardised": 1e-6, "batch": 0.0, "sha256": ""}
@@ -165,7 +166,7 @@ def make_bundle(
         evidence,
         onnx=encoder if onnx else None,
         heads=heads(seed),
-        reference=embedding,
+        reference=ReferenceSet(embedding),
         golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}) if onnx else None,
         companions=[CompanionParts(twin_card, twin, heads(99))] if companion else [],
     )

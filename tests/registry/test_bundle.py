@@ -48,7 +48,8 @@ def test_everything_that_was_put_in_comes_out(made: Bundle) -> None:
     assert golden is not None
     assert golden.pixels.dtype == np.uint16
     np.testing.assert_array_equal(golden.pixels, images())
-    np.testing.assert_array_equal(bundle.reference, golden.embedding)
+    assert bundle.reference is not None
+    np.testing.assert_array_equal(bundle.reference.embedding, golden.embedding)
     assert list(golden.probabilities) == ["chirality"]
     companion = bundle.companions["untrained-cnn"]
     assert companion.card.member == "fresh-00"

@@ -22,6 +22,7 @@ from registry.evidence import Comparison, Scorecard, TaskEvidence
 from registry.export import ExportReport, export_onnx
 from registry.heads import Head
 from registry.images import ImageSpec
+from registry.reference import ReferenceSet
 
 CELLS = ImageSpec(("dna", "er", "actin"), "uint16", 24, 20, ((0.0, 4095.0),) * 3, pixel_size_um=0.65)
 TISSUE = ImageSpec(("red", "green", "blue"), "uint8", 24, 20, ((0.0, 255.0),) * 3)
@@ -174,7 +175,7 @@ def make_bundle(
     parts: dict[str, Any] = {
         "onnx": encoder.onnx,
         "heads": heads["encoder"],
-        "reference": embed(encoder.network, train),
+        "reference": ReferenceSet(embed(encoder.network, train)),
         "golden": Golden(new[:4], embed(encoder.network, new[:4]), {task: probabilities["encoder", task][:4] for task in TASKS}),
         "companions": [CompanionParts(cards[row], exported[row].onnx, heads[row]) for row in ("untrained-tiny", "intensity")],
         **changes,

@@ -9,13 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from scipy.spatial.distance import cdist
 
 from registry.bundle import Golden, read_bundle, write_bundle
 from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
 from serving.framing import Frames
-from serving.reference import Reference
 from serving.scoring import GOLDEN_SLACK, Asked, Scorer, embedding_tolerance
 from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, tiff, tiny_images
 
@@ -134,45 +132,6 @@ class TestReading:
         example = Scorer.open(altered(golden=golden).folder).example()
         assert example is not None
         np.testing.assert_array_equal(example.pixels, tiny_images(4, 5)[0])
-
-
-class TestDistance:
-    def test_is_that_of_a_plain_computation(self, tiny: TinyBundle, scorer: Scorer) -> None:
-        known = np.asarray(scorer.bundle.reference, np.float64)
-        scale = known.std(axis=0)
-        points = (known[:, scale > 0] - known[:, scale > 0].mean(axis=0)) / scale[scale > 0]
-        own = np.sort(cdist(points, points) + np.diag(np.full(len(points), np.inf)), axis=1)[:, 0]
-        for n in range(8):
-            new = (tiny.embedding[n][scale > 0] - known[:, scale > 0].mean(axis=0)) / scale[scale > 0]
-            nearest = cdist(new[None], points).min()
-            found = scorer.read(npy(tiny.images[n])).distance
-            assert found is not None
-            assert found.nearest == pytest.approx(nearest / np.sqrt((scale > 0).sum()), rel=1e-4)
-            assert found.percentile == pytest.approx(100 * (own < nearest).mean(), abs=0.6)
-
-    def test_a_training_image_is_known_and_a_saturated_one_is_not(self, scorer: Scorer, tiny: TinyBundle) -> None:
-        known = scorer.read(npy(tiny.train[5])).distance
-        strange = scorer.read(npy(np.full(CELLS.shape, 65_535, np.uint16))).distance
-        assert known is not None
-        assert strange is not None
-        assert known.percentile < 1
-        assert strange.percentile == 100
-        assert "an extrapolation" in strange.sentence
-        assert "among the known data" in known.sentence
-
-    def test_dimensions_that_do_not_vary_take_no_part(self) -> None:
-        generator = np.random.default_rng(0)
-        values = generator.normal(size=(40, 3)).astype(np.float32)
-        padded = np.hstack([values, np.full((40, 2), 7.0, np.float32)])
-        plain, wide = Reference.of(values), Reference.of(padded)
-        assert plain is not None
-        assert wide is not None
-        point = generator.normal(size=3)
-        assert wide.distance([*point, 7.0, 7.1]).nearest == pytest.approx(plain.distance(point).nearest)
-
-    def test_too_few_or_constant_references_say_nothing(self) -> None:
-        assert Reference.of(np.ones((2, 3), np.float32)) is None
-        assert Reference.of(np.ones((20, 3), np.float32)) is None
 
 
 class TestRefused:
