@@ -17,7 +17,9 @@ from pipelines.board import ORACLE, Board, questions, read_board, variant
 from pipelines.embeddings import Row
 from pipelines.parallel import in_parallel
 from pipelines.params import CellParams, Params
+from pipelines.references import References
 from pipelines.rows import cards_of, facts_of, weights_file
+from pipelines.unlike import has_learned
 from pipelines.workspace import Workspace
 from registry.bundle import Arrays, BundleCard, CompanionParts, Golden, read_arrays, write_bundle
 from registry.cards import EncoderCard
@@ -26,12 +28,11 @@ from registry.evidence import Scorecard
 from registry.export import export_onnx
 from registry.files import published, read_json, sha256_of_file
 from registry.images import conform
+from registry.reference import ReferenceSet
 from registry.representation import Batch, Representation
 
 #: test images of fold 0 that parity and golden answers are computed on
 GOLDEN_IMAGES = 8
-#: training embeddings a server keeps to say how far a new image is from known data
-REFERENCE_IMAGES = 512
 #: why a service has no oracle
 ORACLE_UNSERVABLE = "it is the best row of each task, chosen with the labels of the training images; serve that row itself"
 #: largest difference between the embedding computed again for the bundle and the one that was scored, relative to its scale
@@ -66,14 +67,14 @@ class Part:
         onnx: its exported file, None if it cannot be served.
         heads: "<task>/<array>" of the served member.
         golden: images with known answers; None if it cannot be served.
-        reference: (n, d) training embeddings of fold 0; None if it has no embedding of its own.
+        reference: training images of fold 0; None if it cannot be served.
     """
 
     card: BundleCard
     onnx: Path | None
     heads: Arrays
     golden: Golden | None
-    reference: NDArray[np.float32] | None
+    reference: ReferenceSet | None
 
 
 def package(workspace: Workspace, params: Params, benchmark: str) -> None:
@@ -89,6 +90,8 @@ def package(workspace: Workspace, params: Params, benchmark: str) -> None:
         packer = Packer(workspace, params, board, Path(temporary))
         jobs = [job for cell in params.cells_of(benchmark) for job in packer.jobs_of(cell)]
         importlib.import_module("torch.onnx")  # once, before the workers fork
+        if any(not job.row.manifest.unservable for job in jobs):
+            print(f"[package] {benchmark}: {len(packer.references.rows)} reference images", flush=True)  # made here, for the same reason
         parts = dict(zip([job.row.name for job in jobs], in_parallel(packer.part_of, jobs, params.threads), strict=True))
         parts[ORACLE] = oracle_part(workspace, board.benchmark)
         for name, part in parts.items():
@@ -162,6 +165,11 @@ class Packer:
         return [str(i) for i in self.benchmark.index["image_id"]]
 
     @cached_property
+    def references(self) -> References:
+        """The images that readings are compared with."""
+        return References.of(self.benchmark, self.params.threads)
+
+    @cached_property
     def golden_rows(self) -> list[int]:
         """Test images of fold 0, evenly spread over the index."""
         test = np.flatnonzero(self.benchmark.folds[0].test)
@@ -193,13 +201,11 @@ class Packer:
         print(f"[package] {cell.benchmark}/{row.name}: {member}", flush=True)
         mine = _heads_of(heads, f"{row.name}/{member}")
         offline = row.embedding(member, 0, self.ids)
-        reference = offline[self.benchmark.folds[0].train]
-        kept = np.unique(np.linspace(0, len(reference) - 1, REFERENCE_IMAGES).astype(int))
         fitted_to = {"benchmark": cell.benchmark, "data": row.manifest.data_hash, "fold": "0"} if row.manifest.fitted else {}
         stated = EncoderCard.from_dict(row.manifest.card)
         if row.manifest.unservable:
             unserved = BundleCard(stated, cell.benchmark, self.benchmark.card.image, row.manifest.dim, fitted_to, "", member, row.manifest.unservable)
-            return Part(unserved, None, mine, None, reference[kept])
+            return Part(unserved, None, mine, None, None)
         representation = self._representation(row, member, cell, card)
         embedding = representation.embed(self.golden_batch)
         check_same(row.name, offline[self.golden_rows], embedding, row.manifest.precision)
@@ -215,7 +221,8 @@ class Packer:
         if not np.array_equal(stored, self.golden_batch.pixels):
             # resampled images lie between the stored values: they are kept as the network saw them
             stored = self.golden_batch.pixels
-        return Part(bundle_card, path, mine, Golden(stored, embedding, probabilities(mine, embedding)), reference[kept])
+        reference = self.references.of_row(offline, learned=has_learned(stated, fitted=row.manifest.fitted))
+        return Part(bundle_card, path, mine, Golden(stored, embedding, probabilities(mine, embedding)), reference)
 
     def _representation(self, row: Row, member: str, cell: CellParams, card: EncoderCard | None) -> Representation:
         facts = facts_of(self.benchmark)

@@ -238,13 +238,18 @@ def shrink(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def data_uri(rgb: Rgb) -> str:
-    """A JPEG (4:4:4, no metadata) as a data URI; grey pictures as grey."""
+    """A JPEG as a data URI; arguments as `jpeg`."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(rgb)).decode("ascii")
+
+
+def jpeg(rgb: Rgb, quality: int = JPEG_QUALITY) -> bytes:
+    """A JPEG (4:4:4, no metadata) of (y, x, 3); grey pictures as grey."""
     from PIL import Image as Pillow
 
     grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
     stream = io.BytesIO()
-    Pillow.fromarray(rgb[..., 0] if grey else rgb).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    Pillow.fromarray(rgb[..., 0] if grey else rgb).save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return stream.getvalue()
 
 
 def natural_key(label: str) -> list[tuple[int, str]]:

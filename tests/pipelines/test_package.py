@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image as Pillow
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.diagnose import diagnose
@@ -16,7 +18,9 @@ from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
 from pipelines.package import SAME, check_same, oracle_part, package
 from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
+from pipelines.references import References
 from pipelines.workspace import Workspace
+from registry.appearance import appearance
 from registry.bundle import Bundle, read_bundle
 from registry.errors import ParityError
 from registry.evidence import Scorecard
@@ -24,6 +28,7 @@ from registry.files import read_json
 from registry.heads import heads_of
 from registry.receipts import read_receipts, sync
 from registry.store import Store
+from serving.scoring import Scorer
 from tests.pipelines.folder import write_images
 
 CELL = CellParams("tiny", "controls", ["intensity", "layout", "random", "composition"], "registry/controls")
@@ -84,6 +89,71 @@ def test_the_oracles_probes_give_its_offline_predictions(workspace: Workspace, o
     tested = benchmark.index["image_id"].isin(mine.index).to_numpy()
     expected = np.stack(mine.loc[benchmark.index["image_id"][tested]]["probabilities"].tolist())
     np.testing.assert_allclose(heads_of(oracle.heads)["bright"].predict_proba(vectors[tested]), expected, atol=1e-6)
+
+
+class TestReferences:
+    """What of the training images travels with a bundle."""
+
+    def test_are_training_images_with_what_is_known_of_them(self, workspace: Workspace) -> None:
+        bundle = read_bundle(workspace.bundles("tiny") / "intensity")
+        found, index = bundle.reference, Benchmark.read(workspace.data("tiny")).index.set_index("image_id")
+        assert found is not None
+        assert found.image_id is not None
+        assert found.unit is not None
+        assert found.appearance is not None
+        mine = index.loc[found.image_id.tolist()]
+        assert (mine["fold"] == -1).all()
+        assert len(mine) == (index["fold"] == -1).sum()
+        assert mine["label_half"].fillna("").tolist() == found.labels["half"].tolist()
+        assert pd.Series(found.unit).groupby(mine["unit"].to_numpy()).nunique().eq(1).all()
+        benchmark = Benchmark.read(workspace.data("tiny"))
+        row = benchmark.index["image_id"].tolist().index(str(found.image_id[3]))
+        np.testing.assert_allclose(found.appearance[3], appearance(benchmark.pixels(row), benchmark.card.image), rtol=1e-6)
+        assert bundle.golden is not None
+
+    def test_are_calibrated_on_units_that_the_row_has_not_learned_from(self, workspace: Workspace) -> None:
+        found = read_bundle(workspace.bundles("tiny") / "intensity").reference
+        assert found is not None
+        assert found.limits is not None
+        # not fitted: the 12 plates that are held out and the 12 of training, each as seen from the others
+        assert (found.limits.units, found.limits.unit, found.limits.rate) == (24, "plate", 0.05)
+
+    def test_are_read_by_a_service(self, workspace: Workspace) -> None:
+        scorer = Scorer.open(workspace.bundles("tiny") / "intensity")
+        benchmark = Benchmark.read(workspace.data("tiny"))
+        train = int(np.flatnonzero(benchmark.folds[0].train)[5])
+        reading = scorer.read(benchmark.paths(train)[0].read_bytes())
+        assert reading.nearest[0].image_id == benchmark.index["image_id"][train]
+        assert reading.nearest[0].distance == pytest.approx(0, abs=1e-3)
+        assert reading.distance is not None
+        assert reading.distance.unlike is False
+        stream = io.BytesIO()
+        np.save(stream, np.full(benchmark.card.image.shape, 60_000, np.uint16))
+        strange = scorer.read(stream.getvalue()).distance
+        assert strange is not None
+        assert strange.unlike is True
+        assert strange.sentence.startswith("Unlike anything scored before: ")
+
+    def test_have_no_pictures_where_the_licence_does_not_allow_them(self, workspace: Workspace) -> None:
+        found = read_bundle(workspace.bundles("tiny") / "intensity").reference
+        assert found is not None
+        assert found.thumbnails is None
+        assert found.terms == "There are no pictures: the benchmark's card does not state a licence of the images."
+
+    def test_have_pictures_where_the_licence_allows_them(self, workspace: Workspace) -> None:
+        benchmark = Benchmark.read(workspace.data("tiny"))
+        free = replace(benchmark, card=replace(benchmark.card, licence="CC-BY-4.0", citation="A. Author 2020", source="https://example.org"))
+        one, two = (References.of(free, workers) for workers in (1, 2))
+        assert one.terms == "Pictures made smaller from images of `tiny`, CC-BY-4.0: A. Author 2020; https://example.org."
+        assert one.thumbnails is not None
+        assert len(one.thumbnails.files) == len(one.rows)
+        assert all(Pillow.open(io.BytesIO(data)).size == (16, 16) for data in one.thumbnails.files)
+        # the same whatever the number of workers
+        assert one.thumbnails == two.thumbnails
+        np.testing.assert_array_equal(one.appearance[1], two.appearance[1])
+
+    def test_are_left_out_of_what_cannot_be_served(self, workspace: Workspace) -> None:
+        assert read_bundle(workspace.bundles("tiny") / "layout").reference is None
 
 
 def test_another_split_makes_another_oracle(workspace: Workspace, oracle: Bundle, tmp_path: Path) -> None:
