@@ -36,6 +36,29 @@ _NO_COMMERCE = re.compile(r"(^|[-/])nc([-/.]|$)|non-?commercial")
 
 
 @dataclass(frozen=True)
+class Terms:
+    """A licence by what it lets whoever gets a copy do, as far as its name says.
+
+    Attributes:
+        stated: as it is stated.
+        open: known here to let anyone use, change and pass on for any purpose.
+        noncommercial: limits the purpose (NC).
+        no_derivatives: forbids passing on changed copies (ND).
+    """
+
+    stated: str
+    open: bool
+    noncommercial: bool
+    no_derivatives: bool
+
+
+def terms_of(licence: str) -> Terms:
+    """What the name of a licence says; all False for one that is not known here, which then has to be read."""
+    text = _normalised(licence)
+    return Terms(licence.strip(), bool(_OPEN.fullmatch(text)), bool(_NO_COMMERCE.search(text)), bool(_NO_CHANGES.search(text)))
+
+
+@dataclass(frozen=True)
 class Permission:
     """What a licence says about passing on small pictures.
 
@@ -54,14 +77,19 @@ def may_pass_on(licence: str) -> Permission:
     Args:
         licence: as a benchmark's card states it: an SPDX name (`CC-BY-4.0`), the usual words, or a Creative Commons address.
     """
-    stated = licence.strip()
-    text = re.sub(r"[\s_,-]+", "-", stated.lower()).strip("-.")
+    text, terms = _normalised(licence), terms_of(licence)
+    stated = terms.stated
     if not text or text in ("not-stated", "unknown", "none"):
         return Permission(False, "the benchmark's card does not state a licence of the images")
-    if _OPEN.fullmatch(text):
+    if terms.open:
         return Permission(True, f"`{stated}` lets anyone pass on changed copies")
-    if _NO_CHANGES.search(text):
+    if terms.no_derivatives:
         return Permission(False, f"`{stated}` forbids passing on changed copies (ND), and a small picture is one")
-    if _NO_COMMERCE.search(text):
+    if terms.noncommercial:
         return Permission(False, f"`{stated}` limits the purpose (NC), and a bundle cannot know what it is used for")
     return Permission(False, f"`{stated}` is not among the open licences that are known here (CC0, CC-BY, CC-BY-SA, public domain, MIT, Apache, BSD)")
+
+
+def _normalised(licence: str) -> str:
+    """In small letters, with `-` between words."""
+    return re.sub(r"[\s_,-]+", "-", licence.strip().lower()).strip("-.")

@@ -167,6 +167,15 @@ class ErrorAnswer(_Answer):
     expected: dict[str, Any] | None = Field(default=None, description="What the model takes, where the image was at fault; else what is known.")
 
 
+class Licence(_Model):
+    """A licence by what its name says."""
+
+    stated: str
+    open: bool = Field(description="Known to let anyone use, change and pass on for any purpose; a licence that is not known here is not.")
+    noncommercial: bool = Field(description="Limits the purpose (NC).")
+    no_derivatives: bool = Field(description="Forbids passing on changed copies (ND).")
+
+
 class TaskVerdict(_Model):
     """The verdict of one task."""
 
@@ -178,7 +187,7 @@ class ModelPage(_Answer):
     """Everything the bundle says of one model."""
 
     model: ModelFacts
-    licence: str = Field(description="Of the weights; whoever serves them is bound by it.")
+    licence: Licence = Field(description="Of the weights; whoever serves them is bound by it.")
     citation: str
     verdicts: list[TaskVerdict] = Field(description="[] for a control, which is nothing to be judged.")
     card: dict[str, Any] = Field(description="The encoder card.")

@@ -8,7 +8,7 @@ probability is returned without the probabilities of something that is supposed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from registry.evidence import TaskEvidence
 from registry.export import MAX_RELATIVE
 from registry.heads import Head, heads_of
 from registry.images import MAX_PIXELS, Image
+from registry.licences import terms_of
 from serving.embedders import Embedder, OnnxEmbedder
 from serving.framing import WHOLE, Frames, Framing, frames_of
 from serving.preview import channels_of
@@ -33,6 +34,7 @@ from serving.schema import (
     Channels,
     EmbeddingAnswer,
     ImageExpected,
+    Licence,
     ModelFacts,
     ModelPage,
     ModelRef,
@@ -229,7 +231,8 @@ class Scorer:
         card = self.bundle.card.card
         verdicts = [TaskVerdict(task=task, verdict=beside.verdict) for task, beside in self._beside.items() if beside.verdict is not None]
         scorecard = self.bundle.scorecard.as_dict()
-        return ModelPage(model=self.facts, licence=card.licence, citation=card.citation, verdicts=verdicts, card=card.as_dict(), scorecard=scorecard)
+        licence = Licence(**asdict(terms_of(card.licence)))
+        return ModelPage(model=self.facts, licence=licence, citation=card.citation, verdicts=verdicts, card=card.as_dict(), scorecard=scorecard)
 
     @cached_property
     def voices(self) -> list[tuple[str, str, tuple[str, ...]]]:

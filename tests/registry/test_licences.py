@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.licences import may_pass_on
+from registry.licences import may_pass_on, terms_of
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,20 @@ def test_others_do_not_and_say_why(licence: str, words: str) -> None:
     found = may_pass_on(licence)
     assert not found.allowed
     assert words in found.reason
+
+
+@pytest.mark.parametrize(
+    ("licence", "flags"),
+    [
+        ("Apache-2.0", (True, False, False)),
+        ("CC-BY-4.0", (True, False, False)),
+        ("CC BY-NC-ND 4.0", (False, True, True)),
+        ("cc-by-nc-sa-4.0", (False, True, False)),
+        ("CC BY-ND 4.0", (False, False, True)),
+        ("a licence of our own", (False, False, False)),
+        ("", (False, False, False)),
+    ],
+)
+def test_terms(licence: str, flags: tuple[bool, bool, bool]) -> None:
+    terms = terms_of(licence)
+    assert (terms.open, terms.noncommercial, terms.no_derivatives) == flags

@@ -192,7 +192,12 @@ class TestDocumentation:
                 done = subprocess.run(["bash", "-ec", source], cwd=tmp_path, capture_output=True, check=True)
                 ran[path] = done.stdout
         assert len(ran) == 14
-        assert json.loads(ran["/v1/models/{name}"])["licence"] == "Apache-2.0"
+        assert json.loads(ran["/v1/models/{name}"])["licence"] == {
+            "stated": "Apache-2.0",
+            "open": True,
+            "noncommercial": False,
+            "no_derivatives": False,
+        }
         assert json.loads(ran["/v2/models/{name}/infer"])["outputs"][0]["data"] == json.loads(ran["/v1/embed"])["embedding"]
         assert len(json.loads(ran["/v1/score"])["tasks"]) == 2
         assert np.load(tmp_path / "example.npy").shape == (3, 24, 20)
