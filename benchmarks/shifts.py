@@ -6,7 +6,8 @@
 
 False alarms three times: test images of fold 0, each unit against limits that were set without it; and, where the benchmark is simulated,
 images of 60 units from another seed, against the limits in the bundle and against limits that were set by as many new units as the benchmark
-holds out, in turn. The last is what the rule does, the second what it did this once. Shifts are made from test images of fold 0.
+holds out, in turn. The last is what the rule does, the second what it did this once. Beside them: what limits of the training units alone would
+do, which a row that has learned from those units shows to be wrong. Shifts are made from test images of fold 0.
 
 Exit code 1: false alarms under the rule (on held-out units where nothing is simulated), averaged over the bundles of a benchmark, are not 5 % +- 2 %,
 or a bundle does not notice every blank image, flat field, photograph and image of another modality.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +82,15 @@ class Model:
             return None
         return cls(bundle, reference, bundle.reference.limits, OnnxEmbedder(bundle.verified_bytes("encoder.onnx"), "cpu", threads, bundle.name))
 
-    def away(self, shown: Shown) -> tuple[Away, np.ndarray]:
-        """How far new units lie, those that are shown first; and the codes of the units that are shown."""
+    def away(self, shown: Shown, learned: bool | None = None) -> tuple[Away, np.ndarray]:
+        """How far new units lie, those that are shown first; and the codes of the units that are shown.
+
+        Training units are among the new ones if the row has not learned from them; `learned` says otherwise.
+        """
         images, card = self.reference.images, self.bundle.card
         units = shown.units + (0 if images.unit is None else int(images.unit.max()) + 1)
         held_out = HeldOut(self.embedder.embed(shown.pixels), shown.looks, units)
-        away = Away.of(images, held_out, learned=has_learned(card.card, fitted=bool(card.fitted_to)))
+        away = Away.of(images, held_out, learned=has_learned(card.card, fitted=bool(card.fitted_to)) if learned is None else learned)
         if away is None:
             raise SystemExit(f"`{self.bundle.name}` has limits, and its embeddings do not vary: that is a fault.")
         return away, units
@@ -172,6 +177,9 @@ def measured(workspace: Workspace, name: str, fresh: Path, threads: int) -> Iter
         away, units = model.away(held_out)
         line: dict[str, Any] = {"bundle": folder.name, "role": model.bundle.card.card.role, "units": model.limits.units}
         line["held-out units"] = held_out_alarms(away, units)
+        training = model.away(held_out, learned=False)[0].without(*np.unique(units).tolist())
+        if training.units > 1:
+            line["held-out units, limits of training units alone"] = alarms(away, units, training.limits("unit"))
         if simulated is not None:
             new, codes = model.away(simulated)
             line["new units, limits of the bundle"] = alarms(new, codes, model.limits)
@@ -189,16 +197,20 @@ def percent(value: Any) -> str:
 
 def page(tables: dict[str, pd.DataFrame]) -> str:
     """docs/shifts.md"""
+    said = (
+        "Percent of images that a bundle calls unlike anything scored before; in brackets what its embedding alone would notice at the same rate"
+        f" of false alarms. The first lines are false alarms and should be {100 * RATE:g}: the limits of one bundle may be some percent off, as the"
+        " few units that set them are; the rule, over many draws of units, is not. Limits of training units alone are there to show what comes of"
+        " them where a row has learned from these units. `none` are test images, whose units the limits were set with. A stain 1.2 times as strong is"
+        " one standard deviation of a plate's or a patient's, except that here the noise grows with it, as with no stain."
+    )
     lines = [
         "# What a service notices",
         "",
         "Written by `python benchmarks/shifts.py --write`, which says how it is measured. How limits are set:"
         " [decision 0015](decisions/0015-unlike.md).",
         "",
-        "Percent of images that a bundle calls unlike anything scored before; in brackets what its embedding alone would notice at the same rate"
-        f" of false alarms. The first lines are false alarms and should be {100 * RATE:g}: the limits of one bundle may be some percent off, as the"
-        " few units that set them are; the rule, over many draws of units, is not. `none` are test images, whose units the limits were set with."
-        " A stain 1.2 times as strong is one standard deviation of a plate's or a patient's, except that the noise grows with it, as no stain does.",
+        textwrap.fill(said, 150),
     ]
     for name, table in tables.items():
         columns = [c for c in table.columns if c not in ("bundle", "role", "units") and not c.startswith("embedding: ")]

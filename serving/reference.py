@@ -173,15 +173,16 @@ class Reference:
         )
 
     def _sentence(self, limits: Limits, nearest: float, looks: Floats | None, *, strange: bool, odd: bool) -> str:
-        rate = f"{100 * limits.rate:g} % of the images of a new {limits.unit}"
-        lies = f"it lies {nearest:.2f} from the nearest of {len(self.images)} training images"
+        lies = f"it lies {nearest:.2f} from the nearest of {len(self.images)} training images (limit {limits.embedding:.2f})"
         if not strange and not odd:
-            return f"Like images scored before: {lies} (limit {limits.embedding:.2f}). Of a new {limits.unit}, {100 * limits.rate:g} % are not."
-        reasons = [f"to the encoder {lies} (limit {limits.embedding:.2f})"] if strange else []
+            return f"Like images scored before: {lies}."
+        reasons = [f"to the encoder {lies}"] if strange else []
         if odd and self.appearance is not None and looks is not None:
             most = int(np.abs(self.appearance.deviation(looks)).argmax())
             reasons.append(f"it looks like none of them, least of all in the {appearance_names(self.spec.channels)[most]}")
-        return f"Unlike anything scored before: {', and '.join(reasons)}. The probabilities are an extrapolation. Said of {rate} too."
+        others = "new images" if limits.unit == "image" else f"images of a new {limits.unit}"
+        so_too = f"{100 * limits.rate:g} % of {others} like the known ones are called so too"
+        return f"Unlike anything scored before: {', and '.join(reasons)}. The probabilities are an extrapolation; {so_too}."
 
     def _nearest(self, away: Floats) -> list[Neighbour]:
         ids, pictures = self.images.image_id, self.images.thumbnails
