@@ -220,7 +220,8 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
         parser.add_argument(
             "names", nargs="*" if many else "?", metavar="NAME[@ALIAS]", help="registered encoder; NAME alone means its `promoted` alias"
         )
-        parser.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle folder instead of a registered name")
+        given = "a bundle folder, or a .mar, instead of a registered name" if name == "torchserve" else "a bundle folder instead of a registered name"
+        parser.add_argument("--bundle", type=Path, action="append", default=[], help=given)
         _add_store(parser)
         if name != "archive":
             parser.add_argument("--port", type=int, default=8080)
@@ -237,6 +238,9 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
             parser.add_argument("--poll", type=float, metavar="SECONDS", help="between looks at the registry (default: 10)")
             live = "folder that a follower keeps up to date; with --follow, where it lies (default: a private one, removed at the end)"
             parser.add_argument("--live", type=Path, metavar="ROOT", help=live)
+        if not many:
+            inside = "what runs the network: ONNX Runtime or torch (default: onnx)"
+            parser.add_argument("--inside", choices=("onnx", "torch"), default="onnx", help=inside)
         if name == "archive":
             parser.add_argument("--out", type=Path, default=Path("archives"))
 

@@ -358,7 +358,7 @@ def archive(options: argparse.Namespace) -> None:
 
     with bundles(options, [options.names] if options.names else []) as found:
         for bundle in found:
-            print(make_archive(bundle, options.out))
+            print(make_archive(bundle, options.out, options.inside))
 
 
 def torchserve(options: argparse.Namespace) -> None:
@@ -366,7 +366,7 @@ def torchserve(options: argparse.Namespace) -> None:
     from serving.torchserve import run
 
     with bundles(options, [options.names] if options.names else []) as found:
-        run(found, options.port)
+        run(found, options.port, inside=options.inside)
 
 
 @contextmanager

@@ -1,46 +1,95 @@
 """A bundle as a TorchServe archive (.mar), and back.
 
 `torch-model-archiver` flattens folders, and a bundle's companions share file names: the bundle travels as one stored zip,
-and the handler verifies the manifest after unpacking.
+and the handler verifies the manifest after unpacking. ONNX or torch inside, the archive holds the same data: the bundle's ONNX files are
+the networks, and `inside.json` says which of the two runs them.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal, get_args
 
 from registry.bundle import Bundle, read_bundle
 from registry.errors import BundleError
-from registry.files import published
+from registry.files import published, read_json, write_json
 
 BUNDLE = "bundle.zip"
 HANDLER = "torchserve_handler.py"
+INSIDE = "inside.json"
+Inside = Literal["onnx", "torch"]
+INSIDES: tuple[Inside, ...] = get_args(Inside)
+#: they become lines of TorchServe's settings
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def make_archive(bundle: Path, out: Path) -> Path:
+@dataclass(frozen=True)
+class ArchiveFacts:
+    """What an archive, not necessarily of this product, says of itself.
+
+    Attributes:
+        name: of the model, which is not always the file's.
+        version: of the model.
+    """
+
+    name: str
+    version: str
+
+    @classmethod
+    def read(cls, archive: Path) -> ArchiveFacts:
+        """From the manifest in a `.mar`.
+
+        Raises:
+            BundleError: there is no such file, or it is no archive of a model.
+        """
+        if not archive.is_file():
+            raise BundleError(f"There is no archive `{archive}`. Make one with `blankslide archive NAME`.")
+        try:
+            with zipfile.ZipFile(archive) as found:
+                model = json.loads(found.read("MAR-INF/MANIFEST.json"))["model"]
+            facts = cls(str(model["modelName"]), str(model["modelVersion"]))
+        except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
+            raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}).") from error
+        if not _WORD.fullmatch(facts.name) or not _WORD.fullmatch(facts.version):
+            raise BundleError(f"`{archive}`: expected a model's name and version of letters, digits, `_`, `.` and `-`, got {facts}.")
+        return facts
+
+
+def make_archive(bundle: Path, out: Path, inside: Inside = "onnx") -> Path:
     """Pack a bundle with the handler into `out/NAME.mar`.
 
     Args:
         bundle: the bundle's directory.
         out: the folder of the archive: a TorchServe model store.
+        inside: what runs the networks: ONNX Runtime or torch.
 
     Returns:
         The archive.
 
     Raises:
-        BundleError: altered, incomplete, of a row that cannot be served, or refused by the archiver.
+        BundleError: altered, incomplete, of a row that cannot be served, refused by the archiver, or torch shall run networks that it does not
+            compute as ONNX Runtime does (see `serving.torch_embedder.check_torch`).
     """
     found = read_bundle(bundle)
     if found.onnx is None:
         raise BundleError(f"`{found.name}` cannot be archived: {found.card.unservable} Archive an encoder, or a control with an `encoder.onnx`.")
+    if inside == "torch":
+        from serving.torch_embedder import check_torch
+
+        check_torch(found)
     with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
         folder = Path(temporary)
         pack_bundle(found, folder / BUNDLE)
+        write_json(folder / INSIDE, {"inside": inside})
         handler = folder / HANDLER
         handler.write_bytes(resources.files("serving").joinpath(HANDLER).read_bytes())
         _run_archiver(found, folder, handler)
@@ -54,7 +103,7 @@ def _run_archiver(bundle: Bundle, folder: Path, handler: Path) -> None:
         "--model-name": bundle.name,
         "--version": bundle.identity[:12],
         "--handler": str(handler),
-        "--extra-files": str(folder / BUNDLE),
+        "--extra-files": f"{folder / BUNDLE},{folder / INSIDE}",
         "--export-path": str(folder),
     }
     command = [sys.executable, "-m", "model_archiver.model_packaging", *(part for option in options.items() for part in option)]
@@ -62,6 +111,19 @@ def _run_archiver(bundle: Bundle, folder: Path, handler: Path) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BundleError(f"`torch-model-archiver` refused `{bundle.name}` with status {done.returncode}: {last}")
+
+
+def inside_of(folder: Path) -> Inside:
+    """What runs the networks of an archive that lies unpacked in `folder`.
+
+    Raises:
+        BundleError: the archive does not say, or names something else.
+    """
+    try:
+        said = read_json(folder / INSIDE)["inside"]
+        return next(known for known in INSIDES if known == said)
+    except (OSError, ValueError, TypeError, LookupError, StopIteration) as error:
+        raise BundleError(f"`{INSIDE}`: expected one of {', '.join(INSIDES)} inside the archive, and got none. Make the archive again.") from error
 
 
 def pack_bundle(bundle: Bundle, path: Path) -> None:

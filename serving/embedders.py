@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ class Embedder(Protocol):
 
     @property
     def provider(self) -> str:
-        """What it runs on: "cpu", "cuda" or "tensorrt"."""
+        """What it runs on: "cpu", "cuda", "tensorrt", or "torch-cpu", "torch-cuda"."""
 
     def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """(n, d) float32 of (n, c, y, x) float32 raw intensities.
@@ -35,6 +36,10 @@ class Embedder(Protocol):
         Raises:
             ImageError: an image's embedding is not finite.
         """
+
+
+#: makes an embedder of bytes of `encoder.onnx`, provider, threads, name and `shared`, as `OnnxEmbedder`
+EmbedderKind = Callable[[bytes, str, int, str, bool], Embedder]
 
 
 class OnnxEmbedder:
@@ -66,14 +71,18 @@ class OnnxEmbedder:
     def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """See `Embedder.embed`."""
         session = self._session if alone else self._narrow
-        # ONNX Runtime accepts a batch of none and gives nonsense shapes for some graphs.
-        if not len(pixels):
-            raise ImageError(f"`{self.name}`: expected at least one image, got none.")
-        parts = [session.run([OUTPUT], {INPUT: pixels[i : i + MAX_BATCH]})[0] for i in range(0, len(pixels), MAX_BATCH)]
-        embedding: Embedding = np.concatenate(parts).astype(np.float32, copy=False)
-        if not np.isfinite(embedding).all():
-            raise ImageError(f"`{self.name}`: the embedding is not finite. The image's intensities are far outside what the encoder was made for.")
-        return embedding
+        return in_parts(self.name, pixels, lambda part: session.run([OUTPUT], {INPUT: part})[0])
+
+
+def in_parts(name: str, pixels: PixelBatch, run: Callable[[PixelBatch], Embedding]) -> Embedding:
+    """(n, d) float32 of (n, c, y, x), at most `MAX_BATCH` images at a time; errors as `Embedder.embed`."""
+    # ONNX Runtime accepts a batch of none and gives nonsense shapes for some graphs.
+    if not len(pixels):
+        raise ImageError(f"`{name}`: expected at least one image, got none.")
+    embedding: Embedding = np.concatenate([run(pixels[i : i + MAX_BATCH]) for i in range(0, len(pixels), MAX_BATCH)]).astype(np.float32, copy=False)
+    if not np.isfinite(embedding).all():
+        raise ImageError(f"`{name}`: the embedding is not finite. The image's intensities are far outside what the encoder was made for.")
+    return embedding
 
 
 def _session(model: bytes, provider: str, threads: int, name: str) -> Any:

@@ -26,7 +26,7 @@ from registry.export import MAX_RELATIVE
 from registry.heads import Head, heads_of
 from registry.images import MAX_PIXELS, Image
 from registry.licences import terms_of
-from serving.embedders import Embedder, OnnxEmbedder
+from serving.embedders import Embedder, EmbedderKind, OnnxEmbedder
 from serving.framing import WHOLE, Frames, Framing, frames_of
 from serving.preview import channels_of
 from serving.reference import Reference
@@ -161,6 +161,7 @@ class Scorer:
         max_pixels: int = MAX_PIXELS,
         evidence: str = UNCHECKED,
         shared: bool = False,
+        kind: EmbedderKind = OnnxEmbedder,
     ) -> Scorer:
         """Verify a bundle and load its networks.
 
@@ -171,6 +172,7 @@ class Scorer:
             max_pixels: largest image, over all channels.
             evidence: in the words of `registry.staleness.Staleness`.
             shared: see `serving.embedders.OnnxEmbedder`.
+            kind: what runs the networks.
 
         Raises:
             BundleError: altered, incomplete, or of a row that cannot be served.
@@ -181,7 +183,7 @@ class Scorer:
             raise BundleError(f"`{bundle.name}` cannot be served: {bundle.card.unservable} Serve an encoder, or a control with an `encoder.onnx`.")
 
         def embedder(path: str, card: BundleCard) -> Embedder:
-            return OnnxEmbedder(bundle.verified_bytes(path), provider, threads, card.name, shared)
+            return kind(bundle.verified_bytes(path), provider, threads, card.name, shared)
 
         encoder = Voice(bundle.card, embedder("encoder.onnx", bundle.card), heads_of(bundle.heads))
         companions = {

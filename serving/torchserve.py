@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,15 +27,18 @@ from typing import Any, Self
 import httpx
 
 from registry.errors import BundleError, ParamsError, ProviderError
-from serving.archive import make_archive
+from serving.archive import ArchiveFacts, Inside, make_archive
 from serving.client import TorchServeClient
 from serving.settings import Settings
+from serving.torchserve_log import CONFIGURATION, CONSOLE, is_whole, logging_configuration, story, worker_failed
 
 HOST = "127.0.0.1"
 KEYS = "key_file.json"
 #: what a worker needs of the caller's environment; everything else, secrets included, stays out of it
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "JAVA_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 _STOP_S = 20.0
+#: a log is written line by line: it is whole when it has not grown for `_QUIET_S`, and given up after `_LOG_S`
+_QUIET_S, _LOG_S = 0.5, 10.0
 #: TorchServe's own hour would end a session in the middle of a day's work
 TOKEN_MINUTES = 24 * 60
 
@@ -86,16 +89,15 @@ class TorchServe:
     """A running TorchServe; use it in a `with` block.
 
     Args:
-        archives: `.mar` files made by `serving.archive.make_archive`; a file's name is its model's.
+        archives: `.mar` files made by `serving.archive.make_archive`, or others.
         ports: free ones unless given.
         settings: provider and limits; handed to the workers.
-        batch_size: most requests a worker reads at once.
         start_s: how long the workers may take to become ready.
 
     Raises:
-        BundleError: no archive, or two of one name.
+        BundleError: no archive, not one, or two of one name.
         ParamsError: a port is taken.
-        ProviderError: no Java, or the server or a worker did not start; quotes the log.
+        ProviderError: no Java, or the server or a worker did not start; quotes the worker's traceback.
     """
 
     def __init__(
@@ -103,21 +105,18 @@ class TorchServe:
         archives: Sequence[Path],
         ports: Ports | None = None,
         settings: Settings | None = None,
-        batch_size: int = 8,
         start_s: float = 120.0,
     ) -> None:
-        self.archives = {archive.stem: archive.resolve() for archive in archives}
+        found = [(ArchiveFacts.read(archive), archive.resolve()) for archive in archives]
+        self.archives = {facts.name: archive for facts, archive in found}
+        self._versions = {facts.name: facts.version for facts, _ in found}
         if not archives or len(self.archives) < len(archives):
-            raise BundleError(f"Expected archives of different names, got {[archive.stem for archive in archives]}. Serve each name once.")
+            raise BundleError(f"Expected archives of different models, got {[facts.name for facts, _ in found]}. Serve each name once.")
         self.settings = settings or Settings()
         self._ports = ports or Ports.free()
-        self._batch_size = batch_size
         self._start_s = start_s
 
     def __enter__(self) -> Self:
-        for archive in self.archives.values():
-            if not archive.is_file():
-                raise BundleError(f"There is no archive `{archive}`. Make one with `blankslide archive NAME`.")
         self._folder = tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True)
         self.home = Path(self._folder.name)
         try:
@@ -182,12 +181,14 @@ class TorchServe:
             raise ProviderError("TorchServe needs Java 17, which is not there. On Debian: `apt-get install openjdk-17-jre-headless`.")
         for name in ("tmp", "logs", "store"):
             (self.home / name).mkdir()
-        for archive in self.archives.values():
-            shutil.copyfile(archive, self.home / "store" / archive.name)
+        for name, archive in self.archives.items():
+            shutil.copyfile(archive, self.home / "store" / f"{name}.mar")
         (self.home / "config.properties").write_text(self._configuration())
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        (self.home / CONFIGURATION).write_text(logging_configuration())
+        # --ncs: no configuration is written down, so none is taken up again
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--log-config", CONFIGURATION]
         command += ["--ts-config", "config.properties", "--model-store", "store"]
-        with (self.home / "logs" / "console.log").open("wb") as log:
+        with (self.home / "logs" / CONSOLE).open("wb") as log:
             # Its own session is its own process group, which `stop` ends as a whole.
             return subprocess.Popen(
                 command, cwd=self.home, env=self._environment(os.environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -197,7 +198,10 @@ class TorchServe:
         kept = {name: caller[name] for name in _ENVIRONMENT if name in caller}
         temporary, logs = str(self.home / "tmp"), str(self.home / "logs")
         folders = {"TMPDIR": temporary, "TEMP": temporary, "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-        return kept | folders | self.settings.as_environment()
+        # from a checkout that is not installed the workers could not import what the handler does
+        source = Path(__file__).resolve().parents[1]
+        packages = {} if source.name == "site-packages" else {"PYTHONPATH": str(source)}
+        return kept | folders | packages | self.settings.as_environment()
 
     def _configuration(self) -> str:
         values = {
@@ -219,21 +223,22 @@ class TorchServe:
             "number_of_netty_threads": 2,
             "max_request_size": self.settings.max_body_bytes,
             "max_response_size": self.settings.max_body_bytes,
+            "job_queue_size": self.settings.queue_length,
             "default_startup_timeout": round(self._start_s),
-            "load_models": ",".join(archive.name for archive in self.archives.values()),
-            "models": json.dumps({name: {_version(archive): self._model(archive)} for name, archive in self.archives.items()}),
+            "load_models": ",".join(f"{name}.mar" for name in self.archives),
+            "models": json.dumps({name: {version: self._model(name)} for name, version in self._versions.items()}),
         }
         return "".join(f"{name}={value}\n" for name, value in values.items())
 
-    def _model(self, archive: Path) -> dict[str, Any]:
+    def _model(self, name: str) -> dict[str, Any]:
         return {
             "defaultVersion": True,
-            "marName": archive.name,
+            "marName": f"{name}.mar",
             "minWorkers": 1,
             "maxWorkers": 1,
-            "batchSize": self._batch_size,
+            "batchSize": self.settings.batch,
             "maxBatchDelay": 5,
-            "responseTimeout": 60,
+            "responseTimeout": math.ceil(self.settings.answer_timeout_s),
         }
 
     def _wait_until_ready(self) -> None:
@@ -241,11 +246,24 @@ class TorchServe:
         waiting = dict.fromkeys(self.archives, "")
         while waiting := {name: state for name in waiting if (state := self._worker_state(name)) != "READY"}:
             names = ", ".join(f"`{name}`" for name in waiting)
-            if self._process.poll() is not None or self._worker_failed():
-                raise ProviderError(f"TorchServe could not start {names}. Its log says: {self._last_words()}")
+            if self._process.poll() is not None or worker_failed(self._logs):
+                raise ProviderError(f"TorchServe could not start {names}. Its log says:\n{self._told()}")
             if time.monotonic() > deadline:
-                raise ProviderError(f"No worker of {names} was ready after {self._start_s:g} s. TorchServe's log says: {self._last_words()}")
+                raise ProviderError(f"No worker of {names} was ready after {self._start_s:g} s. TorchServe's log says:\n{self._told()}")
             time.sleep(0.1)
+
+    @property
+    def _logs(self) -> Path:
+        return self.home / "logs"
+
+    def _told(self) -> str:
+        """What the log says, once that is whole."""
+        deadline = time.monotonic() + _LOG_S
+        before, text = "", story(self._logs)
+        while (text != before or not is_whole(text)) and time.monotonic() < deadline:
+            time.sleep(_QUIET_S)
+            before, text = text, story(self._logs)
+        return text
 
     def _worker_state(self, name: str) -> str:
         """The worker's own state by the management interface; "" while that does not answer."""
@@ -256,31 +274,10 @@ class TorchServe:
         except (httpx.HTTPError, FileNotFoundError, ValueError, LookupError):
             return ""
 
-    def _worker_failed(self) -> bool:
-        """Whether loading the model raised; TorchServe itself would go on trying for minutes."""
-        return any("Traceback (most recent call last)" in line for line in self._log_lines())
 
-    def _last_words(self) -> str:
-        """The error in the worker's log, or the end of the console's."""
-        lines = self._log_lines()
-        errors = [line for line in lines if "Error: " in line or "Exception: " in line]
-        # The first error is the cause; TorchServe adds misleading ones when it tries again.
-        return (errors or lines or ["nothing"])[0 if errors else -1].rpartition("MODEL_LOG - ")[2]
-
-    def _log_lines(self) -> list[str]:
-        for name in ("model_log.log", "console.log"):
-            path = self.home / "logs" / name
-            if path.is_file() and (text := path.read_text(errors="replace").strip()):
-                return text.splitlines()
-        return []
-
-
-def _version(archive: Path) -> str:
-    with zipfile.ZipFile(archive) as found:
-        return str(json.loads(found.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
-
-
-def run(models: Sequence[Path], port: int = 8080, settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+def run(
+    models: Sequence[Path], port: int = 8080, settings: Settings | None = None, say: Callable[[str], None] = print, inside: Inside = "onnx"
+) -> None:
     """Serve bundles or archives with TorchServe until SIGINT or SIGTERM.
 
     Args:
@@ -288,6 +285,7 @@ def run(models: Sequence[Path], port: int = 8080, settings: Settings | None = No
         port: of the inference interface, management and metrics on the two after it; 0 chooses free ones.
         settings: from the environment unless given.
         say: prints a line for people.
+        inside: what runs the networks of bundles; an archive says that itself.
 
     Raises:
         BundleError: a bundle cannot be archived, or two have one name.
@@ -302,7 +300,7 @@ def run(models: Sequence[Path], port: int = 8080, settings: Settings | None = No
     before = signal.signal(signal.SIGTERM, end)
     try:
         with tempfile.TemporaryDirectory(prefix="store-") as store:
-            archives = [make_archive(model, Path(store)) if model.is_dir() else model for model in models]
+            archives = [make_archive(model, Path(store), inside) if model.is_dir() else model for model in models]
             say(f"Starting TorchServe with {', '.join(f'`{archive.stem}`' for archive in archives)}; Java and the workers take some seconds.")
             with TorchServe(archives, Ports.beside(port), settings) as server:
                 _introduce(server, say)

@@ -1,4 +1,4 @@
-"""Controls that can be served compute the same in ONNX Runtime."""
+"""Controls that can be served compute the same in ONNX Runtime, and from the exported file in torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from registry.controls.catalogue import make_control
 from registry.export import cpu_session, export_onnx
 from tests.registry.controls.samples import batch_of, facts_for, smooth_noise
+from tests.serving.alike import assert_torch_computes_the_same
 
 CULTURE = (("DNA", "ER", "RNA", "AGP", "Mito"), (64, 64), 4000.0)
 TISSUE = (("red", "green", "blue"), (96, 96), 255.0)
@@ -34,3 +35,4 @@ def test_parity(name: str, sample: tuple[tuple[str, ...], tuple[int, int], float
     for size in (1, 7):
         came = np.concatenate([session.run(None, {"pixels": pixels[i : i + size]})[0] for i in range(0, 14, size)])
         np.testing.assert_allclose(came, expected, rtol=1e-4, atol=2e-4)
+    assert_torch_computes_the_same(tmp_path / "control.onnx", pixels)

@@ -14,6 +14,7 @@ from registry.encoders.weights import shuffle_weights
 from registry.errors import CardError
 from registry.export import export_onnx
 from registry.images import ImageSpec
+from tests.serving.alike import assert_torch_computes_the_same
 
 RGB = ImageSpec(("red", "green", "blue"), "uint8", 40, 56, ((0.0, 255.0),) * 3)
 
@@ -107,3 +108,4 @@ def test_what_is_exported_computes_the_same_at_every_batch_size(
     report = export_onnx(network, pixels(spec, 5).numpy(), tmp_path / "encoder.onnx")
     assert report.dim == network.dim
     assert report.cosine > 0.99999
+    assert_torch_computes_the_same(tmp_path / "encoder.onnx", pixels(spec, 5).numpy())
