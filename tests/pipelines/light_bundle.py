@@ -12,6 +12,7 @@ from registry.bundle import BundleCard, CompanionParts, Golden, write_bundle
 from registry.files import sha256_of_file
 from registry.heads import Head
 from registry.images import ImageSpec
+from registry.reference import ReferenceSet
 from tests.registry.scorecards import IMAGE, encoder_card, scorecard, tiny_onnx
 
 RGB = ImageSpec(("red", "green", "blue"), "uint8", IMAGE.height, IMAGE.width, ((0.0, 255.0),) * 3)
@@ -47,7 +48,7 @@ def light_bundle(folder: Path, spec: ImageSpec = IMAGE, dim: int = 5) -> Path:
         replace(evidence, tasks=[judged], notes=["A note."]),
         onnx=files["encoder"],
         heads=head(0).as_arrays("chirality"),
-        reference=embedding,
+        reference=ReferenceSet(embedding),
         golden=Golden(golden, embedding, {"chirality": head(0).predict_proba(embedding)}),
         companions=[CompanionParts(twin, files["twin"], head(99).as_arrays("chirality"))],
     )
