@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from serve_contenders import ROOT, Bare, Endpoint, endpoint, make_bundle, peers
-from serve_load import Target, turn
+from serve_load import Target, asleep, awake, turn
 
 
 def measure(name: str, target: Target, seconds: float, found: dict[str, list[float]]) -> str:
@@ -92,10 +92,12 @@ def race(options: argparse.Namespace, bundle: Path, scratch: Path) -> list[Resul
             contenders[name] = stack.enter_context(endpoint(bundle, **dict(s.split("=") for s in settings.split(","))))
         if options.peers:
             contenders |= {name: stack.enter_context(peer) for name, peer in peers(bundle, scratch).items()}
+        stack.enter_context(asleep(contenders.values()))
         for number in range(options.rounds):
             print(f"[{number + 1}] {bare.measure(options.seconds, found)}", flush=True)
             for name, target in contenders.items():
-                print(f"[{number + 1}] {measure(name, target, options.seconds, found)}", flush=True)
+                with awake(target):
+                    print(f"[{number + 1}] {measure(name, target, options.seconds, found)}", flush=True)
     return [Result.of(name, found) for name in contenders]
 
 

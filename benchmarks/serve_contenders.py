@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class Endpoint:
             if line.startswith("Serving on "):
                 self.started_s = time.perf_counter() - start
                 port = int(line.split()[2].rpartition(":")[2])
-                self.target = Target(port, post(f"/v1/embed?model={NAME}", body(), "Content-Type: application/octet-stream"))
+                self.target = Target(port, post(f"/v1/embed?model={NAME}", body(), "Content-Type: application/octet-stream"), self.process.pid)
                 return
         raise RuntimeError("The endpoint did not start: `blankslide serve --bundle` says why.")
 
@@ -158,7 +159,8 @@ def torchserve(bundle: Path) -> Iterator[Target]:
     with tempfile.TemporaryDirectory() as store, TorchServe([make_archive(bundle, Path(store))]) as server:
         token = f"Authorization: Bearer {server.token('inference')}"
         path = server.prediction_url(NAME).removeprefix(server.url)
-        yield Target(server.ports.inference, post(path, body(), "Content-Type: application/octet-stream", token))
+        request = post(path, body(), "Content-Type: application/octet-stream", token)
+        yield Target(server.ports.inference, request, server.process_group)
 
 
 @contextmanager
@@ -179,7 +181,7 @@ def command(arguments: Sequence[str], target: Callable[[int], Target], folder: P
             else:
                 log.seek(0)
                 raise RuntimeError(f"{arguments[0]} does not answer: {log.read().decode(errors='replace')[-2000:]}")
-            yield target(port)
+            yield replace(target(port), pid=process.pid)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:

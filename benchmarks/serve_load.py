@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +16,43 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Target:
-    """Where a contender listens, and the bytes of one request."""
+    """Where a contender listens, the bytes of one request, and the process it started as."""
 
     port: int
     request: bytes
+    pid: int = 0
+
+
+@contextmanager
+def awake(target: Target) -> Iterator[None]:
+    """Let a contender run for the block, and no longer: servers that poll while idle would take from the others."""
+    _signal(target, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        _signal(target, signal.SIGSTOP)
+
+
+@contextmanager
+def asleep(targets: Iterable[Target]) -> Iterator[None]:
+    """Stop contenders until each is `awake`, and wake all at the end: who sleeps cannot end."""
+    stopped = list(targets)
+    for target in stopped:
+        _signal(target, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for target in stopped:
+            _signal(target, signal.SIGCONT)
+
+
+def _signal(target: Target, number: int) -> None:
+    import psutil
+
+    own = psutil.Process(target.pid)
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 @dataclass(frozen=True)

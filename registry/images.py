@@ -341,9 +341,8 @@ def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}.")
     _check_size(math.prod(shape), source, max_pixels)
-    body = data[stream.tell() :]
-    expected = math.prod(shape) * dtype.itemsize
-    if len(body) != expected:
-        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(body)}. The file is truncated.")
-    pixels = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
+    start, expected = stream.tell(), math.prod(shape) * dtype.itemsize
+    if len(data) - start != expected:
+        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(data) - start}. The file is truncated.")
+    pixels = np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), copy=False)
     return Image(np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[None]), (), None, source)

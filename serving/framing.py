@@ -19,7 +19,7 @@ POLICIES: tuple[Policy, ...] = ("refuse", "grid", "centres")
 #: tiles of one image; bounds the memory that one small request can ask for
 MAX_TILES = 1024
 #: rows and columns that intensities are looked at
-LOOKED_AT = 64
+LOOKED_AT = 32
 #: a channel whose bright pixels lie outside these shares of the model's range is said
 DARK, BRIGHT = 0.02, 2.0
 #: a larger ratio of pixel sizes is refused
