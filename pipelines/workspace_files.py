@@ -56,7 +56,7 @@ def write_flow(root: Path, params: dict[str, Any]) -> None:
 def _with_installed_code(stage: dict[str, Any]) -> dict[str, Any]:
     if "foreach" in stage:
         return {**stage, "do": _with_installed_code(stage["do"])}
-    deps = [str(CODE / d) if d.partition("/")[0] in ("pipelines", "registry") else d for d in stage["deps"]]
+    deps = [str(CODE / d) if d.partition("/")[0] in ("pipelines", "registry", "serving") else d for d in stage["deps"]]
     return {**stage, "deps": deps}
 
 
