@@ -37,7 +37,7 @@ class ModelRef(_Model):
     name: str
     identity: str = Field(description="SHA-256 over card, weights and preprocessing: what makes a version a version.")
     benchmark: str = Field(description="The benchmark whose heads, scores and controls are quoted.")
-    provider: str = Field(description="What it runs on: `cpu`, `cuda` or `tensorrt`.")
+    provider: str = Field(description="What it runs on: `cpu`, `cuda` or `tensorrt`; from TorchServe also `torch-cpu` or `torch-cuda`.")
     evidence: str = Field(
         default="not checked",
         description="Whether scores and verdicts are what would be computed when the service started: `current`, `stale: ...` or `not checked: ...`.",

@@ -55,12 +55,12 @@ def _torch(bundle: Bundle, settings: Settings) -> EmbedderKind:
 
 
 def _body(item: dict[str, Any]) -> bytes | InputError:
-    """The image of one request: TorchServe gives the body, parts of a form and parameters of the address alike, by name."""
+    """The image of one request. TorchServe gives the body, or the parts of a form, by name; parameters of the address it drops."""
     if len(item) > 1 or not item.keys() <= {"body", "data"}:
         came = ", ".join(f"`{name[:40]}`" for name in sorted(item))
         return InputError(
             f"Expected one image as the body or as the form's part `data`, and nothing else, got {came}."
-            " Several images, fields and parameters are for the ONNX endpoint: `blankslide serve NAME`."
+            " Several images and fields are for the ONNX endpoint: `blankslide serve NAME`."
         )
     body = next(iter(item.values()), None)
     if isinstance(body, (bytes, bytearray)):
