@@ -400,8 +400,12 @@ class Store:
             self._client.log_inputs(run.run_id, [DatasetInput(dataset, [])], linked)
             if model.source_run == run.run_id and model.model_id not in run.models:
                 self._client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
+            # MLflow refuses a model's metric that it has already: the same evidence comes again with a bundle that was packed anew
+            there = {metric.key for metric in self._client.get_logged_model(model.model_id).metrics or [] if metric.run_id == run.run_id}
             metrics = [
-                Metric(key, value, run.started_ms, 0, model.model_id, dataset.name, dataset.digest, run.run_id) for key, value in values.items()
+                Metric(key, value, run.started_ms, 0, model.model_id, dataset.name, dataset.digest, run.run_id)
+                for key, value in values.items()
+                if key not in there
             ]
             for start in range(0, len(metrics), _PAGE):
                 self._client.log_batch(run.run_id, metrics[start : start + _PAGE])

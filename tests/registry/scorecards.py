@@ -144,6 +144,7 @@ def make_bundle(
     card: Scorecard | None = None,
     companion: bool = True,
     onnx: bool = True,
+    nearer: float = 1.0,
 ) -> Bundle:
     """A bundle below `folder`, named after its row; its golden answers are computed in numpy."""
     evidence = card or scorecard(row, role=role)
@@ -166,7 +167,7 @@ def make_bundle(
         evidence,
         onnx=encoder if onnx else None,
         heads=heads(seed),
-        reference=ReferenceSet(embedding),
+        reference=ReferenceSet(nearer * embedding),
         golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}) if onnx else None,
         companions=[CompanionParts(twin_card, twin, heads(99))] if companion else [],
     )

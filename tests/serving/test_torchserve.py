@@ -27,10 +27,10 @@ from registry.bundle import read_bundle
 from registry.errors import BundleError, ParamsError
 from serving.archive import BUNDLE, INSIDE, ArchiveFacts, Inside, inside_of, make_archive, pack_bundle, unpack_bundle
 from serving.client import ScoringClient, TorchServeClient
+from serving.endpoint.server import running
 from serving.errors import ServiceError
 from serving.schema import Reading
 from serving.scoring import Scorer, embedding_tolerance
-from serving.endpoint.server import running
 from serving.settings import available_cores
 from serving.torch_embedder import MOST
 from serving.torch_operators import OPERATORS
