@@ -37,6 +37,8 @@ KEYS = "key_file.json"
 #: what a worker needs of the caller's environment; everything else, secrets included, stays out of it
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "JAVA_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 _STOP_S = 20.0
+#: the name of a worker's socket follows
+LONGEST_FOLDER = 85
 #: a log is written line by line: it is whole when it has not grown for `_QUIET_S`, and given up after `_LOG_S`
 _QUIET_S, _LOG_S = 0.5, 10.0
 #: TorchServe's own hour would end a session in the middle of a day's work
@@ -119,6 +121,12 @@ class TorchServe:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True)
         self.home = Path(self._folder.name)
+        if len(str(self.home / "tmp")) > LONGEST_FOLDER:
+            self._folder.cleanup()
+            raise ProviderError(
+                f"`{self.home}` is too long for the sockets of TorchServe's workers, whose paths are at most 107 bytes."
+                " Set TMPDIR to a shorter folder."
+            )
         try:
             self.ports = self._ports.chosen()
             self._process = self._start()

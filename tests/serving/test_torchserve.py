@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import psutil
 import pytest
 
 from registry.bundle import read_bundle
-from registry.errors import BundleError, ParamsError
+from registry.errors import BundleError, ParamsError, ProviderError
 from serving.archive import BUNDLE, INSIDE, ArchiveFacts, Inside, inside_of, make_archive, pack_bundle, unpack_bundle
 from serving.client import ScoringClient, TorchServeClient
 from serving.endpoint.server import running
@@ -485,19 +486,28 @@ class TestStarting:
     def test_a_handler_that_cannot_be_imported_is_shown_whole_and_nothing_stays(self, tmp_path: Path) -> None:
         """A worker whose environment lacks the package fails in the same way."""
         broken = mar(tmp_path / "someone-elses.mar", "import blankslide_that_is_not_there\n")
-        place = tmp_path / "tmp"
+        # a worker's socket lies in it, and a socket's path is at most 107 bytes
+        with tempfile.TemporaryDirectory(prefix="ts-") as short:
+            place = Path(short)
+            command = [sys.executable, "-m", "pipelines.cli", "torchserve", "--bundle", str(broken), "--port", "0"]
+            start = time.monotonic()
+            done = subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True, check=False)
+            # TorchServe itself would try again for minutes, and the start may take two
+            assert time.monotonic() - start < 110
+            assert done.returncode == 2
+            assert "TorchServe could not start `broken`. Its log says:\nTraceback (most recent call last):\n" in done.stderr
+            assert 'handler.py", line 1, in <module>\n    import blankslide_that_is_not_there\n' in done.stderr
+            assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'blankslide_that_is_not_there'")
+            assert list(place.iterdir()) == []
+            assert [process for process in psutil.process_iter(["cmdline"]) if str(place) in " ".join(process.info["cmdline"] or [])] == []
+
+    def test_a_folder_too_long_for_sockets(self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = tmp_path / ("x" * 80)
         place.mkdir()
-        command = [sys.executable, "-m", "pipelines.cli", "torchserve", "--bundle", str(broken), "--port", "0"]
-        start = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True, check=False)
-        # TorchServe itself would try again for minutes, and the start may take two
-        assert time.monotonic() - start < 110
-        assert done.returncode == 2
-        assert "TorchServe could not start `broken`. Its log says:\nTraceback (most recent call last):\n" in done.stderr
-        assert 'handler.py", line 1, in <module>\n    import blankslide_that_is_not_there\n' in done.stderr
-        assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'blankslide_that_is_not_there'")
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        with pytest.raises(ProviderError, match="Set TMPDIR to a shorter folder"), TorchServe([archive]):
+            pass
         assert list(place.iterdir()) == []
-        assert [process for process in psutil.process_iter(["cmdline"]) if str(place) in " ".join(process.info["cmdline"] or [])] == []
 
     def test_no_archive(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="Make one with `blankslide archive NAME`"), TorchServe([tmp_path / "x.mar"]):
