@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.cli import main
 from registry.registration import register
 from registry.store import Store
-from serving.archive import BUNDLE
+from serving.archive import BUNDLE, INSIDE
 from tests.pipelines.benchmarks.folders import classes, table
 from tests.registry.scorecards import Against, controls, make_bundle, scorecard, task
 
@@ -142,7 +143,7 @@ def test_archive_packs_a_registered_bundle_and_a_folder(workspace: Path, store: 
     made = make_bundle(tmp_path / "simclr")
     register(store, made)
     packed = []
-    for number, which in enumerate((["simclr@culture"], ["--bundle", str(made.folder)])):
+    for number, which in enumerate((["simclr@culture"], ["--bundle", str(made.folder)], ["simclr@culture", "--inside", "torch"])):
         out = tmp_path / f"archives{number}"
         assert run(workspace, "archive", *which, "--out", str(out)) == 0
         path = Path(capsys.readouterr().out.splitlines()[-1])
@@ -150,8 +151,9 @@ def test_archive_packs_a_registered_bundle_and_a_folder(workspace: Path, store: 
         with zipfile.ZipFile(path) as archive:
             assert "torchserve_handler.py" in archive.namelist()
             packed.append(archive.read(BUNDLE))
+            assert json.loads(archive.read(INSIDE)) == {"inside": "torch" if "torch" in which else "onnx"}
     # the archive itself holds the time it was made at
-    assert packed[0] == packed[1]
+    assert packed[0] == packed[1] == packed[2]
 
 
 def test_a_folder_that_nobody_fills_is_not_served(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
