@@ -39,8 +39,8 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "JAVA_HOME", "LD_LIBRARY_PATH"
 _STOP_S = 20.0
 #: the name of a worker's socket follows
 LONGEST_FOLDER = 85
-#: a log is written line by line: it is whole when it has not grown for `_QUIET_S`, and given up after `_LOG_S`
-_QUIET_S, _LOG_S = 0.5, 10.0
+#: a log is written line by line: it is whole when it has not grown for `_QUIET_S`; a traceback is waited for that long
+_QUIET_S, _LOG_S = 0.5, 15.0
 #: TorchServe's own hour would end a session in the middle of a day's work
 TOKEN_MINUTES = 24 * 60
 
@@ -266,12 +266,18 @@ class TorchServe:
 
     def _told(self) -> str:
         """What the log says, once that is whole."""
-        deadline = time.monotonic() + _LOG_S
-        before, text = "", story(self._logs)
-        while (text != before or not is_whole(text)) and time.monotonic() < deadline:
+        deadline, before = time.monotonic() + _LOG_S, None
+        while True:
+            text = story(self._logs)
+            settled = text == before and (is_whole(text) or not self._expected())
+            if settled or time.monotonic() > deadline:
+                return text
+            before = text
             time.sleep(_QUIET_S)
-            before, text = text, story(self._logs)
-        return text
+
+    def _expected(self) -> bool:
+        """Whether there will be a traceback: TorchServe may end a worker before it has read all the worker said, and starts another."""
+        return self._process.poll() is None and worker_failed(self._logs)
 
     def _worker_state(self, name: str) -> str:
         """The worker's own state by the management interface; "" while that does not answer."""

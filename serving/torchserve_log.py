@@ -7,6 +7,7 @@ holds what Java says when it starts, and the other files are bounded.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 CONSOLE, SERVER, WORKERS = "console.log", "server.log", "workers.log"
@@ -50,32 +51,39 @@ def worker_failed(logs: Path) -> bool:
 
 
 def story(logs: Path) -> str:
-    """What went wrong: the whole traceback of the first worker that has one, else the last lines that were written."""
+    """What went wrong: the first whole traceback of a worker, else what there is of one, else the last lines that were written."""
     by_worker: dict[str, list[str]] = {}
     for line in _lines(logs / WORKERS):
         _time, _, rest = line.partition(" ")
         worker, _, text = rest.partition(" ")
         by_worker.setdefault(worker, []).append(text)
-    found = next((traceback for lines in by_worker.values() if (traceback := _traceback(lines))), None)
+    found = [traceback for lines in by_worker.values() for process in _processes(lines) if (traceback := _traceback(process))]
+    if found:
+        return next(filter(is_whole, found), found[0])
     tails = [[text for lines in by_worker.values() for text in lines], _lines(logs / CONSOLE), _lines(logs / SERVER)]
-    return "\n".join(found or next((lines[-_TAIL:] for lines in tails if lines), ["nothing"]))
+    return "\n".join(next((lines[-_TAIL:] for lines in tails if lines), ["nothing"]))
 
 
 def is_whole(text: str) -> bool:
-    """Whether a traceback has its last line, the error; true of other text."""
+    """Whether it is a traceback with its last line, the error."""
     last = text.rstrip().rpartition("\n")[2]
-    return _BEGINS not in text or not (last.startswith((" ", _BEGINS)) or last in (_CHAINED, _CAUSED))
+    return text.startswith(_BEGINS) and not last.startswith((" ", _BEGINS)) and last not in (_CHAINED, _CAUSED)
 
 
-def _traceback(lines: list[str]) -> list[str]:
-    """From the first traceback to the end of what that process said, without what hides it; [] if there is none."""
+def _processes(lines: list[str]) -> list[list[str]]:
+    """What each process of a worker said: TorchServe starts another where one has ended."""
+    starts = [i for i, line in enumerate(lines) if line.startswith(_STARTS)]
+    return [lines[a:b] for a, b in pairwise([0, *starts, len(lines)])]
+
+
+def _traceback(lines: list[str]) -> str:
+    """From the first traceback to the end, without what hides it; "" if there is none."""
     if _BEGINS not in lines:
-        return []
+        return ""
     found = lines[lines.index(_BEGINS) :]
-    found = found[: next((i for i, line in enumerate(found) if line.startswith(_STARTS)), len(found))]
     if _CHAINED in found and any(line.startswith(_MISLEADING) for line in found):
         found = found[: found.index(_CHAINED)]
-    return "\n".join(found).rstrip().splitlines()
+    return "\n".join(found).rstrip()
 
 
 def _lines(path: Path) -> list[str]:

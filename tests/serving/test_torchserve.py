@@ -464,7 +464,12 @@ class TestLog:
         (tmp_path / WORKERS).write_text(traceback_lines("W-9000-broken_1.0-stdout", *lines))
         assert story(tmp_path).splitlines() == list(lines[1:])
 
-    @pytest.mark.parametrize("written", [2, 3, 4, 7, 9, 10])
+    def test_lines_that_torchserve_lost_come_again_with_the_next_process(self, tmp_path: Path) -> None:
+        lines = (self.START, *self.FIRST[:4], self.START, "Torch worker started.", self.START, *self.FIRST, self.START)
+        (tmp_path / WORKERS).write_text(traceback_lines("W-9000-broken_1.0-stdout", *lines))
+        assert story(tmp_path).splitlines() == list(self.FIRST[1:])
+
+    @pytest.mark.parametrize("written", [1, 2, 3, 4, 7, 9, 10])
     def test_half_a_traceback_is_not_whole(self, tmp_path: Path, written: int) -> None:
         cause = ("", "The above exception was the direct cause of the following exception:", "", "Traceback (most recent call last):", "  x", "Error")
         (tmp_path / WORKERS).write_text(traceback_lines("W-9000-broken_1.0-stdout", *(*self.FIRST, *cause)[:written]))
