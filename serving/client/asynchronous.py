@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
 
-from serving.client.exchange import EMBED, SCORE, Answered, Door, Field, ImageFile, Outcome, Part, Send, Steps, query_of
-from serving.client.flow import Done, Flow, forget, open_exchange
+from serving.client.exchange import EMBED, SCORE, Answered, Door, ImageFile, Outcome, Part, Send, Steps, query_of
+from serving.client.flow import Done, Flow, Options, forget, open_exchange, planned
 from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
@@ -84,38 +84,20 @@ class AsyncScoringClient:
         return await self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
     def embed_many(
-        self,
-        model: str,
-        images: Iterable[ImageFile] | AsyncIterable[ImageFile],
-        *,
-        batch: int = 8,
-        concurrency: int = 4,
-        progress: bool = True,
-        field: Field = "refuse",
-        centres: Iterable[tuple[float, float]] = (),
-        resample: bool = False,
-    ) -> AsyncIterator[Answered[EmbeddingAnswer]]:
+        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile], **options: Unpack[Options]
+    ) -> AsyncGenerator[Answered[EmbeddingAnswer], None]:
         """See `ScoringClient.embed_many`; the images may come from an asynchronous iterable."""
-        return self._each(EMBED, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+        return self._each(EMBED, *planned(model, options), images)
 
     def score_many(
-        self,
-        model: str,
-        images: Iterable[ImageFile] | AsyncIterable[ImageFile],
-        *,
-        batch: int = 8,
-        concurrency: int = 4,
-        progress: bool = True,
-        field: Field = "refuse",
-        centres: Iterable[tuple[float, float]] = (),
-        resample: bool = False,
-    ) -> AsyncIterator[Answered[Reading]]:
+        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile], **options: Unpack[Options]
+    ) -> AsyncGenerator[Answered[Reading], None]:
         """See `embed_many`."""
-        return self._each(SCORE, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+        return self._each(SCORE, *planned(model, options), images)
 
     async def _each(
-        self, door: Door[A], query: dict[str, str], images: Iterable[ImageFile] | AsyncIterable[ImageFile], flow: Flow
-    ) -> AsyncIterator[Answered[A]]:
+        self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile] | AsyncIterable[ImageFile]
+    ) -> AsyncGenerator[Answered[A], None]:
         turn = asyncio.Semaphore(flow.concurrency)
 
         async def answers(group: list[ImageFile]) -> Done[A]:

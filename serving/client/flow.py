@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 import httpx
 
 from registry.errors import BlankslideError, ParamsError
-from serving.client.exchange import Answered, Exchange
+from serving.client.exchange import Answered, Exchange, Field, query_of
 from serving.client.retries import Retries
 from serving.settings import token_from_environment
 
@@ -52,6 +52,36 @@ class Flow:
         """A progress bar on stderr; how many images there will be is not known of an iterator."""
         with progress_bar(len(images) if isinstance(images, Sized) else None, shown=self.progress) as drawn:
             yield Bar(drawn)
+
+
+class Options(TypedDict, total=False):
+    """How many images are sent, and what is done with each.
+
+    Attributes:
+        batch: images of one request; 8 unless given.
+        concurrency: requests at a time; 4 unless given.
+        progress: whether a progress bar is drawn on stderr, as it is unless refused.
+        field: what is done with an image larger than the model's: "refuse" it, "grid": cut it into tiles, "centres": cut tiles around points.
+        centres: these points, (y, x) in pixels.
+        resample: whether an image of other micrometres per pixel is resampled to the model's; otherwise it is refused.
+    """
+
+    batch: int
+    concurrency: int
+    progress: bool
+    field: Field
+    centres: Iterable[tuple[float, float]]
+    resample: bool
+
+
+def planned(model: str, options: Options) -> tuple[dict[str, str], Flow]:
+    """The query of every request, and how many are on their way.
+
+    Raises:
+        ParamsError: options that contradict each other.
+    """
+    query = query_of(model, options.get("field", "refuse"), options.get("centres", ()), options.get("resample", False))
+    return query, Flow(options.get("batch", 8), options.get("concurrency", 4), options.get("progress", True))
 
 
 def progress_bar(total: int | None, initial: int = 0, shown: bool = True) -> tqdm[Any]:

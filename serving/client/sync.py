@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
 
-from serving.client.exchange import EMBED, SCORE, Answered, Door, Exchange, Field, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
-from serving.client.flow import Done, Flow, forget, open_exchange
+from serving.client.exchange import EMBED, SCORE, Answered, Door, Exchange, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
+from serving.client.flow import Done, Flow, Options, forget, open_exchange, planned
 from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
 
@@ -142,29 +142,13 @@ class ScoringClient(_Blocking):
         """The reading of one image file; arguments as `embed`."""
         return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), Part.of(image)))
 
-    def embed_many(
-        self,
-        model: str,
-        images: Iterable[ImageFile],
-        *,
-        batch: int = 8,
-        concurrency: int = 4,
-        progress: bool = True,
-        field: Field = "refuse",
-        centres: Iterable[tuple[float, float]] = (),
-        resample: bool = False,
-    ) -> Iterator[Answered[EmbeddingAnswer]]:
+    def embed_many(self, model: str, images: Iterable[ImageFile], **options: Unpack[Options]) -> Generator[Answered[EmbeddingAnswer], None, None]:
         """The embeddings of many image files, in their order, while they are read: at most 3 x `concurrency` x `batch` are held at a time.
 
         Args:
             model: its name.
             images: paths, or names with the files' bytes; any iterable, also one without end.
-            batch: images of one request.
-            concurrency: requests at a time.
-            progress: whether a progress bar is drawn on stderr.
-            field: what is done with an image larger than the model's: "refuse" it, "grid": cut it into tiles, "centres": cut tiles around points.
-            centres: these points, (y, x) in pixels.
-            resample: as `embed`.
+            options: see `serving.client.flow.Options`.
 
         Yields:
             For each image its name, and its answer or the error instead: one bad image spoils no other. For a field, once per tile.
@@ -173,24 +157,13 @@ class ScoringClient(_Blocking):
             ServiceError: no image can be answered: no such model, no access, or no answer after all tries.
             ParamsError: options that contradict each other.
         """
-        return self._each(EMBED, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+        return self._each(EMBED, *planned(model, options), images)
 
-    def score_many(
-        self,
-        model: str,
-        images: Iterable[ImageFile],
-        *,
-        batch: int = 8,
-        concurrency: int = 4,
-        progress: bool = True,
-        field: Field = "refuse",
-        centres: Iterable[tuple[float, float]] = (),
-        resample: bool = False,
-    ) -> Iterator[Answered[Reading]]:
+    def score_many(self, model: str, images: Iterable[ImageFile], **options: Unpack[Options]) -> Generator[Answered[Reading], None, None]:
         """The readings of many image files; as `embed_many`."""
-        return self._each(SCORE, query_of(model, field, centres, resample), images, Flow(batch, concurrency, progress))
+        return self._each(SCORE, *planned(model, options), images)
 
-    def _each(self, door: Door[A], query: dict[str, str], images: Iterable[ImageFile], flow: Flow) -> Iterator[Answered[A]]:
+    def _each(self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile]) -> Generator[Answered[A], None, None]:
         stop = threading.Event()
 
         def answers(group: list[ImageFile]) -> Done[A]:

@@ -319,7 +319,7 @@ class TestMany:
                 assert name == f"{expected}.npy"
                 assert isinstance(answer, EmbeddingAnswer)
                 assert len(taken) <= expected + 1 + 2 * 3 * 3
-            answers.close()  # type: ignore[attr-defined]  # a generator
+            answers.close()
             count = len(taken)
             assert not [thread for thread in threading.enumerate() if thread.name.startswith("client")]
             time.sleep(0.05)
@@ -344,7 +344,7 @@ class TestMany:
                         seen += 1
                         if seen == 30:
                             break
-                    await answers.aclose()  # type: ignore[attr-defined]  # a generator
+                    await answers.aclose()
                     assert len(asyncio.all_tasks()) == 1
 
         asyncio.run(run())
@@ -369,7 +369,7 @@ class TestMany:
             assert isinstance(next(answers).answer, EmbeddingAnswer)
             while len(state.heads) < 2 and time.monotonic() - start < 20:
                 time.sleep(0.01)
-            answers.close()  # type: ignore[attr-defined]  # a generator
+            answers.close()
         assert time.monotonic() - start < 20
 
     def test_a_request_at_fault_ends_it(self, ask: Ask, url: str, tiny: TinyBundle) -> None:
