@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from registry.arrays import PixelBatch
 from registry.errors import ImageError, InputError
-from registry.images import Image, ImageSpec, conform
+from registry.images import MAX_PIXELS, Image, ImageSpec, conform
 from serving.schema import Tile
 
 Policy = Literal["refuse", "grid", "centres"]
@@ -84,13 +84,20 @@ class Frames:
 WHOLE = Framing()
 
 
-def frames_of(image: Image, spec: ImageSpec, framing: Framing = WHOLE) -> Frames:
+def frames_of(image: Image, spec: ImageSpec, framing: Framing = WHOLE, max_pixels: int = MAX_PIXELS) -> Frames:
     """Bring an image to what `spec` expects.
 
+    Args:
+        image: as decoded.
+        spec: of the model.
+        framing: what is done where it is not of the model's size.
+        max_pixels: most pixels after resampling, over all channels.
+
     Raises:
-        ImageError: not what the model takes, smaller than a tile, a centre too near the rim, too many tiles; says what was expected and what came.
+        ImageError: not what the model takes, smaller than a tile, a centre too near the rim, too many tiles or pixels; says what was expected
+            and what came.
     """
-    fitting, spec, resampled_from = _resampled(image, spec, framing.resample)
+    fitting, spec, resampled_from = _resampled(image, spec, framing.resample, max_pixels)
     frames = _cut(image, fitting, spec, framing, resampled_from)
     return replace(frames, warnings=tuple(intensity_warnings(frames.pixels, spec)))
 
@@ -135,7 +142,7 @@ def _cut(image: Image, fitting: Image, spec: ImageSpec, framing: Framing, resamp
     return Frames(pixels, tiles)
 
 
-def _resampled(image: Image, spec: ImageSpec, asked: bool) -> tuple[Image, ImageSpec, float | None]:
+def _resampled(image: Image, spec: ImageSpec, asked: bool, max_pixels: int) -> tuple[Image, ImageSpec, float | None]:
     """The image at the model's pixel size, what is then expected of it, and the size it had; unchanged unless asked for and needed."""
     came, wanted = image.pixel_size_um, spec.pixel_size_um
     if not asked or not came or not wanted or math.isclose(came, wanted, rel_tol=SAME_SIZE):
@@ -147,6 +154,11 @@ def _resampled(image: Image, spec: ImageSpec, asked: bool) -> tuple[Image, Image
         raise ImageError(
             f"`{image.source}`: expected a pixel size that differs from the model's {wanted:g} um by at most {MOST_RESAMPLED} times,"
             f" got {came:g} um. What was not seen cannot be resampled."
+        )
+    if len(image.pixels) * height * width > max_pixels:
+        raise ImageError(
+            f"`{image.source}`: resampled it would have {len(image.pixels) * height * width} pixels over all channels, expected at most {max_pixels}."
+            " Send parts of it."
         )
     # as `registry.images.resize_linear`, without its dense matrices: a field has many pixels
     planes = [Pillow.fromarray(plane.astype(np.float32)).resize((width, height), Pillow.Resampling.BILINEAR) for plane in image.pixels]

@@ -309,7 +309,7 @@ class Scorer:
         Raises:
             ImageError: not the image the model takes; says what was expected and what came.
         """
-        return frames_of(source.image(self._max_pixels), self.bundle.card.image, framing)
+        return frames_of(source.image(self._max_pixels), self.bundle.card.image, framing, self._max_pixels)
 
     def answers(self, asked: Sequence[Asked], alone: bool = True, timed: Timed = _untimed) -> list[list[Answer | ImageError]]:
         """Answers to several images in one pass through each network.

@@ -79,6 +79,11 @@ class Settings:
         for name in ("processes", "threads", "max_batch"):
             if getattr(self, name) < 0:
                 raise ParamsError(f"Expected `{name}` to be 0 (chosen for the machine) or more, got {getattr(self, name)}.")
+        if self.queue_length < self.max_images:
+            raise ParamsError(
+                f"Expected `queue_length` of at least `max_images`, got {self.queue_length} and {self.max_images}:"
+                " a request of that many images could never be taken."
+            )
         if self.token and self.token_file:
             raise ParamsError("Expected `token` or `token_file`, got both.")
 

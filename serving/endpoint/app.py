@@ -16,7 +16,6 @@ import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, NotFoundError
@@ -136,7 +135,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         batcher = models.batcher(model)
         found: list[Found] = await batcher.answers(sources, framing, score, settings.answer_timeout_s)
         several = form or framing.policy != "refuse"
-        if len(sources) == 1 and isinstance(found[0].answer, ImageError):
+        if not form and len(found) == 1 and isinstance(found[0].answer, ImageError):
             raise found[0].answer
         return render(found, batcher.scorer.ref, kind, several, score)
 
@@ -154,7 +153,8 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     async def channels(request: Request, model: ModelName) -> Channels:
         """Small grey pictures of an image's channels, for looking at; of any size."""
         scorer = models.scorer(model)
-        return await run_in_threadpool(scorer.channels, FileSource(await read_body(request, settings)))
+        source = FileSource(await read_body(request, settings))
+        return await models.aside(lambda: scorer.channels(source))
 
     @app.get(
         "/v1/example",

@@ -70,7 +70,7 @@ class Batcher:
     Args:
         scorer: what answers.
         runners: threads that take images.
-        max_batch: most images one runner takes.
+        max_batch: most images of one pass; a field of more is one pass of its own.
         queue_length: most images that wait.
         metrics: where times and sizes are counted.
     """
@@ -155,28 +155,47 @@ class Batcher:
                     self._working -= 1
 
     def _work(self, items: list[Item], alone: bool) -> None:
-        name, metrics = self.scorer.name, self._metrics
-        asked: dict[int, Asked] = {}
-        for i, item in enumerate(items):
-            if item.abandoned:
+        pending: list[tuple[Item, Asked]] = []
+        for item in items:
+            asked = self._decoded(item)
+            if asked is None:
                 continue
-            start = perf_counter()
-            metrics.stage(name, "wait", start - item.since)
-            try:
-                asked[i] = Asked(self.scorer.frames(item.source, item.framing), item.score)
-            except BlankslideError as error:
-                item.answered([error])
-            except Exception as error:  # a fault of ours: this request fails, the runner goes on
-                item.failed(error)
-            metrics.stage(name, "decode", perf_counter() - start)
-        if not asked:
-            return
-        metrics.batch(name, sum(len(a.frames.tiles) for a in asked.values()))
+            # a field is many images: what is in memory at a time is one field, or one pass
+            if pending and _images(pending) + len(asked.frames.tiles) > self._max_batch:
+                self._answer(pending, alone)
+                pending = []
+            pending.append((item, asked))
+        if pending:
+            self._answer(pending, alone)
+
+    def _decoded(self, item: Item) -> Asked | None:
+        """An image as the model takes it; None if it was given up or cannot be used, which is then answered."""
+        if item.abandoned:
+            return None
+        name, start = self.scorer.name, perf_counter()
+        self._metrics.stage(name, "wait", start - item.since)
         try:
-            answers = self.scorer.answers(list(asked.values()), alone, lambda stage, seconds: metrics.stage(name, stage, seconds))
+            return Asked(self.scorer.frames(item.source, item.framing), item.score)
+        except BlankslideError as error:
+            item.answered([error])
+        except Exception as error:  # a fault of ours: this request fails, the runner goes on
+            item.failed(error)
+        finally:
+            self._metrics.stage(name, "decode", perf_counter() - start)
+        return None
+
+    def _answer(self, pending: list[tuple[Item, Asked]], alone: bool) -> None:
+        name, metrics = self.scorer.name, self._metrics
+        metrics.batch(name, _images(pending))
+        try:
+            answers = self.scorer.answers([asked for _, asked in pending], alone, lambda stage, seconds: metrics.stage(name, stage, seconds))
         except Exception as error:
-            for i in asked:
-                items[i].failed(error)
+            for item, _ in pending:
+                item.failed(error)
             return
-        for i, found in zip(asked, answers, strict=True):
-            items[i].answered(found)
+        for (item, _), found in zip(pending, answers, strict=True):
+            item.answered(found)
+
+
+def _images(pending: Sequence[tuple[Item, Asked]]) -> int:
+    return sum(len(asked.frames.tiles) for _, asked in pending)

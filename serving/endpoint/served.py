@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from starlette.concurrency import run_in_threadpool
 
 from registry.errors import BundleError, NotFoundError
 from serving.endpoint.batching import Batcher
 from serving.endpoint.metrics import Metrics
+from serving.errors import OverloadedError
 from serving.scoring import Scorer
 from serving.settings import Settings
+
+T = TypeVar("T")
 
 
 class ServedModels:
@@ -30,6 +37,7 @@ class ServedModels:
             raise BundleError(f"Expected bundles of different names, got {names}. Serve each name once.")
         self.metrics = metrics
         self._settings = settings
+        self._turns, self._waiting = asyncio.Semaphore(settings.runners), 0
         self._by_name = {scorer.name: self._batcher(scorer) for scorer in scorers}
 
     def _batcher(self, scorer: Scorer) -> Batcher:
@@ -56,6 +64,21 @@ class ServedModels:
         if name not in self._by_name:
             raise NotFoundError("served model", name, self._by_name)
         return self._by_name[name]
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do something beside the queues, in a thread: as much at a time as there are runners, as many wait as in a queue.
+
+        Raises:
+            OverloadedError: that many wait already.
+        """
+        if self._waiting >= self._settings.queue_length:
+            raise OverloadedError(f"{self._waiting} pictures wait to be drawn, which is all that may. Try again in a moment.")
+        self._waiting += 1
+        try:
+            async with self._turns:
+                return await run_in_threadpool(work)
+        finally:
+            self._waiting -= 1
 
     def replace(self, scorer: Scorer) -> None:
         """Serve `scorer` under its name from the next request on; what waits for the one before is answered by it."""

@@ -110,6 +110,12 @@ class TestResampling:
         with pytest.raises(ImageError, match="expected dtype uint16, got uint8"):
             frames_of(replace(image, pixels=image.pixels.astype(np.uint8)), SPEC, Framing(resample=True))
 
+    def test_more_pixels_than_an_image_may_have(self) -> None:
+        image = field(100, 90, 2.0)
+        assert frames_of(image, SPEC, Framing("grid", resample=True, max_tiles=3000), 2 * 400 * 360).pixels.shape[0] == 50 * 60
+        with pytest.raises(ImageError, match="resampled it would have 288000 pixels over all channels, expected at most 287999"):
+            frames_of(image, SPEC, Framing("grid", resample=True), 2 * 400 * 360 - 1)
+
     @pytest.mark.parametrize("size_um", [0.1, 2.5, 1e-9, 1e9])
     def test_what_was_not_seen_cannot_be_made(self, size_um: float) -> None:
         with pytest.raises(ImageError, match="by at most 4 times"):

@@ -194,7 +194,10 @@ class Hostile:
 
     def bomb(self) -> Request:
         """Few bytes that announce or unpack to many."""
-        which = int(self.rng.integers(5))
+        which = int(self.rng.integers(6))
+        if which == 5:
+            body = ome(np.zeros((3, 1000, 1000), np.uint16), size_um=4 * 0.65)
+            return Request("bomb by resampling", self._path(field="grid", resample="true"), body)
         if which == 0:
             stream = io.BytesIO()
             tifffile.imwrite(stream, np.zeros((3, 3000, 3000), np.uint16), compression="zlib", photometric="minisblack")

@@ -284,6 +284,7 @@ class TestSettings:
             ("THREADS", "two", "`BLANKSLIDE_SERVE_THREADS` to be of type int, got `two`"),
             ("THREADS", "-1", "`threads` to be 0"),
             ("PROVIDER", "tpu", "one of cpu, cuda, tensorrt, got `tpu`"),
+            ("QUEUE_LENGTH", "9", "`queue_length` of at least `max_images`, got 9 and 64"),
             ("BODY_TIMEOUT_S", "nan", "`body_timeout_s` above 0, got nan"),
         ],
     )

@@ -15,7 +15,7 @@ from serving.endpoint.answers import Found
 from serving.endpoint.batching import Batcher
 from serving.endpoint.metrics import Metrics
 from serving.errors import OverloadedError, TooSlowError
-from serving.framing import WHOLE
+from serving.framing import WHOLE, Framing
 from serving.schema import EmbeddingAnswer, Reading
 from serving.scoring import Answer, Asked, Scorer, embedding_tolerance
 from serving.sources import FileSource, TensorSource
@@ -38,7 +38,7 @@ class Held:
             self.go.wait(20)
             return inner(asked, alone, timed)
 
-        scorer.answers = answers  # type: ignore[method-assign]
+        scorer.answers = answers
 
 
 @pytest.fixture
@@ -100,6 +100,27 @@ def test_free_runners_share_what_waits(held: Held, tiny: TinyBundle) -> None:
     assert not held.passes[1][1], "the first still runs"
 
 
+def test_fields_do_not_gather_in_one_pass(held: Held, tiny: TinyBundle) -> None:
+    async def story() -> list[list[Found]]:
+        first = ask(batcher, tiny, 0)
+        await until(lambda: len(held.passes) == 1)
+        field = TensorSource(np.tile(tiny.images[0], (1, 2, 2)))
+        rest = [asyncio.create_task(batcher.answers([field, TensorSource(tiny.images[1])], Framing("grid"), False, 20)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        held.go.set()
+        return [await task for task in (first, *rest)]
+
+    metrics = Metrics()
+    batcher = Batcher(held.scorer, runners=1, max_batch=5, queue_length=100, metrics=metrics)
+    found = asyncio.run(story())
+    batcher.close()
+    assert [len(one) for one in found] == [1, 5, 5]
+    # one image; then a field of four tiles and an image, twice: five images at most
+    assert [size for size, _ in held.passes] == [1, 2, 2]
+    assert 'blankslide_batch_images_bucket{le="4.0",model="tiny"} 1.0' in metrics.text().decode()
+    assert 'blankslide_batch_images_sum{model="tiny"} 11.0' in metrics.text().decode()
+
+
 def test_a_full_queue_refuses_at_once_and_whole(held: Held, tiny: TinyBundle) -> None:
     async def story() -> None:
         first = ask(batcher, tiny, 0)
@@ -155,7 +176,7 @@ def test_closing_finishes_what_waits_and_takes_nothing_more(held: Held, tiny: Ti
 
 def test_a_fault_of_the_service_fails_its_request_and_the_runner_goes_on(held: Held, tiny: TinyBundle) -> None:
     class Broken(FileSource):
-        def image(self, max_pixels: int) -> None:  # type: ignore[override]
+        def image(self, max_pixels: int) -> None:
             raise ZeroDivisionError(max_pixels)
 
     async def story() -> None:

@@ -57,6 +57,13 @@ class TestSeveral:
         assert batch.images[1].error is not None
         assert "`bad.tif`: expected TIFF" in batch.images[1].error.error
 
+    def test_a_form_of_one_bad_image_is_answered_as_a_form(self, http: httpx.Client) -> None:
+        answer = http.post("/v1/embed", files=[("image", ("bad.tif", b"nothing of the kind"))])
+        (one,) = EmbeddingBatch.model_validate(answer.json()).images
+        assert answer.status_code == 200
+        assert one.error is not None
+        assert (one.image, one.error.status) == ("bad.tif", 422)
+
     def test_too_many(self, http: httpx.Client, tiny: TinyBundle) -> None:
         answer = http.post("/v1/embed", files=form(tiny, [0] * 10))
         assert (answer.status_code, answer.json()["error"][:45]) == (400, "Expected at most 9 images in one request, got")

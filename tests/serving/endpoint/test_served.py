@@ -1,0 +1,43 @@
+"""What is done beside the queues is bounded too."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.served import ServedModels
+from serving.errors import OverloadedError
+from serving.scoring import Scorer
+from serving.settings import Settings
+from tests.serving.bundles import TinyBundle
+
+
+def test_pictures_take_turns_and_do_not_pile_up(tiny: TinyBundle) -> None:
+    at_work: list[int] = []
+    most: list[int] = []
+    go = threading.Event()
+
+    def work() -> int:
+        at_work.append(1)
+        most.append(len(at_work))
+        go.wait(20)
+        at_work.pop()
+        return len(most)
+
+    async def story() -> list[int]:
+        tasks = [asyncio.create_task(models.aside(work)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(OverloadedError, match="4 pictures wait"):
+            await models.aside(work)
+        go.set()
+        found = [await task for task in tasks]
+        assert await models.aside(work) == 5
+        return found
+
+    models = ServedModels([Scorer.open(tiny.folder)], Settings(threads=2, max_images=4, queue_length=4), Metrics())
+    assert len(asyncio.run(story())) == 4
+    assert max(most) == 2
+    models.close()
