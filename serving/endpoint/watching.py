@@ -43,8 +43,11 @@ class Watch:
         """Look again and again."""
         while True:
             await asyncio.sleep(poll_s)
-            for name in await asyncio.to_thread(names, self._root):
-                await self.look(name)
+            try:
+                for name in await asyncio.to_thread(names, self._root):
+                    await self.look(name)
+            except Exception:  # a file that went while it was read, say: whatever it is, following must not end by it
+                log.exception("looking failed, tried again at the next look")
 
     async def look(self, name: str) -> None:
         """Serve what the pointer of one name names now, unless it is served or was refused."""

@@ -121,9 +121,11 @@ def _keep(workers: list[Worker], plan: Plan, listener: socket.socket, stop: thre
         for i, worker in enumerate(workers):
             if worker.process.is_alive() or stop.is_set():
                 continue
+            reason = _last_words(worker)
             _forget(worker)
             pause = 0.0 if monotonic() - worker.since > STABLE_S else min(LONGEST_PAUSE_S, 2 * pause + 0.5)
-            log.error("worker ended", extra={"facts": {"pid": worker.process.pid, "status": worker.process.exitcode, "again_in_s": pause}})
+            facts = {"pid": worker.process.pid, "status": worker.process.exitcode, "reason": reason, "again_in_s": pause}
+            log.error("worker ended", extra={"facts": facts})
             stop.wait(pause)
             if not stop.is_set():
                 workers[i] = _started(plan, listener)
@@ -152,6 +154,16 @@ def _until_ready(worker: Worker, say: Callable[[str], None], stop: threading.Eve
         if kind in REFUSALS:
             raise REFUSALS[kind](text)
         say(text)
+
+
+def _last_words(worker: Worker) -> str:
+    """Why a worker that has ended could not start; "" if it did not say."""
+    reason = ""
+    with contextlib.suppress(EOFError, OSError):
+        while worker.said.poll():
+            kind, text = worker.said.recv()
+            reason = text if kind in REFUSALS else reason
+    return reason
 
 
 def _forget(worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,13 @@ import pytest
 
 from registry.bundle import read_bundle
 from registry.errors import BundleError
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.served import ServedModels
 from serving.endpoint.server import answering
+from serving.endpoint.watching import Watch, watching
 from serving.endpoint.workers import Plan, app_of
 from serving.live import Live, Refusal
-from serving.scoring import embedding_tolerance
+from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
 from tests.serving.bundles import Exported, TinyBundle, make_bundle, npy
 
@@ -117,6 +121,32 @@ def test_a_bad_bundle_is_said_once_and_the_one_before_goes_on(root: Path, url: s
     assert counted(url, "blankslide_bundles_refused_total") == 1
     assert identity(url) == before
     assert httpx.post(f"{url}/v1/embed?model=tiny", content=npy(other.images[0])).status_code == 200
+
+
+def test_an_error_nobody_thought_of_does_not_end_the_following(root: Path, one: TinyBundle, other: TinyBundle) -> None:
+    first = publish(root, one, 1)
+    opened: list[Path] = []
+
+    def opener(bundle: Path, evidence: str) -> Scorer:
+        opened.append(bundle)
+        if len(opened) == 1:
+            raise FileNotFoundError(bundle)
+        return Scorer.open(bundle, evidence=evidence)
+
+    async def story() -> str:
+        watch = Watch(models, root, opener, {"tiny": first})
+        second = publish(root, other, 2)
+        async with watching(watch, 0.02):
+            deadline = time.monotonic() + 20
+            while models.scorer("tiny").bundle.digest != second.digest:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+        return second.digest
+
+    models = ServedModels([Scorer.open(first.bundle(root))], Settings(), Metrics())
+    assert asyncio.run(story()) == models.scorer("tiny").bundle.digest
+    assert len(opened) == 2
+    models.close()
 
 
 def test_what_the_follower_refused_is_counted(root: Path, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 
 from registry.files import write_json
 from serving.scoring import embedding_tolerance
-from tests.serving.bundles import TinyBundle, npy
+from tests.serving.bundles import Exported, TinyBundle, make_bundle, npy
 from tests.serving.service import ROOT, service
 
 HEAVY = ("torch", "mlflow", "dvc", "sklearn", "pandas", "matplotlib")
@@ -124,6 +125,55 @@ def test_sigterm_under_load_answers_what_was_taken(tiny: TinyBundle, tmp_path: P
     assert (clients.wrong, clients.statuses) == (0, [])
     # a connection that is closed between two requests, or refused, is not an answer lost in the middle
     assert "ReadTimeout" not in clients.retryable
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_request_that_was_begun_before_sigterm_is_answered(tiny: TinyBundle, tmp_path: Path, processes: int) -> None:
+    body = npy(tiny.images[0])
+    with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=processes) as running:
+        port = int(running.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 20) as connection:
+            head = f"POST /v1/embed?model=tiny HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            connection.sendall(head + body[:1000])
+            time.sleep(0.3)
+            running.process.send_signal(signal.SIGTERM)
+            # nobody new is let in, and who is in is waited for
+            until(lambda: refused(port))
+            connection.sendall(body[1000:])
+            said = b""
+            while piece := connection.recv(65536):
+                said += piece
+        assert said.startswith(b"HTTP/1.1 200")
+        embedding = json.loads(said.partition(b"\r\n\r\n")[2])["embedding"]
+        np.testing.assert_allclose(embedding, tiny.embedding[0], rtol=0, atol=embedding_tolerance(tiny.embedding))
+        assert running.process.wait(20) == 0
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_why_a_worker_cannot_come_back_is_said_and_it_comes_back_when_it_can(exported: dict[str, Exported], tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny", exported)
+    card = bundle.folder / "card.json"
+    whole = card.read_bytes()
+    with service(["--bundle", str(bundle.folder)], tmp_path / "log") as running:
+        card.write_bytes(b"{}")
+        running.workers[0].kill()
+        until(lambda: "The file was altered; fetch the bundle again." in running.log.read_text())
+        card.write_bytes(whole)
+        until(lambda: answers(running.url, npy(bundle.images[0])))
+
+
+def answers(url: str, body: bytes) -> bool:
+    try:
+        return httpx.post(f"{url}/v1/embed?model=tiny", content=body, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_workers_end_with_their_supervisor(tiny: TinyBundle, tmp_path: Path) -> None:
