@@ -185,7 +185,9 @@ def _add_registry(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _add_store(parser: argparse.ArgumentParser, writes: bool = False) -> None:
-    parser.add_argument("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace")
+    parser.add_argument(
+        "--tracking-uri", "--registry", metavar="URI", help="of the registry; default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace"
+    )
     parser.set_defaults(artifact_location="")
     if not writes:
         return

@@ -34,15 +34,17 @@ class TorchEmbedder:
         BundleError: no ONNX file, or one that torch cannot compute.
     """
 
-    def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder", shared: bool = False) -> None:  # noqa: ARG002
+    def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder", shared: bool = False) -> None:
+        del shared
         self.name = name
         self.provider = f"torch-{provider}"
         self._device = _device(provider, name)
         self._graph = TorchGraph(model, name, self._device)
         torch.set_num_threads(threads)
 
-    def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:  # noqa: ARG002
+    def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """See `Embedder.embed`; `alone` changes nothing."""
+        del alone
         with torch.inference_mode():
             return in_parts(self.name, pixels, lambda part: self._graph(torch.from_numpy(part).to(self._device)).cpu().numpy())
 

@@ -24,8 +24,8 @@ def _die(*_arguments: Any, **_named: Any) -> None:
 def step_and_die(uri: str, reference: str, root: str, moment: str) -> None:
     """One look that ends, uncaught, after the fetch ("rename") or after the rename ("pointer")."""
     if moment == "rename":
-        follow.sync_tree = _die  # type: ignore[attr-defined]
+        follow.sync_tree = _die
     else:
-        Live.write = _die  # type: ignore[assignment, method-assign]
+        Live.write = _die
     with Follower(lambda: Store(uri), reference, Path(root)) as follower:
         follower.step()

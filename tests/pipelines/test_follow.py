@@ -99,7 +99,7 @@ class Followed:
         return Live.read(self.root, "tiny")
 
     def follower(self, reference: str = "tiny", **changes: object) -> Follower:
-        return Follower(lambda: Store.watched(self.store.uri), reference, self.root, say=self.lines.append, **changes)  # type: ignore[arg-type]
+        return Follower(lambda: Store.watched(self.store.uri), reference, self.root, say=self.lines.append, **changes)
 
     def hidden(self) -> list[str]:
         return [path.name for path in self.root.iterdir() if path.name.startswith(".") and path.suffix != ".lock"]

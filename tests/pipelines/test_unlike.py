@@ -172,5 +172,5 @@ def test_constant_embeddings_and_appearances_give_no_limits_and_no_nonsense() ->
     ],
 )
 def test_who_may_have_learned_from_the_training_images(facts: dict[str, object], fitted: bool, learned: bool) -> None:
-    card = EncoderCard("net", "negative", "A row.", **facts)  # type: ignore[arg-type]
+    card = EncoderCard("net", "negative", "A row.", **facts)
     assert has_learned(card, fitted=fitted) is learned

@@ -97,4 +97,4 @@ def test_what_contradicts_itself_is_refused(change: Callable[[Arrays], Arrays], 
 
 def test_a_limit_that_is_no_number_is_refused() -> None:
     with pytest.raises(BundleError, match="not negative"):
-        replace(made().limits, embedding=-1.0)  # type: ignore[type-var]
+        replace(made().limits, embedding=-1.0)
