@@ -42,7 +42,7 @@ def make_bundle(folder: Path, architecture: str = "timm:vit_tiny_patch16_224") -
 
     spec = ImageSpec(("dna", "er", "rna", "agp", "mito"), "uint16", *SHAPE[1:], ((0.0, 4095.0),) * 5)
     card = EncoderCard(NAME, "negative", "An untrained network.", architecture, "random", input_px=224)
-    (member,) = encoder_members(card, Facts("bench", "cells", spec), seeds=1)
+    member, *_ = encoder_members(card, Facts("bench", "cells", spec), seeds=1)
     representation = member.make()
     pixels = np.stack([image(seed) for seed in range(2)]).astype(np.float32)
     import pandas as pd

@@ -12,6 +12,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 from registry.errors import BlankslideError
@@ -21,6 +22,9 @@ from serving.errors import OverloadedError, TooSlowError
 from serving.framing import Framing
 from serving.scoring import Answer, Asked, Scorer
 from serving.sources import Source
+
+#: hands over what is said to one image
+Said = Callable[[], None]
 
 
 class Item:
@@ -148,28 +152,34 @@ class Batcher:
             items, alone = self._take()
             if not items:
                 return
+            said: list[Said] = []
             try:
-                self._work(items, alone)
+                said = self._work(items, alone)
             finally:
+                # before the last answers: who has them asks again at once, and is alone then
                 with self._changed:
                     self._working -= 1
+            for answer in said:
+                answer()
 
-    def _work(self, items: list[Item], alone: bool) -> None:
+    def _work(self, items: list[Item], alone: bool) -> list[Said]:
+        """Answer items; what is said to the last of them is left to the caller."""
+        said: list[Said] = []
         pending: list[tuple[Item, Asked]] = []
         for item in items:
-            asked = self._decoded(item)
+            asked = self._decoded(item, said)
             if asked is None:
                 continue
             # a field is many images: what is in memory at a time is one field, or one pass
             if pending and _images(pending) + len(asked.frames.tiles) > self._max_batch:
-                self._answer(pending, alone)
-                pending = []
+                for answer in said + self._answers(pending, alone):
+                    answer()
+                said, pending = [], []
             pending.append((item, asked))
-        if pending:
-            self._answer(pending, alone)
+        return said + self._answers(pending, alone) if pending else said
 
-    def _decoded(self, item: Item) -> Asked | None:
-        """An image as the model takes it; None if it was given up or cannot be used, which is then answered."""
+    def _decoded(self, item: Item, said: list[Said]) -> Asked | None:
+        """An image as the model takes it; None if it was given up or cannot be used, which is then to be said."""
         if item.abandoned:
             return None
         name, start = self.scorer.name, perf_counter()
@@ -177,24 +187,21 @@ class Batcher:
         try:
             return Asked(self.scorer.frames(item.source, item.framing), item.score)
         except BlankslideError as error:
-            item.answered([error])
+            said.append(partial(item.answered, [error]))
         except Exception as error:  # a fault of ours: this request fails, the runner goes on
-            item.failed(error)
+            said.append(partial(item.failed, error))
         finally:
             self._metrics.stage(name, "decode", perf_counter() - start)
         return None
 
-    def _answer(self, pending: list[tuple[Item, Asked]], alone: bool) -> None:
+    def _answers(self, pending: list[tuple[Item, Asked]], alone: bool) -> list[Said]:
         name, metrics = self.scorer.name, self._metrics
         metrics.batch(name, _images(pending))
         try:
             answers = self.scorer.answers([asked for _, asked in pending], alone, lambda stage, seconds: metrics.stage(name, stage, seconds))
         except Exception as error:
-            for item, _ in pending:
-                item.failed(error)
-            return
-        for (item, _), found in zip(pending, answers, strict=True):
-            item.answered(found)
+            return [partial(item.failed, error) for item, _ in pending]
+        return [partial(item.answered, found) for (item, _), found in zip(pending, answers, strict=True)]
 
 
 def _images(pending: Sequence[tuple[Item, Asked]]) -> int:

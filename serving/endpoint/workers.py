@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
 from serving.endpoint.logs import log_json_lines
+from serving.endpoint.protocol import Protocol
 from serving.live import Live
 from serving.live import names as live_names
 from serving.scoring import Scorer
@@ -77,7 +78,7 @@ def server_of(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         log_config=None,
         access_log=False,

@@ -100,6 +100,18 @@ def test_free_runners_share_what_waits(held: Held, tiny: TinyBundle) -> None:
     assert not held.passes[1][1], "the first still runs"
 
 
+def test_who_has_an_answer_is_alone_with_the_next_question(held: Held, tiny: TinyBundle) -> None:
+    async def story() -> None:
+        for i in range(20):
+            await ask(batcher, tiny, i)
+
+    held.go.set()
+    batcher = Batcher(held.scorer, runners=2, max_batch=8, queue_length=100, metrics=Metrics())
+    asyncio.run(story())
+    batcher.close()
+    assert held.passes == [(1, True)] * 20
+
+
 def test_fields_do_not_gather_in_one_pass(held: Held, tiny: TinyBundle) -> None:
     async def story() -> list[list[Found]]:
         first = ask(batcher, tiny, 0)

@@ -1,0 +1,43 @@
+"""How ONNX Runtime is run: by image or by operator, one by one or together; what comes out does not depend on it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from registry.arrays import Embedding, PixelBatch
+from serving.embedders import TOGETHER, OnnxEmbedder, runs_better_together
+from serving.scoring import embedding_tolerance
+from tests.serving.bundles import TinyBundle
+
+
+@pytest.mark.parametrize(
+    ("per_run_s", "per_image_s", "together"),
+    [(0.01, 0.0, True), (0.004, 0.001, True), (0.0, 0.004, False), (0.0002, 0.004, False), (0.15, 0.0, False)],
+    ids=["weights", "mostly weights", "maps", "mostly maps", "too long to look"],
+)
+def test_images_are_computed_together_where_that_is_faster(per_run_s: float, per_image_s: float, together: bool) -> None:
+    sizes = []
+
+    def run(pixels: PixelBatch) -> Embedding:
+        assert pixels.shape[1:] == (3, 8, 6)
+        sizes.append(len(pixels))
+        time.sleep(per_run_s + len(pixels) * per_image_s)
+        return np.zeros((len(pixels), 2), np.float32)
+
+    assert runs_better_together((3, 8, 6), run) is together
+    assert set(sizes) == ({1} if per_run_s > 0.1 else {1, TOGETHER})
+
+
+def test_beside_others_the_answers_are_the_same(tiny: TinyBundle) -> None:
+    model = (tiny.folder / "encoder.onnx").read_bytes()
+    pixels = np.stack([image.astype(np.float32) for image in tiny.images[:8]])
+    plain, shared = OnnxEmbedder(model), OnnxEmbedder(model, threads=2, shared=True)
+    expected = plain.embed(pixels)
+    for alone in (True, False):
+        np.testing.assert_allclose(shared.embed(pixels, alone), expected, rtol=0, atol=embedding_tolerance(expected))
+    shared._together = 1
+    one_by_one = np.concatenate([plain.embed(pixels[i : i + 1]) for i in range(8)])
+    np.testing.assert_array_equal(shared.embed(pixels, alone=False), one_by_one)
