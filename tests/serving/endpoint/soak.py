@@ -153,14 +153,19 @@ def _one(http: httpx.Client, port: int, request: Any, outcome: Outcome) -> None:
             outcome.faults.append(f"{kind}: no end within {LONGEST_S:g} s")
     except httpx.TransportError:
         outcome.note(kind, None)
+    except Exception as error:  # a client that ends would leave its requests unsent, unseen
+        with outcome.lock:
+            outcome.faults.append(f"{kind}: could not be sent, {type(error).__name__}: {error}")
 
 
 def _built(http: httpx.Client, method: str, path: str, arguments: dict[str, Any]) -> httpx.Request | None:
-    """None for what httpx cannot write down, such as a header with a line break."""
+    """None for what httpx cannot write down, such as a header with a line break or a form's file that is a number."""
     if isinstance(arguments.get("data"), bytes | str):
         arguments["content"] = arguments.pop("data")
     try:
-        return http.build_request(method, path, **arguments)
+        built = http.build_request(method, path, **arguments)
+        built.read()
+        return built
     except (httpx.InvalidURL, UnicodeError, ValueError, TypeError, AttributeError):
         return None
 
