@@ -134,6 +134,8 @@ def _session(model: bytes, provider: str, threads: int, name: str) -> Any:
     options.intra_op_num_threads = threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
+    # else the runtime's threads spin for a while after a run, on cores that decode the next image or carry it here
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider != "cpu" and wanted in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()
     # what TensorRT has no kernel for runs on CUDA; which of them leads is checked below
