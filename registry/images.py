@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from registry.arrays import Pixels
 from registry.errors import ImageError
+from registry.npy import MAGIC as NPY_MAGIC
+from registry.npy import read_header
 from registry.tiff import MAGIC as TIFF_MAGIC
 from registry.tiff import decode_tiff
 
@@ -250,7 +252,7 @@ def decode_image(data: bytes, source: str = "body", max_pixels: int = MAX_PIXELS
         return _decode_png(data, source, max_pixels)
     if data[:3] == b"\xff\xd8\xff":
         return _decode_jpeg(data, source, max_pixels)
-    if data[:6] == b"\x93NUMPY":
+    if data[:6] == NPY_MAGIC:
         return _decode_npy(data, source, max_pixels)
     raise ImageError(f"`{source}`: expected TIFF, OME-TIFF, PNG, JPEG or npy, got {len(data)} bytes starting {data[:8]!r}.")
 
@@ -329,20 +331,22 @@ def _from_samples(pixels: NDArray[Any], source: str) -> Image:
 
 
 def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
-    stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = reader(stream)
-    except Exception as error:  # the header is Python source, and its parser raises what it likes; numpy's text advises unsafe loading
-        raise ImageError(f"`{source}`: the npy header cannot be read. The file is truncated or damaged.") from error
+        header = read_header(data)
+    except ValueError as error:
+        raise ImageError(f"`{source}`: the npy header cannot be read. The file is truncated, damaged, or of no plain array.") from error
+    shape, dtype = header.shape, header.dtype
     if dtype.hasobject or dtype.name not in DTYPES:
         raise ImageError(f"`{source}`: expected dtype {' or '.join(DTYPES)}, got {dtype}.")
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}.")
     _check_size(math.prod(shape), source, max_pixels)
-    start, expected = stream.tell(), math.prod(shape) * dtype.itemsize
-    if len(data) - start != expected:
-        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(data) - start}. The file is truncated.")
-    pixels = np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), copy=False)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) - header.start != expected:
+        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(data) - header.start}. The file is truncated.")
+    pixels = (
+        np.frombuffer(data, dtype, offset=header.start)
+        .reshape(shape, order="F" if header.fortran else "C")
+        .astype(dtype.newbyteorder("="), copy=False)
+    )
     return Image(np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[None]), (), None, source)

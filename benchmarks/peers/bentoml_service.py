@@ -4,6 +4,7 @@ ENCODER=encoder.onnx bentoml serve bentoml_service:Encoder --port PORT
 """
 
 import os
+import threading
 from pathlib import Path
 
 import bentoml
@@ -14,10 +15,13 @@ import onnxruntime
 @bentoml.service(workers=1, traffic={"timeout": 60})
 class Encoder:
     def __init__(self) -> None:
+        self.lock = threading.Lock()  # several threads cannot use np.load at once in CPython 3.11, see registry/npy.py
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(os.environ["ENCODER"], options, providers=["CPUExecutionProvider"])
 
     @bentoml.api
     def embed(self, image: Path, /) -> list[float]:
-        return self.session.run(None, {"pixels": np.load(image)[None].astype(np.float32)})[0][0].tolist()
+        with self.lock:
+            pixels = np.load(image)[None].astype(np.float32)
+        return self.session.run(None, {"pixels": pixels})[0][0].tolist()

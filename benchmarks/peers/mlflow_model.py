@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import sys
+import threading
 
 import mlflow
 import numpy as np
@@ -16,12 +17,15 @@ class Encoder(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         import onnxruntime
 
+        self.lock = threading.Lock()  # several threads cannot use np.load at once in CPython 3.11, see registry/npy.py
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.session = onnxruntime.InferenceSession(context.artifacts["encoder"], options, providers=["CPUExecutionProvider"])
 
     def predict(self, context, model_input, params=None):
-        pixels = np.stack([np.load(io.BytesIO(base64.b64decode(text))) for text in model_input["image"]]).astype(np.float32)
+        with self.lock:
+            images = [np.load(io.BytesIO(base64.b64decode(text))) for text in model_input["image"]]
+        pixels = np.stack(images).astype(np.float32)
         return self.session.run(None, {"pixels": pixels})[0].tolist()
 
 
