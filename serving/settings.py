@@ -46,6 +46,8 @@ class Settings:
         queue_length: images that may wait per model and process; what does not fit is answered 429.
         max_images: images of one request, and tiles of one image.
         max_body_bytes: largest request body.
+        max_bodies_bytes: bodies of all requests that are in memory at a time, per process; what does not fit is answered 429. 0 = eight of
+            the largest.
         max_pixels: largest image, over all channels.
         body_timeout_s: a body that takes longer to arrive is refused.
         answer_timeout_s: an image that takes longer is given up.
@@ -62,6 +64,7 @@ class Settings:
     queue_length: int = 256
     max_images: int = 64
     max_body_bytes: int = 64 * 2**20
+    max_bodies_bytes: int = 0
     max_pixels: int = 64_000_000
     body_timeout_s: float = 30.0
     answer_timeout_s: float = 60.0
@@ -76,13 +79,18 @@ class Settings:
         for name in ("queue_length", "max_images", "max_body_bytes", "max_pixels", "body_timeout_s", "answer_timeout_s", "drain_s", "poll_s"):
             if not getattr(self, name) > 0:
                 raise ParamsError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
-        for name in ("processes", "threads", "max_batch"):
+        for name in ("processes", "threads", "max_batch", "max_bodies_bytes"):
             if getattr(self, name) < 0:
                 raise ParamsError(f"Expected `{name}` to be 0 (chosen for the machine) or more, got {getattr(self, name)}.")
         if self.queue_length < self.max_images:
             raise ParamsError(
                 f"Expected `queue_length` of at least `max_images`, got {self.queue_length} and {self.max_images}:"
                 " a request of that many images could never be taken."
+            )
+        if self.bodies_bytes < self.max_body_bytes:
+            raise ParamsError(
+                f"Expected `max_bodies_bytes` of at least `max_body_bytes`, got {self.max_bodies_bytes} and {self.max_body_bytes}:"
+                " the largest body could never be taken."
             )
         if self.token and self.token_file:
             raise ParamsError("Expected `token` or `token_file`, got both.")
@@ -106,6 +114,11 @@ class Settings:
     def batch(self) -> int:
         """Most images of one pass in numbers."""
         return self.max_batch or (8 if self.provider == "cpu" else 32)
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Bodies that are in memory at a time, in bytes."""
+        return self.max_bodies_bytes or 8 * self.max_body_bytes
 
     def secret(self) -> str:
         """The token, from wherever it is.

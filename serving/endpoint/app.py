@@ -127,9 +127,13 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     async def answered(request: Request, model: str, framing: Framing, score: bool) -> Response:
         kind = accepted(request.headers.get("accept", ""))
         models.scorer(model)  # before the body is read
-        start = perf_counter()
-        body = await read_body(request, settings)
-        models.metrics.stage(model, "read", perf_counter() - start)
+        with models.bodies.room() as room:
+            start = perf_counter()
+            body = await read_body(request, settings, room)
+            models.metrics.stage(model, "read", perf_counter() - start)
+            return await of_body(request, body, model, framing, score, kind)
+
+    async def of_body(request: Request, body: bytes, model: str, framing: Framing, score: bool, kind: str) -> Response:
         form = is_form(request)
         sources = files_of(body, request.headers["content-type"], settings.max_images) if form else [FileSource(body)]
         batcher = models.batcher(model)
@@ -153,8 +157,9 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     async def channels(request: Request, model: ModelName) -> Channels:
         """Small grey pictures of an image's channels, for looking at; of any size."""
         scorer = models.scorer(model)
-        source = FileSource(await read_body(request, settings))
-        return await models.aside(lambda: scorer.channels(source))
+        with models.bodies.room() as room:
+            source = FileSource(await read_body(request, settings, room))
+            return await models.aside(lambda: scorer.channels(source))
 
     @app.get(
         "/v1/example",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import python_multipart
@@ -12,25 +14,69 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from registry.errors import InputError
-from serving.errors import BodyKindError, BodyTimeoutError, BodyTooLargeError
+from serving.errors import BodyKindError, BodyTimeoutError, BodyTooLargeError, OverloadedError
 from serving.settings import Settings
 from serving.sources import FileSource
 
 _PLAIN = ("", "identity")
 
 
-async def read_body(request: Request, settings: Settings, gzip: bool = False) -> bytes:
+class Bodies:
+    """How much of all requests' bodies is in memory. Used in the event loop's thread.
+
+    Args:
+        limit: most bytes at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Room]:
+        """Room for the body of one request, as long as the block."""
+        room = Room(self)
+        try:
+            yield room
+        finally:
+            room.clear()
+
+
+class Room:
+    """What one request holds of `Bodies`."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def take(self, size: int) -> bool:
+        """Take `size` bytes more; False where they are not there."""
+        if self._bodies.held + size > self._bodies.limit:
+            return False
+        self._size += size
+        self._bodies.held += size
+        return True
+
+    def clear(self) -> None:
+        """Give back what was taken."""
+        self._bodies.held -= self._size
+        self._size = 0
+
+
+async def read_body(request: Request, settings: Settings, room: Room, gzip: bool = False) -> bytes:
     """The body of a request.
 
     Args:
         request: its body is not read yet.
         settings: limits.
+        room: what the body takes.
         gzip: whether a body compressed by gzip is unpacked (at most to the limit); otherwise it is refused.
 
     Raises:
         BodyKindError: compressed.
         BodyTooLargeError: more than `settings.max_body_bytes`.
         BodyTimeoutError: not there after `settings.body_timeout_s`.
+        OverloadedError: no room for it beside the bodies of other requests.
         InputError: empty.
     """
     encoding = request.headers.get("content-encoding", "").lower()
@@ -38,28 +84,41 @@ async def read_body(request: Request, settings: Settings, gzip: bool = False) ->
         raise BodyKindError(f"Expected the file's bytes as they are, got `Content-Encoding: {encoding[:40]}`. Send it uncompressed.")
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            body = await _read_at_most(request, settings.max_body_bytes)
+            body = await _read_at_most(request, settings.max_body_bytes, room)
     except TimeoutError as error:
         raise BodyTimeoutError(f"Expected the body within {settings.body_timeout_s:g} s, it was not complete by then. Send it again.") from error
     if not body:
         raise InputError("Expected the bytes of an image file as the body, got none. With curl: `--data-binary @FILE`.")
-    return unzipped(body, settings.max_body_bytes) if encoding == "gzip" else body
+    if encoding != "gzip":
+        return body
+    data = unzipped(body, settings.max_body_bytes)
+    if not room.take(len(data)):
+        raise _crowded()
+    return data
 
 
-async def _read_at_most(request: Request, limit: int) -> bytes:
-    chunks, size = [], 0
+def _crowded() -> OverloadedError:
+    return OverloadedError("The images of other requests take all the memory there is for them. Try again in a moment.")
+
+
+async def _read_at_most(request: Request, limit: int, room: Room) -> bytes:
+    chunks, size, fits = [], 0, True
     async for chunk in request.stream():
         size += len(chunk)
-        if size <= limit:
+        fits = fits and size <= limit and room.take(len(chunk))
+        if fits:
             chunks.append(chunk)
             continue
         chunks.clear()
+        room.clear()
         # What still comes is dropped unread for a while: a client that sends all before it listens would
         # otherwise see a broken connection instead of the answer.
         if size > 2 * limit:
             break
     if size > limit:
         raise BodyTooLargeError(f"Expected a body of at most {limit} bytes, got more ({_announced(request)}). Crop the image or raise the limit.")
+    if not fits:
+        raise _crowded()
     return b"".join(chunks)
 
 

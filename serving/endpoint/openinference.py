@@ -72,9 +72,13 @@ def add_routes(app: FastAPI, models: ServedModels, settings: Settings, examples:
     async def infer(request: Request, name: str, version: str = "") -> Response:
         """Embeddings and probabilities of a tensor of images."""
         _version(models, name, version)
-        body = await read_body(request, settings, gzip=True)
+        with models.bodies.room() as room:
+            body = await read_body(request, settings, room, gzip=True)
+            return await answered(body, request.headers.get(HEADER_LENGTH), name)
+
+    async def answered(body: bytes, header_length: str | None, name: str) -> Response:
         batcher = models.batcher(name)
-        inference = parse(body, request.headers.get(HEADER_LENGTH), batcher.scorer, settings.max_images)
+        inference = parse(body, header_length, batcher.scorer, settings.max_images)
         score = any(one.name != EMBEDDING for one in inference.wanted)
         sources = [TensorSource(pixels, f"image {i}") for i, pixels in enumerate(inference.pixels)]
         found = await batcher.answers(sources, WHOLE, score, settings.answer_timeout_s)

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from registry.errors import BundleError, NotFoundError
 from serving.endpoint.batching import Batcher
+from serving.endpoint.intake import Bodies
 from serving.endpoint.metrics import Metrics
 from serving.errors import OverloadedError
 from serving.scoring import Scorer
@@ -36,6 +37,7 @@ class ServedModels:
         if not names or len(set(names)) < len(names):
             raise BundleError(f"Expected bundles of different names, got {names}. Serve each name once.")
         self.metrics = metrics
+        self.bodies = Bodies(settings.bodies_bytes)
         self._settings = settings
         self._turns, self._waiting = asyncio.Semaphore(settings.runners), 0
         self._by_name = {scorer.name: self._batcher(scorer) for scorer in scorers}

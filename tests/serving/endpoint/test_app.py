@@ -285,6 +285,7 @@ class TestSettings:
             ("THREADS", "-1", "`threads` to be 0"),
             ("PROVIDER", "tpu", "one of cpu, cuda, tensorrt, got `tpu`"),
             ("QUEUE_LENGTH", "9", "`queue_length` of at least `max_images`, got 9 and 64"),
+            ("MAX_BODIES_BYTES", "1000", "`max_bodies_bytes` of at least `max_body_bytes`, got 1000 and 67108864"),
             ("BODY_TIMEOUT_S", "nan", "`body_timeout_s` above 0, got nan"),
         ],
     )
