@@ -73,8 +73,13 @@ def test_room() -> None:
         assert other.take(4)
         one.clear()
         assert bodies.held == 4
-        with pytest.raises(ZeroDivisionError), bodies.room() as third:
-            assert third.take(6)
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            fail_with(bodies, 6)
         assert bodies.held == 4
     assert bodies.held == 0
+
+
+def fail_with(bodies: Bodies, size: int) -> None:
+    with bodies.room() as room:
+        assert room.take(size)
+        raise ZeroDivisionError
