@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from serve_contenders import ROOT, Bare, Endpoint, endpoint, make_bundle, peers
+from serve_contenders import ROOT, SMALL, Bare, Endpoint, endpoint, make_bundle, peers
 from serve_load import Target, asleep, awake, turn
 
 
@@ -113,7 +113,7 @@ def memory(bundle: Path) -> list[str]:
 
 def soak(requests: int, scratch: Path) -> bool:
     """Whether memory after `requests` is at most 1.1 of what it was after the first hundredth."""
-    running = Endpoint(make_bundle(scratch, "cnn:small"))
+    running = Endpoint(make_bundle(scratch, "cnn:small", SMALL), SMALL)
     try:
         sent, level = 0, 0
         while sent < requests:

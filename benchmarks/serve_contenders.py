@@ -27,10 +27,12 @@ from serve_load import Target, closed_loop, post
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (5, 224, 224)
+#: of a run that is about requests and not about networks
+SMALL = (5, 64, 64)
 NAME = "vit-tiny"
 
 
-def make_bundle(folder: Path, architecture: str = "timm:vit_tiny_patch16_224") -> Path:
+def make_bundle(folder: Path, architecture: str = "timm:vit_tiny_patch16_224", shape: tuple[int, int, int] = SHAPE) -> Path:
     """An untrained network as a bundle: how fast it is does not depend on what it has learned."""
     from registry.bundle import BundleCard, Golden, write_bundle
     from registry.cards import EncoderCard
@@ -40,11 +42,11 @@ def make_bundle(folder: Path, architecture: str = "timm:vit_tiny_patch16_224") -
     from registry.images import ImageSpec
     from registry.representation import Batch, Facts
 
-    spec = ImageSpec(("dna", "er", "rna", "agp", "mito"), "uint16", *SHAPE[1:], ((0.0, 4095.0),) * 5)
-    card = EncoderCard(NAME, "negative", "An untrained network.", architecture, "random", input_px=224)
+    spec = ImageSpec(("dna", "er", "rna", "agp", "mito"), "uint16", *shape[1:], ((0.0, 4095.0),) * 5)
+    card = EncoderCard(NAME, "negative", "An untrained network.", architecture, "random", input_px=shape[-1])
     member, *_ = encoder_members(card, Facts("bench", "cells", spec), seeds=1)
     representation = member.make()
-    pixels = np.stack([image(seed) for seed in range(2)]).astype(np.float32)
+    pixels = np.stack([image(seed, shape) for seed in range(2)]).astype(np.float32)
     import pandas as pd
 
     embedding = representation.embed(Batch(("0", "1"), pixels, pd.DataFrame(index=[0, 1]), None))
@@ -59,13 +61,13 @@ def make_bundle(folder: Path, architecture: str = "timm:vit_tiny_patch16_224") -
     ).folder
 
 
-def image(seed: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    return np.random.default_rng(seed).integers(0, 4096, SHAPE).astype(np.uint16)
+def image(seed: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return np.random.default_rng(seed).integers(0, 4096, shape).astype(np.uint16)
 
 
-def body() -> bytes:
+def body(shape: tuple[int, int, int] = SHAPE) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, image(7))
+    np.save(stream, image(7, shape))
     return stream.getvalue()
 
 
@@ -116,7 +118,7 @@ class Bare:
 class Endpoint:
     """`blankslide serve`."""
 
-    def __init__(self, bundle: Path, **settings: object) -> None:
+    def __init__(self, bundle: Path, shape: tuple[int, int, int] = SHAPE, **settings: object) -> None:
         environment = {**os.environ, **{f"BLANKSLIDE_SERVE_{name.upper()}": str(value) for name, value in settings.items()}}
         command = [sys.executable, "-u", "-m", "pipelines.cli", "serve", "--bundle", str(bundle), "--port", "0"]
         start = time.perf_counter()
@@ -125,7 +127,7 @@ class Endpoint:
             if line.startswith("Serving on "):
                 self.started_s = time.perf_counter() - start
                 port = int(line.split()[2].rpartition(":")[2])
-                self.target = Target(port, post(f"/v1/embed?model={NAME}", body(), "Content-Type: application/octet-stream"), self.process.pid)
+                self.target = Target(port, post(f"/v1/embed?model={NAME}", body(shape), "Content-Type: application/octet-stream"), self.process.pid)
                 return
         raise RuntimeError("The endpoint did not start: `blankslide serve --bundle` says why.")
 

@@ -75,7 +75,8 @@ class OnnxEmbedder:
         if (inputs, outputs) != ([INPUT], [OUTPUT]):
             raise BundleError(f"`{name}`: expected an ONNX file from `{INPUT}` to `{OUTPUT}`, got {inputs} to {outputs}. Export it again.")
         shape = self._session.get_inputs()[0].shape[1:]
-        self._together = 1 if by_image and not runs_better_together(shape, lambda part: _run(self._narrow, part)) else MAX_BATCH
+        tried = by_image and all(isinstance(side, int) for side in shape)
+        self._together = 1 if tried and not runs_better_together(shape, lambda part: _run(self._narrow, part)) else MAX_BATCH
 
     def embed(self, pixels: PixelBatch, alone: bool = True) -> Embedding:
         """See `Embedder.embed`."""
