@@ -261,26 +261,68 @@ def share_covered(plan: Plan, seed: int) -> bool | None:
 # ---------------------------------------------------------------------------------------------- probes
 
 
-def probe_words(plan: Plan, seed: int) -> str:
-    """The word on an encoder of noise against twins of noise, all through the probe that scores real rows."""
+def probe_words(plan: Plan, folds: int, seed: int) -> str:
+    """The word on an encoder of noise against twins of noise, all through the probe that scores real rows.
+
+    Half of the units test (one fold), or each half tests what the other has trained (two folds): then units of both are not independent.
+    """
     rng = np.random.default_rng([seed, 2])
     units = np.repeat([f"u{number:02d}" for number in range(24)], 14)
     labels = rng.integers(0, 2, len(units))
-    test = np.isin(units, np.unique(units)[:12])
+    first = np.isin(units, np.unique(units)[:12])
+    tests = [first, ~first][:folds]
     settings = ProbeSettings(grid=(1e-3, 1e-1, 1e1))
     found = []
     for number in range(TWINS + 1):
         x = rng.normal(size=(len(units), 24))
-        seen = np.ones(len(units), dtype=bool) if plan.fault == "split" and number == 0 else ~test
-        probe = fit_probe(x[seen], labels[seen], units[seen], 2, settings)
-        found.append(balanced_accuracy(labels[test], probe.predict_proba(x[test]).argmax(axis=1), units[test], 2))
+        predicted = np.full(len(units), -1)
+        for test in tests:
+            seen = np.ones(len(units), dtype=bool) if plan.fault == "split" and number == 0 else ~test
+            probe = fit_probe(x[seen], labels[seen], units[seen], 2, settings)
+            predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
+        tested = predicted >= 0
+        found.append(balanced_accuracy(labels[tested], predicted[tested], units[tested], 2))
     return judge("noise", "task", "balanced accuracy", found[0], twins={"noise": found[1:]}).word
+
+
+def cross_fitted(folds: int, signal: float, seed: int) -> bool:
+    """Whether the interval of the difference of two rows that are alike holds 0, where each fold is tested by what the others have trained."""
+    rng = np.random.default_rng([seed, 8])
+    names = np.array([f"u{number:02d}" for number in range(24)])
+    units = np.repeat(names, 14)
+    labels = rng.integers(0, 2, len(units))
+    tests = [np.isin(units, names[number :: max(folds, 2)]) for number in range(folds)]
+    found = []
+    for _ in range(2):
+        x = rng.normal(size=(len(units), 24))
+        x[:, 0] += signal * (2 * labels - 1)
+        predicted = np.full(len(units), -1)
+        for test in tests:
+            probe = fit_probe(x[~test], labels[~test], units[~test], 2, ProbeSettings(grid=(1e-3, 1e-1, 1e1)))
+            predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
+        tested = predicted >= 0
+        found.append(balanced_accuracy(labels[tested], predicted[tested], units[tested], 2))
+    e = estimate(difference(*found))
+    return bool(e.low() <= 0 <= e.high())
+
+
+def cross_fitting(plan: Plan) -> list[Line]:
+    """Intervals of probes where all units are tested in turn: what one unit does in training to another's test is not left out with it."""
+    lines = []
+    for signal, said in ((0.0, "noise"), (0.5, "a signal")):
+        for folds in (1, 2, 5):
+            hits = list(in_parallel(partial(cross_fitted, folds, signal), range(plan.repeats), plan.workers))
+            lines.append(coverage("cross-fitting", f"difference of two rows of {said}, {folds} of {max(folds, 2)} folds tested", hits, 0.93, 0.97))
+    return lines
 
 
 def probes(plan: Plan) -> list[Line]:
     """An encoder that is noise, scored by the probe, against noise."""
-    words = list(in_parallel(partial(probe_words, plan), range(plan.probes), plan.workers))
-    return [rate("probes", "features of noise: false `beats` through the probe", [word == "beats" for word in words], NOMINAL)]
+    lines = []
+    for folds, said in ((1, "one fold"), (2, "two folds that train each other")):
+        words = list(in_parallel(partial(probe_words, plan, folds), range(plan.probes), plan.workers))
+        lines.append(rate("probes", f"features of noise, {said}: false `beats` through the probe", [word == "beats" for word in words], NOMINAL))
+    return lines
 
 
 # ---------------------------------------------------------------------------------------------- beyond controls
@@ -457,10 +499,13 @@ PARTS: dict[str, Callable[[Plan], list[Line]]] = {
     "a/a": a_a,
     "coverage": coverage_of_intervals,
     "probes": probes,
+    "cross-fitting": cross_fitting,
     "beyond": beyond,
     "p-values": p_values,
     "power": power,
 }
+#: what does not hold yet, run by its name (docs/calibration.md)
+OPEN = ("cross-fitting",)
 #: screens of A/A, repeats of coverage, probes, informations, nulls, powers
 FULL, REDUCED, QUICK = (1000, 2000, 1000, 200, 1000, 400), (200, 150, 200, 24, 300, 60), (60, 30, 60, 4, 60, 20)
 
@@ -477,7 +522,7 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(*(QUICK if options.quick else REDUCED if options.reduced else FULL), options.workers, options.fault, options.quick, options.about)
     failed = 0
-    for name in options.only or PARTS:
+    for name in options.only or [name for name in PARTS if name not in OPEN]:
         start_s = time.perf_counter()
         for line in PARTS[name](plan):
             failed += not line.holds
