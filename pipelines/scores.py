@@ -116,6 +116,7 @@ def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[P
                 "without": s.statistic.without,
                 "share": s.statistic.share,
                 "pairs": [None] * s.statistic.n_units if s.statistic.pairs is None else list(s.statistic.pairs),
+                "inflation": s.statistic.inflation,
             }
         )
         for s in scored
@@ -194,6 +195,7 @@ def read_scores(folder: Path) -> list[Scored]:
             int(record["n_images"]),
             int(record["class_in_units"]),
             _pairs(part),
+            float(part["inflation"].iloc[0]) if "inflation" in part else 1.0,
         )
         found.append(
             Scored(

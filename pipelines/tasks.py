@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
 from pipelines.metrics.probes import ProbeSettings
+from pipelines.metrics.statistic import CROSS_FITTED, Statistic
 from pipelines.params import EvaluateParams
 from registry.arrays import Floats, Ints, Mask
 
@@ -54,9 +55,19 @@ class Question:
         profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
         return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)
 
+    @property
+    def n_tested_folds(self) -> int:
+        """Folds of which images are tested."""
+        return len(np.unique(self.folds[(self.codes >= 0) & (self.folds >= 0)]))
+
     def train(self, number: int) -> Mask:
         """(n,) the training images of a fold that take part."""
         return np.asarray((self.codes >= 0) & (self.folds != number))
+
+
+def cross_fitted(statistic: Statistic, question: Question) -> Statistic:
+    """A probe's statistic with the inflation of its variance, if several folds are tested, each by what the others have trained."""
+    return replace(statistic, inflation=CROSS_FITTED) if question.n_tested_folds > 1 else statistic
 
 
 def fold_features(row: Row, member: str, benchmark: Benchmark) -> FoldFeatures:

@@ -59,7 +59,7 @@ def share_of_gap(subject: Statistic, floor: Statistic, ceiling: Statistic, floor
         return ShareOfGap(floor_name, ceiling_name, None, None, None, "not assessable: no scatter between units")
     q2 = t_quantile(alpha, a.n_eff - 1) ** 2
     v_aa, v_gg = variance_of(a), variance_of(g)
-    v_ag = covariance(a.without, g.without) - second_order(a.pairs, g.pairs)
+    v_ag = max(a.inflation, g.inflation) * (covariance(a.without, g.without) - second_order(a.pairs, g.pairs))
     if g.value <= 0 or g.value**2 <= q2 * v_gg:
         return ShareOfGap(
             floor_name, ceiling_name, None, None, None, f"ceiling not above floor: `{ceiling_name}` is not clearly above `{floor_name}`"

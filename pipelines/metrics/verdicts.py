@@ -166,7 +166,7 @@ def judge(
         comparisons=tuple(line_of(c, role, alpha, margin, margin_first, m) for role, found in roles for c in found),
         share_of_gap=_gap(subject, {**twins, **controls}, positive, alpha),
         p_adjusted=None,
-        notes=tuple(_notes(unit, m, of_twins)),
+        notes=tuple(_notes(unit, m, of_twins, subject.inflation)),
     )
 
 
@@ -207,8 +207,10 @@ def _gap(subject: Statistic, negative: Mapping[str, Row], positive: Mapping[str,
     return share_of_gap(subject, floors[floor], positive[ceiling], floor, ceiling, alpha)
 
 
-def _notes(unit: str, m: int, twins: Sequence[Contrast]) -> list[str]:
+def _notes(unit: str, m: int, twins: Sequence[Contrast], inflation: float) -> list[str]:
     notes = ["Intervals condition on the fitted probes: training variance is not in them."]
+    if inflation > 1:
+        notes.append(f"Folds are tested by what the others have trained: variances are multiplied by {inflation:g} for it.")
     if m > 1:
         notes.append("The gain is biased down by the choice of the best control.")
     if not twins:

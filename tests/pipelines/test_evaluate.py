@@ -13,6 +13,7 @@ from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.ridge import fit_ridge
+from pipelines.metrics.statistic import CROSS_FITTED
 from pipelines.params import CellParams, EvaluateParams, Params
 from pipelines.scores import Scored, read_scores
 from registry.bundle import read_arrays
@@ -241,6 +242,22 @@ def test_statistics_come_back_as_they_were_written(tmp_path: Path, benchmark_on_
     assert s.member == "fresh-01"
     assert s.statistic.units == tuple(sorted(benchmark_on_disk.index["unit"].unique()))
     assert s.statistic.share.sum() == pytest.approx(1)
+
+
+def test_scores_of_folds_that_train_each_other_are_inflated(tmp_path: Path, benchmark_on_disk: Benchmark, one_split: Benchmark) -> None:
+    for benchmark, expected in ((benchmark_on_disk, CROSS_FITTED), (one_split, 1.0)):
+        vectors = np.random.default_rng(4).normal(size=(len(benchmark.index), 5))
+        found = scores_of(tmp_path / str(expected), benchmark, {"main": vectors})
+        trained = {metric for metric in found if not metric.startswith("retrieval.")}
+        assert trained >= {
+            "logistic.balanced_accuracy",
+            "logistic.auroc",
+            "knn.balanced_accuracy",
+            "ridge.balanced_accuracy",
+            "simpleshot.balanced_accuracy",
+        }
+        assert {found[metric].statistic.inflation for metric in trained} == {expected}
+        assert {found[metric].statistic.inflation for metric in set(found) - trained} == {1.0}
 
 
 def test_two_workers_give_the_bytes_of_one(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:

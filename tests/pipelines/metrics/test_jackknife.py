@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -116,3 +118,29 @@ def test_share_of_the_gap_needs_a_ceiling_and_a_narrow_interval() -> None:
     assert wide.note == "the interval is wider than the whole gap"
     few = share_of_gap(*(mean_statistic(z[:5]) for z in noise), "density", "oracle")
     assert few.note.startswith("not assessable: 5 units")
+
+
+def stretched(found: Statistic, factor: float) -> Statistic:
+    """The statistic whose jackknife variance is `factor` times as large, without saying so."""
+    centre = found.without.mean()
+    return replace(found, without=centre + np.sqrt(factor) * (found.without - centre))
+
+
+def test_an_inflated_statistic_is_judged_like_one_that_scatters_so_much() -> None:
+    rng = np.random.default_rng(4)
+    rows = [mean_statistic(rng.normal(mean, 1, size=20)) for mean in (1.2, 0.2, 2.5)]
+    inflated = [replace(row, inflation=1.6) for row in rows]
+    wide = [stretched(row, 1.6) for row in rows]
+    assert interval(inflated[0]) == pytest.approx(interval(wide[0]))
+    assert interval(difference(inflated[0], inflated[1])) == pytest.approx(interval(difference(wide[0], wide[1])))
+    assert estimate(mean_of(inflated)).variance == pytest.approx(estimate(mean_of(wide)).variance)
+    found, expected = share_of_gap(*inflated, "floor", "ceiling"), share_of_gap(*wide, "floor", "ceiling")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.low < share_of_gap(*rows, "floor", "ceiling").low
+    # a difference from what is not cross-fitted is inflated too
+    assert difference(inflated[0], rows[1]).inflation == difference(rows[1], inflated[0]).inflation == 1.6
+
+
+def test_inflation_makes_nothing_smaller() -> None:
+    with pytest.raises(InputError, match=r"`inflation` of at least 1, got 0\.5"):
+        replace(mean_statistic(np.arange(12.0)), inflation=0.5)
