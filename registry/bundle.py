@@ -38,6 +38,7 @@ from registry.errors import BundleError
 from registry.evidence import Scorecard
 from registry.files import published, read_json, sha256_of_bytes, sha256_of_file, write_json
 from registry.images import ImageSpec
+from registry.npy import MAX_READ, read_header
 from registry.reference import ReferenceSet
 
 FORMAT = 1
@@ -436,9 +437,7 @@ def _check_arrays(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    needs_pickle = reader(stream)[2].hasobject
+                    needs_pickle = read_header(stream.read(MAX_READ)).dtype.hasobject
                 if needs_pickle:
                     raise BundleError(f"`{path}`: `{name}` holds objects, which would need pickle. A bundle holds plain arrays only.")
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -17,9 +17,11 @@ import numpy as np
 MAGIC = b"\x93NUMPY"
 #: longest header in bytes, as NumPy's own limit
 MAX_HEADER = 10_000
+#: bytes of a file that hold any header that is read
+MAX_READ = 12 + MAX_HEADER
 _ENTRY = re.compile(
     r"""\s*(['"])(?P<key>descr|fortran_order|shape)\1\s*:\s*
-    (?:(['"])(?P<descr>[<>|=]?[A-Za-z][0-9]{0,4})\3 | (?P<order>True|False) | \((?P<shape>[-0-9,\s]{0,200})\))\s*(?:,|$)""",
+    (?:(['"])(?P<descr>[<>|=]?[A-Za-z][0-9]{0,8})\3 | (?P<order>True|False) | \((?P<shape>[-0-9,\s]{0,200})\))\s*(?:,|$)""",
     re.VERBOSE,
 )
 _FORMS = {"descr": "descr", "fortran_order": "order", "shape": "shape"}
