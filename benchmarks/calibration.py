@@ -43,7 +43,7 @@ from pipelines.metrics.jackknife import difference, estimate, mean_of, why_not_a
 from pipelines.metrics.pairs import PairRule, pair_scores
 from pipelines.metrics.probes import ProbeSettings, fit_probe
 from pipelines.metrics.retrieval import permutation_null
-from pipelines.metrics.statistic import CROSS_FITTED, Statistic
+from pipelines.metrics.statistic import Statistic, inflation_of
 from pipelines.metrics.verdicts import MARGIN, Verdict, judge
 from pipelines.parallel import in_parallel
 
@@ -261,28 +261,27 @@ def share_covered(plan: Plan, seed: int) -> bool | None:
 # ---------------------------------------------------------------------------------------------- probes
 
 
-def probe_words(plan: Plan, folds: int, seed: int) -> str:
-    """The word on an encoder of noise against twins of noise, all through the probe that scores real rows.
+def probed(x: np.ndarray, labels: np.ndarray, units: np.ndarray, tests: Sequence[np.ndarray], leak: bool = False) -> Statistic:
+    """Balanced accuracy through the probe that scores real rows, each of `tests` (n,) tested by what the rest has trained; `leak`: and by itself."""
+    predicted = np.full(len(units), -1)
+    for test in tests:
+        seen = np.ones(len(units), dtype=bool) if leak else ~test
+        probe = fit_probe(x[seen], labels[seen], units[seen], 2, ProbeSettings(grid=(1e-3, 1e-1, 1e1)))
+        predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
+    tested = predicted >= 0
+    score = balanced_accuracy(labels[tested], predicted[tested], units[tested], 2)
+    return replace(score, inflation=inflation_of(len(tests)))
 
-    Half of the units test (one fold), or each half tests what the other has trained (two folds): then units of both are not independent.
-    """
+
+def probe_words(plan: Plan, folds: int, seed: int) -> str:
+    """The word on an encoder of noise against twins of noise; half of the units are tested (one fold), or each half by the other (two folds)."""
     rng = np.random.default_rng([seed, 2])
     units = np.repeat([f"u{number:02d}" for number in range(24)], 14)
     labels = rng.integers(0, 2, len(units))
     first = np.isin(units, np.unique(units)[:12])
     tests = [first, ~first][:folds]
-    settings = ProbeSettings(grid=(1e-3, 1e-1, 1e1))
-    found = []
-    for number in range(TWINS + 1):
-        x = rng.normal(size=(len(units), 24))
-        predicted = np.full(len(units), -1)
-        for test in tests:
-            seen = np.ones(len(units), dtype=bool) if plan.fault == "split" and number == 0 else ~test
-            probe = fit_probe(x[seen], labels[seen], units[seen], 2, settings)
-            predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
-        tested = predicted >= 0
-        score = balanced_accuracy(labels[tested], predicted[tested], units[tested], 2)
-        found.append(replace(score, inflation=CROSS_FITTED if folds > 1 else 1.0))
+    leaks = [plan.fault == "split" and number == 0 for number in range(TWINS + 1)]
+    found = [probed(rng.normal(size=(len(units), 24)), labels, units, tests, leak) for leak in leaks]
     return judge("noise", "task", "balanced accuracy", found[0], twins={"noise": found[1:]}).word
 
 
@@ -297,13 +296,7 @@ def cross_fitted(folds: int, signal: float, seed: int) -> bool:
     for _ in range(2):
         x = rng.normal(size=(len(units), 24))
         x[:, 0] += signal * (2 * labels - 1)
-        predicted = np.full(len(units), -1)
-        for test in tests:
-            probe = fit_probe(x[~test], labels[~test], units[~test], 2, ProbeSettings(grid=(1e-3, 1e-1, 1e1)))
-            predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
-        tested = predicted >= 0
-        score = balanced_accuracy(labels[tested], predicted[tested], units[tested], 2)
-        found.append(replace(score, inflation=CROSS_FITTED if folds > 1 else 1.0))
+        found.append(probed(x, labels, units, tests))
     e = estimate(difference(*found))
     return bool(e.low() <= 0 <= e.high())
 

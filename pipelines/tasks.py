@@ -12,7 +12,7 @@ from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
 from pipelines.metrics.probes import ProbeSettings
-from pipelines.metrics.statistic import CROSS_FITTED, Statistic
+from pipelines.metrics.statistic import Statistic, inflation_of
 from pipelines.params import EvaluateParams
 from registry.arrays import Floats, Ints, Mask
 
@@ -67,7 +67,7 @@ class Question:
 
 def cross_fitted(statistic: Statistic, question: Question) -> Statistic:
     """A probe's statistic with the inflation of its variance, if several folds are tested, each by what the others have trained."""
-    return replace(statistic, inflation=CROSS_FITTED) if question.n_tested_folds > 1 else statistic
+    return replace(statistic, inflation=inflation_of(question.n_tested_folds))
 
 
 def fold_features(row: Row, member: str, benchmark: Benchmark) -> FoldFeatures:

@@ -77,6 +77,11 @@ class Statistic:
         return float(1.0 / np.sum(self.share**2))
 
 
+def inflation_of(n_tested_folds: int) -> float:
+    """The `inflation` of a probe's statistic: whether units train what tests others is a matter of how many folds are tested."""
+    return CROSS_FITTED if n_tested_folds > 1 else 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class UnitIndex:
     """Units as codes.

@@ -432,6 +432,7 @@ PARTS = {
     "sentences.unknown_information_sentence": "words",
     "statistic.check_labels": "the check itself",
     "statistic.index_units": "the check itself",
+    "statistic.inflation_of": "a number of folds",
     "statistic.tally": "sums of what was checked",
 }
 
