@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -45,6 +46,30 @@ def test_bodies_share_a_bound(url: str, tiny: TinyBundle, path: str) -> None:
             for client in held:
                 client.close()
         until_status(http, 200, npy(tiny.images[0]))
+
+
+def test_what_a_body_unpacks_to_counts(url: str) -> None:
+    packed = gzip.compress(bytes(SIZE))
+
+    def ask(http: httpx.Client) -> int:
+        return http.post("/v2/models/tiny/infer", content=packed, headers={"Content-Encoding": "gzip"}).status_code
+
+    with httpx.Client(base_url=url, timeout=20, params={"model": "tiny"}) as http:
+        assert ask(http) == 400, "no tensor, but there is room for it"
+        held = [half_sent(url, "/v1/embed?model=tiny", SIZE - 1)]
+        try:
+            until(lambda: ask(http) == 429)
+        finally:
+            held[0].close()
+        until(lambda: ask(http) == 400)
+
+
+def until(true: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("never")
 
 
 def until_status(http: httpx.Client, status: int, body: bytes) -> httpx.Response:
