@@ -116,20 +116,21 @@ def supervise(plan: Plan, listener: socket.socket, count: int, say: Callable[[st
 
 
 def _keep(workers: list[Worker], plan: Plan, listener: socket.socket, stop: threading.Event) -> None:
-    """Replace workers that end, at once if they had started well."""
-    pause = 0.0
+    """Replace workers that end, at once if they had started well, each on its own: one that cannot start delays no other."""
+    due: dict[int, float] = {}
+    pauses = [0.0] * len(workers)
     while not stop.is_set():
-        wait([worker.process.sentinel for worker in workers], timeout=0.2)
+        wait([worker.process.sentinel for i, worker in enumerate(workers) if i not in due], timeout=0.2)
         for i, worker in enumerate(workers):
-            if worker.process.is_alive() or stop.is_set():
-                continue
-            reason = _last_words(worker)
-            _forget(worker)
-            pause = 0.0 if monotonic() - worker.since > STABLE_S else min(LONGEST_PAUSE_S, 2 * pause + 0.5)
-            facts = {"pid": worker.process.pid, "status": worker.process.exitcode, "reason": reason, "again_in_s": pause}
-            log.error("worker ended", extra={"facts": facts})
-            stop.wait(pause)
-            if not stop.is_set():
+            if i not in due and not worker.process.is_alive():
+                reason = _last_words(worker)
+                _forget(worker)
+                pauses[i] = 0.0 if monotonic() - worker.since > STABLE_S else min(LONGEST_PAUSE_S, 2 * pauses[i] + 0.5)
+                due[i] = monotonic() + pauses[i]
+                facts = {"pid": worker.process.pid, "status": worker.process.exitcode, "reason": reason, "again_in_s": pauses[i]}
+                log.error("worker ended", extra={"facts": facts})
+            if i in due and monotonic() >= due[i] and not stop.is_set():
+                del due[i]
                 workers[i] = _started(plan, listener)
 
 

@@ -169,6 +169,17 @@ def test_why_a_worker_cannot_come_back_is_said_and_it_comes_back_when_it_can(exp
         until(lambda: answers(running.url, npy(bundle.images[0])))
 
 
+def test_a_worker_that_cannot_come_back_delays_no_other(exported: dict[str, Exported], tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny", exported)
+    with service(["--bundle", str(bundle.folder)], tmp_path / "log", processes=2) as running:
+        broken, other = running.workers
+        (bundle.folder / "card.json").write_bytes(b"{}")
+        broken.kill()
+        until(lambda: '"again_in_s": 3.5' in running.log.read_text(), 40)
+        other.kill()
+        until(lambda: f'"pid": {other.pid}' in running.log.read_text(), 2)
+
+
 def answers(url: str, body: bytes) -> bool:
     try:
         return httpx.post(f"{url}/v1/embed?model=tiny", content=body, timeout=5).status_code == 200
