@@ -155,7 +155,7 @@ class TorchServe:
 
     @property
     def process_group(self) -> int:
-        """Of the wrapper, Java and the workers."""
+        """Of the wrapper, Java, the workers and the guard."""
         return self._process.pid
 
     def token(self, kind: str) -> str:
@@ -181,6 +181,10 @@ class TorchServe:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        guard: subprocess.Popen[bytes] | None = getattr(self, "_guard", None)
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            guard.wait()
         self._folder.cleanup()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -196,11 +200,13 @@ class TorchServe:
         # --ncs: no configuration is written down, so none is taken up again
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--log-config", CONFIGURATION]
         command += ["--ts-config", "config.properties", "--model-store", "store"]
+        kept: dict[str, Any] = {"cwd": self.home, "env": self._environment(os.environ)}
         with (self.home / "logs" / CONSOLE).open("wb") as log:
-            # Its own session is its own process group, which `stop` ends as a whole.
-            return subprocess.Popen(
-                command, cwd=self.home, env=self._environment(os.environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            process = subprocess.Popen(command, **kept, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+            # Reads a pipe that ends with this process, however that ends, and then takes the group with it.
+            guard = ["/bin/sh", "-c", "read -r _; kill -KILL 0"]
+            self._guard = subprocess.Popen(guard, **kept, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=process.pid)
+        return process
 
     def _environment(self, caller: Mapping[str, str]) -> dict[str, str]:
         kept = {name: caller[name] for name in _ENVIRONMENT if name in caller}

@@ -404,7 +404,7 @@ class TestSafety:
 
     def test_workers_know_nothing_of_the_caller(self, server: TorchServe) -> None:
         members = [psutil.Process(pid) for pid in group_members(server.process_group)]
-        assert len(members) == 5
+        assert len(members) == 6
         for process in members:
             assert SECRET not in process.environ().values()
             assert "AWS_SECRET_ACCESS_KEY" not in process.environ()
@@ -531,7 +531,8 @@ class TestStarting:
             with pytest.raises(ParamsError, match="The management port"):
                 Ports(0, listener.getsockname()[1], 0, 0, 0).chosen()
 
-    def test_sigterm_to_the_command_ends_java_and_workers(self, tiny: TinyBundle) -> None:
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+    def test_a_signal_to_the_command_ends_java_and_workers(self, tiny: TinyBundle, end: signal.Signals) -> None:
         arguments = ["torchserve", "--bundle", str(tiny.folder), "--port", "0", "--inside", "torch"]
         command = subprocess.Popen([sys.executable, "-u", "-m", "pipelines.cli", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
@@ -545,9 +546,9 @@ class TestStarting:
             example = command.stdout.readline()
             assert len(group_members(group)) >= 3
             assert_example_runs(example, tiny)
-            command.send_signal(signal.SIGTERM)
-            assert "TorchServe has stopped." in command.stdout.read()
-            assert command.wait(30) == 0
+            command.send_signal(end)
+            assert ("TorchServe has stopped." in command.stdout.read()) == (end == signal.SIGTERM)
+            assert command.wait(30) == (0 if end == signal.SIGTERM else -signal.SIGKILL)
             deadline = time.monotonic() + 5
             while group_members(group) and time.monotonic() < deadline:
                 time.sleep(0.05)
