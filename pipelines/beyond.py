@@ -18,6 +18,7 @@ from pipelines.metrics.probes import FoldFeatures
 from pipelines.metrics.sentences import information_sentence, unknown_information_sentence
 from pipelines.parallel import in_parallel
 from pipelines.params import Params
+from pipelines.progress import Progress
 from pipelines.tasks import Question, fold_features
 
 #: noise says nothing, and a position is no content of an image
@@ -34,7 +35,7 @@ def beyond_controls_all(board: Board, params: Params, kept: Kept) -> dict[tuple[
     inner = params.threads if len(board.benchmark.folds) > 1 else 1
     outer = 1 if inner > 1 else params.threads
     named = {f"{encoder}/{task.name}": (encoder, task) for encoder, task in asked}
-    found = dict(zip(asked, kept.each("bits", partial(_finding, board, params, inner), named, outer), strict=True))
+    found = dict(zip(asked, kept.each("bits", partial(_finding, board, params, inner), named, outer, "questions"), strict=True))
     return {(job[0], job[1].name): found[job] if job in found else unknown(board, *job, reason) for job, reason in reasons.items()}
 
 
@@ -58,16 +59,20 @@ def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) 
     encoder, task = job
     question = Question.of(board.benchmark, task)
     settings = information_settings(params)
+    twins = twin_features(board, encoder)
+    fits = len(board.benchmark.folds) * (1 + sum(map(len, twins.values())) + settings.random_networks)
+    progress = Progress(f"[diagnose {board.benchmark.card.name}] bits of {encoder} on {task.name}", fits, "fits", at_end=False)
     found = beyond_controls(
         controls_together(board),
         fold_features(board.rows[encoder], "main", board.benchmark),
-        twin_features(board, encoder),
+        twins,
         question.codes,
         question.folds,
         question.units,
         len(question.classes),
         settings,
         partial(in_parallel, workers=workers),
+        progress.advance,
     )
     print(f"[diagnose] {board.benchmark.card.name}: {encoder} on `{task.name}` adds {found.encoder.value:.3f} bits to its controls", flush=True)
     return described(encoder, task, found, settings, board, params)

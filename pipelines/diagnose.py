@@ -86,7 +86,7 @@ def kept_of(board: Board, params: Params, folder: Path) -> Kept:
         "diagnose": asdict(params.diagnose),
         "seed": params.seed,
     }
-    return Kept(folder.with_name(f".{folder.name}.work"), facts, COMPUTING, Statistic)
+    return Kept(folder.with_name(f".{folder.name}.work"), f"diagnose {benchmark.card.name}", facts, COMPUTING, Statistic)
 
 
 def judge_all(board: Board, params: Params) -> list[Verdict]:

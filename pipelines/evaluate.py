@@ -8,8 +8,6 @@ run goes on where it was.
 from __future__ import annotations
 
 import importlib
-import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -80,8 +78,8 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
         importlib.import_module(library)  # once, before the workers fork
     kept = kept_of(benchmark, rows, params, out)
     members = {f"{row.name}/{member}": (row, member) for row, member in jobs}
-    outcomes = kept.each("scores", partial(_evaluate_member, benchmark, questions, params), members, params.threads)
-    found = _with_progress(f"evaluate {folder.parent.name}/{folder.name}", outcomes, len(jobs))
+    outcomes = kept.each("scores", partial(_evaluate_member, benchmark, questions, params), members, params.threads, "members")
+    found = [outcome for each in outcomes for outcome in each]
     scored = [row for row in rows if not row.manifest.not_applicable]
     ask_beside(benchmark, questions, scored, params, kept, out)
     write_made_by(out, scored)
@@ -97,18 +95,8 @@ def kept_of(benchmark: Benchmark, rows: Iterable[Row], params: Params, out: Path
         "evaluate": asdict(params.evaluate),
         "seed": params.seed,
     }
-    return Kept(out.with_name(f".{out.name}.work"), facts, SCORING, Outcome, Scored, Statistic, Predictions, *ANSWERS)
-
-
-def _with_progress(what: str, outcomes: Iterable[list[Outcome]], total: int) -> list[Outcome]:
-    started = time.monotonic()
-    found: list[Outcome] = []
-    for done, outcome in enumerate(outcomes, 1):
-        found += outcome
-        spent = time.monotonic() - started
-        print(f"\r[{what}] {done}/{total} members, {spent / done * (total - done):.0f} s left ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return found
+    stage = f"evaluate {benchmark.card.name}/{out.name}"
+    return Kept(out.with_name(f".{out.name}.work"), stage, facts, SCORING, Outcome, Scored, Statistic, Predictions, *ANSWERS)
 
 
 def _publish(out: Path, outcomes: list[Outcome]) -> None:
@@ -297,7 +285,7 @@ def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Pat
     losses = dict(zip(candidates, kept.each("losses", partial(_inner_losses, questions, params), candidates, params.threads), strict=True))
     chosen = {q.task.name: _choose(q, losses, saw_labels, params) for q in questions}
     jobs = {q.task.name: (q, {fold: candidates[name][fold] for fold, name in chosen[q.task.name].items()}) for q in questions}
-    found = list(kept.each("scores", partial(_score_oracle, benchmark, params), jobs, params.threads))
+    found = list(kept.each("scores", partial(_score_oracle, benchmark, params), jobs, params.threads, "tasks"))
     write_made_by(out, rows, ORACLE)
     _publish(out, found)
     write_json(out / "card.json", oracle_card(benchmark, chosen).as_dict())

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.extraction.shards import code_digest
 from pipelines.parallel import in_parallel
+from pipelines.progress import Progress
 from registry.bundle import read_arrays, write_arrays
 from registry.errors import BundleError
 from registry.files import read_json, sha256_of_bytes, sha256_of_json, write_json
@@ -35,13 +36,14 @@ class Kept:
 
     Args:
         folder: the work folder; what belongs to a run of another identity is removed.
+        stage: the stage and what it works on, in words, for what is said on the way.
         facts: everything the pieces depend on but the code: data, vectors, parameters.
         code: files and folders of the code they depend on.
         types: dataclasses that pieces are made of.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], code: tuple[str, ...], *types: type) -> None:
-        self.folder, self._types = folder, {kind.__name__: kind for kind in types}
+    def __init__(self, folder: Path, stage: str, facts: Mapping[str, Any], code: tuple[str, ...], *types: type) -> None:
+        self.folder, self.stage, self._types = folder, stage, {kind.__name__: kind for kind in types}
         stamp, identity = folder / "plan.json", {"identity": sha256_of_json({**facts, "code": code_digest(code)})}
         if not stamp.is_file() or read_json(stamp) != identity:
             shutil.rmtree(folder, ignore_errors=True)
@@ -50,21 +52,24 @@ class Kept:
         for leftover in folder.glob(".*.part"):
             leftover.unlink()
 
-    def each(self, kind: str, function: Callable[[A], B], items: Mapping[str, A], workers: int) -> Iterator[B]:
-        """`function(item)` for each item, in order, as `in_parallel`; what is kept is read instead.
+    def each(self, kind: str, function: Callable[[A], B], items: Mapping[str, A], workers: int, thing: str = "rows") -> Iterator[B]:
+        """`function(item)` for each item, in order, as `in_parallel`; what is kept is read instead. Says every few seconds how far it is.
 
         Args:
             kind: what is made of the items; begins the names of pieces.
             function: gives numbers, text, arrays, the dataclasses of `types` and tuples, lists and dicts of them.
             items: by name.
             workers: processes.
+            thing: what items are, in the plural.
         """
         found = {name: self._read(self._path(kind, name)) for name in items}
         missing = {name: item for name, item in items.items() if found[name] is None}
         if len(missing) < len(items):
-            print(f"[{self.folder.name[1:]}] {kind}: {len(items) - len(missing)} of {len(items)} are kept from a run that was ended", flush=True)
+            print(f"[{self.stage}] {kind}: {len(items) - len(missing)} of {len(items)} are kept from a run that was ended", flush=True)
+        progress = Progress(f"[{self.stage}] {kind}", len(items), thing, at_end=False)
+        progress.skip(len(items) - len(missing))
         jobs = [(self._path(kind, name), item) for name, item in missing.items()]
-        made = in_parallel(partial(self._make, function), jobs, workers)
+        made = in_parallel(partial(self._make, function, progress), jobs, workers)
         for name in items:
             kept = found.pop(name)
             yield next(made) if kept is None else kept[0]
@@ -76,12 +81,13 @@ class Kept:
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / f"{kind}-{sha256_of_bytes(name.encode())[:32]}.npz"
 
-    def _make(self, function: Callable[[A], B], job: tuple[Path, A]) -> B:
+    def _make(self, function: Callable[[A], B], progress: Progress, job: tuple[Path, A]) -> B:
         path, item = job
         made = function(item)
         arrays: dict[str, NDArray[Any]] = {}
         text = json.dumps(self._packed(made, arrays))
         write_arrays(path, {**arrays, TEXT: np.array(text)})
+        progress.advance(1)
         return made
 
     def _read(self, path: Path) -> tuple[Any] | None:

@@ -15,10 +15,11 @@ class Progress:
         total: things to do.
         thing: what they are ("images").
         every_s: seconds between lines.
+        at_end: also say when everything is done, however short it took.
     """
 
-    def __init__(self, what: str, total: int, thing: str, every_s: float = 5.0) -> None:
-        self.what, self.total, self.thing, self.every_s = what, total, thing, every_s
+    def __init__(self, what: str, total: int, thing: str, every_s: float = 5.0, at_end: bool = True) -> None:
+        self.what, self.total, self.thing, self.every_s, self.at_end = what, total, thing, every_s, at_end
         self._before = 0
         self._start_s = time.monotonic()
         shared = multiprocessing.get_context("fork")
@@ -34,7 +35,8 @@ class Progress:
         with self._done.get_lock():
             self._done.value += count
             done, now_s = self._done.value, time.monotonic()
-            if now_s - self._printed_s.value < self.every_s and self._before + done < self.total:
+            finished = self.at_end and self._before + done >= self.total
+            if now_s - self._printed_s.value < self.every_s and not finished:
                 return
             self._printed_s.value = now_s
         rate = done / max(now_s - self._start_s, 1e-9)

@@ -68,7 +68,7 @@ def at_common_dim(board: Board, params: Params, kept: Kept) -> CommonDim:
         importlib.import_module("scipy.linalg")  # once, before the workers fork
     asked = [Question.of(board.benchmark, task) for task in tasks]
     named = {f"{row.name}/{member}": (row, member) for row, member in jobs}
-    found = kept.each("common-dim", partial(refitted, board.benchmark, asked, rule), named, params.threads)
+    found = kept.each("common-dim", partial(refitted, board.benchmark, asked, rule), named, params.threads, "members")
     again = {(row.name, member, task): statistic for (row, member), each in zip(jobs, found, strict=True) for task, statistic in each.items()}
     primary = {(task.name, task.metric) for task in tasks}
 

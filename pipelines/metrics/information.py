@@ -90,6 +90,7 @@ def beyond_controls(
     n_classes: int,
     settings: InformationSettings,
     each: Callable[[Callable[[int], FoldBits], Sequence[int]], Iterable[FoldBits]] = map,
+    fitted: Callable[[int], None] = lambda _count: None,
 ) -> Information:
     """Compute bits beyond the controls for an encoder, its twins and random-feature networks of the controls.
 
@@ -105,6 +106,7 @@ def beyond_controls(
         n_classes: size of the vocabulary.
         settings: shared by all rows.
         each: applies a function to every fold, in order; one that works in parallel gives the same.
+        fitted: called with 1 after each row that is fitted beside the controls in a fold.
 
     Raises:
         InputError: no test image, fewer than two classes in a training fold, NaN or infinity.
@@ -129,9 +131,11 @@ def beyond_controls(
         for key, features in rows.items():
             x = features_of_fold(features, number)
             added[key] = _with_row(baseline, x[train], x[test], labels[test], settings)
+            fitted(1)
         for key in networks:
             h_train, h_test = baseline.random_features(key[1], r.shape[1], settings.seed)
             added[key] = _with_row(baseline, h_train, h_test, labels[test], settings)
+            fitted(1)
         return FoldBits(
             test=test,
             bits={key: remaining - found.loss for key, found in added.items()},

@@ -20,6 +20,7 @@ from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.kept import Kept
 from pipelines.metrics.statistic import Statistic
 from pipelines.params import CellParams, DiagnoseParams, EvaluateParams, Params
+from pipelines.progress import Progress
 from pipelines.workspace import Workspace
 from registry.cards import EncoderCard
 from tests.pipelines.noise import noise_benchmark, write_row
@@ -112,9 +113,9 @@ def test_a_killed_stage_loses_nothing_and_ends_with_the_same_bytes(
     made: list[str] = []
     make = Kept._make
 
-    def noted(self: Kept, function: Any, job: Any) -> Any:
+    def noted(self: Kept, function: Any, progress: Progress, job: Any) -> Any:
         made.append(job[0].name)
-        return make(self, function, job)
+        return make(self, function, progress, job)
 
     monkeypatch.setattr(Kept, "_make", noted)
     run(stage, workspace, out)
@@ -166,8 +167,8 @@ def piece(seed: int) -> dict[Any, Any]:
 
 def test_a_piece_is_read_to_the_last_bit(tmp_path: Path) -> None:
     items = {str(seed): seed for seed in range(3)}
-    first = list(Kept(tmp_path / ".x.work", {"a": 1}, ("pipelines/kept.py",), Statistic).each("p", piece, items, 2))
-    again = list(Kept(tmp_path / ".x.work", {"a": 1}, ("pipelines/kept.py",), Statistic).each("p", not_called, items, 2))
+    first = list(Kept(tmp_path / ".x.work", "stage x", {"a": 1}, ("pipelines/kept.py",), Statistic).each("p", piece, items, 2))
+    again = list(Kept(tmp_path / ".x.work", "stage x", {"a": 1}, ("pipelines/kept.py",), Statistic).each("p", not_called, items, 2))
     for one, two, seed in zip(first, again, range(3), strict=True):
         assert list(one) == list(two) == [("task", seed), "empty"]
         (a, names, *plain), (b, others, *same) = one["task", seed], two["task", seed]
@@ -187,7 +188,7 @@ def not_called(_: int) -> dict[Any, Any]:
 @pytest.mark.parametrize("change", ["facts", "a damaged piece", "another kind"])
 def test_nothing_else_is_taken_for_a_piece(tmp_path: Path, change: str) -> None:
     def kept(fact: int = 1) -> Kept:
-        return Kept(tmp_path / ".x.work", {"a": fact}, ("pipelines/kept.py",), Statistic)
+        return Kept(tmp_path / ".x.work", "stage x", {"a": fact}, ("pipelines/kept.py",), Statistic)
 
     called: list[int] = []
 
