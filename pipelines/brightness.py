@@ -18,7 +18,7 @@ from pipelines.tasks import Question, fold_features, probe_settings
 
 INTENSITY, HISTOGRAM = "intensity", "histogram"
 #: names the rule of the share; that of the probe is the task's own protocol
-PROTOCOL = "shortcut/intensity+histogram/above-chance/fieller/v1"
+PROTOCOL = "shortcut/intensity+histogram/above-chance/fieller/v2"
 
 
 def brightness_all(board: Board, params: Params) -> dict[tuple[str, str], dict[str, Any]]:

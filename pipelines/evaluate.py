@@ -26,6 +26,7 @@ from pipelines.metrics.classification import balanced_accuracy, calibration_erro
 from pipelines.metrics.few_shot import PROTOCOL as SIMPLESHOT
 from pipelines.metrics.few_shot import class_means
 from pipelines.metrics.geometry import describe
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
 from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, retrieve
@@ -140,7 +141,7 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     if retrieval is not None:
         scored += [entry(RETRIEVAL, PROTOCOL, retrieval.chance, retrieval.raw, retrieval.note)]
         scored += [entry("retrieval.normalised_map", PROTOCOL, 0.0, retrieval.normalised, retrieval.note)]
-    ids = benchmark.index["image_id"].to_numpy(dtype=np.str_)
+    ids = whole_names(benchmark.index["image_id"], "images")
     predictions = [_predictions(row, member, question, kind, each, ids) for kind, each in found.items()]
     return Outcome(scored, predictions, _head(f"{row}/{member}/{name}", logistic, question))
 

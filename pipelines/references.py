@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.benchmarks.card import BenchmarkCard
 from pipelines.benchmarks.index import Benchmark
+from pipelines.metrics.names import whole_names
 from pipelines.parallel import in_parallel
 from pipelines.reporting.contact import Renderer, jpeg
 from pipelines.unlike import HeldOut, with_limits
@@ -78,10 +79,10 @@ class References:
         return cls(
             rows=rows,
             held_out=held_out,
-            units=np.unique(index["unit"].to_numpy(dtype=np.str_), return_inverse=True)[1].astype(np.int64),
+            units=np.unique(whole_names(index["unit"], "units"), return_inverse=True)[1].astype(np.int64),
             unit=benchmark.card.unit,
-            image_id=index["image_id"].to_numpy(dtype=np.str_)[rows],
-            labels={task.name: benchmark.labels(task).astype("string").fillna("").to_numpy(dtype=np.str_)[rows] for task in benchmark.card.tasks},
+            image_id=whole_names(index["image_id"], "images")[rows],
+            labels={task.name: whole_names(benchmark.labels(task), "labels", missing="")[rows] for task in benchmark.card.tasks},
             appearance=(looks[: len(rows)], looks[len(rows) :]),
             thumbnails=_thumbnails(benchmark.card, small) if permission.allowed else None,
             terms=_terms(benchmark.card) if permission.allowed else f"There are no pictures: {permission.reason}.",

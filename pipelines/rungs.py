@@ -27,6 +27,7 @@ from pipelines.extraction.plan import MemberPlan, RowPlan
 from pipelines.extraction.shards import code_digest
 from pipelines.metrics.geometry import describe
 from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, permuted_labels
+from pipelines.metrics.names import whole_names
 from pipelines.parallel import in_parallel
 from pipelines.params import EncoderParams, Params
 from pipelines.progress import Progress
@@ -333,7 +334,7 @@ def with_batch(vectors: Floats, batch: Sequence[str] | NDArray[np.str_], amount:
         amount: of the offsets; those of different amounts and one seed are proportional.
         seed: of the draw.
     """
-    names, codes = np.unique(np.asarray(batch, dtype=np.str_), return_inverse=True)
+    names, codes = np.unique(whole_names(batch, "batches"), return_inverse=True)
     offsets = np.random.default_rng(list(seed)).normal(size=(len(names), vectors.shape[1]))
     return np.asarray(vectors + amount * vectors.std(axis=0) * offsets[codes])
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.embeddings import Row
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.statistic import Statistic, inflation_of
 from pipelines.params import EvaluateParams
@@ -46,11 +47,11 @@ class Question:
         index = benchmark.index
         labels = benchmark.labels(task)
         present = labels.notna().to_numpy()
-        names = labels.astype(str).to_numpy(dtype=np.str_)
+        names = whole_names(labels, "labels", missing="")
         classes = tuple(np.unique(names[present]).tolist())
         codes = np.where(present, np.searchsorted(np.array(classes), names), -1).astype(np.int64)
-        units = index["unit"].astype(str).to_numpy(dtype=np.str_)
-        wells = index["Metadata_Well" if "Metadata_Well" in index else "image_id"].astype(str)
+        units = whole_names(index["unit"], "units")
+        wells = index["Metadata_Well"].fillna(index["image_id"]) if "Metadata_Well" in index else index["image_id"]
         keys = [f"{unit}/{well}/{code}" for unit, well, code in zip(units, wells, codes, strict=True)]
         profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
         return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)

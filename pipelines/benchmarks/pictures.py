@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.summaries import order_of, summary
+from pipelines.metrics.names import whole_names
 from registry.arrays import Floats
 from registry.errors import BenchmarkError
 from registry.files import published
@@ -132,9 +133,9 @@ def _effects(benchmark: Benchmark, task: Task, measured: pd.DataFrame) -> pd.Dat
 
     labels = benchmark.labels(task).iloc[measured.index]
     part = labels.notna().to_numpy()
-    second = labels[part].to_numpy(dtype=str) == sorted(labels[part].unique())[1]
+    second = whole_names(labels[part], "labels") == sorted(labels[part].unique())[1]
     values = measured[part].to_numpy()
-    unit = benchmark.index["unit"].iloc[measured.index[part]].to_numpy(dtype=str)
+    unit = whole_names(benchmark.index["unit"].iloc[measured.index[part]], "units")
     differences = np.stack([values[second & (unit == u)].mean(axis=0) - values[~second & (unit == u)].mean(axis=0) for u in np.unique(unit)])
     within = np.sqrt((values[second].var(axis=0) + values[~second].var(axis=0)) / 2)
     constant = within < 1e-9

@@ -42,6 +42,8 @@ def ask_beside(benchmark: Benchmark, questions: Sequence[Question], rows: list[R
     """
     write_confounds(out, _confounds(benchmark, rows, params, kept))
     wells = wells_of(benchmark)
+    if wells is not None and wells.left_out:
+        print(f"[evaluate] {benchmark.card.name}: {wells.left_out} images have no plate or no well and are in no profile of a well", flush=True)
     replicates.write(out, _replicates(benchmark, wells, rows, params, kept))
     knowledge.write(out, _knowledge(benchmark, wells, rows, params, kept))
     probing.write(out, _probing(benchmark, questions, rows, params, kept))

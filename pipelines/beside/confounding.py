@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarks.index import Benchmark
 from pipelines.metrics import confounds
 from pipelines.metrics.decoding import decode
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.projection import fit_projection
 from pipelines.scores import Confound
@@ -65,7 +66,7 @@ class Design:
 
         def values(column: str) -> NDArray[np.str_]:
             found = index[column].iloc[images]
-            return np.where(found.isna(), "", found.astype(str)).astype(np.str_)
+            return whole_names(found, column, missing="")
 
         columns = {name: values(f"Metadata_{name}") for name in (*DECODED, "Well") if f"Metadata_{name}" in index}
         columns = {name: found for name, found in columns.items() if name == "Well" or len(set(found.tolist()) - {""}) > 1}

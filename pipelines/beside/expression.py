@@ -22,6 +22,7 @@ from pipelines.board import CONFOUND, variant
 from pipelines.lines import lines_of_cells, write_lines
 from pipelines.metrics.expression import PROTOCOLS, Expression, expression_scores
 from pipelines.metrics.jackknife import interval, why_not_assessable
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
 from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict, judge
@@ -63,7 +64,7 @@ class Spots:
         images = np.flatnonzero(benchmark.index["image_id"].isin(table.index).to_numpy())
         index = benchmark.index.iloc[images]
         counts = table.loc[index["image_id"]].to_numpy(np.float64)
-        units = index["unit"].astype(str).to_numpy(dtype=np.str_)
+        units = whole_names(index["unit"], "units")
         other = counts[permuted(np.arange(len(images)), units, seed)]
         folds = index["fold"].to_numpy(np.int64)
         return cls(images, tuple(map(str, table.columns)), counts, other, units, folds, benchmark.card.unit)
@@ -181,13 +182,14 @@ def write(folder: Path, answers: Sequence[Answer]) -> None:
 
 @dataclass(frozen=True)
 class _Without:
-    """The headline of one draw without one unit, and the unit's share."""
+    """The headline of one draw without one unit, the unit's share, and what the variance is multiplied by."""
 
     row: str
     member: str
     unit: str
     without: float
     share: float
+    inflation: float
 
 
 def _without(answer: Answer) -> list[_Without]:
@@ -195,7 +197,7 @@ def _without(answer: Answer) -> list[_Without]:
     if found is None:
         return []
     lines = zip(found.units, found.without.tolist(), found.share.tolist(), strict=True)
-    return [_Without(score.row, score.member, *line) for line in lines]
+    return [_Without(score.row, score.member, *line, found.inflation) for line in lines]
 
 
 def read_scores(folder: Path) -> list[Expressed]:
@@ -218,7 +220,7 @@ def read_statistics(folder: Path) -> dict[str, dict[str, list[Statistic]]]:
         part = without.get((score.row, score.member))
         if score.protocol == HEADLINE and part:
             units, left_out, share = tuple(p.unit for p in part), np.array([p.without for p in part]), np.array([p.share for p in part])
-            statistic = Statistic(score.value, units, left_out, share, score.n_spots, score.n_units)
+            statistic = Statistic(score.value, units, left_out, share, score.n_spots, score.n_units, inflation=part[0].inflation)
             found.setdefault(score.row, {}).setdefault(variant(score.member), []).append(statistic)
     return found
 

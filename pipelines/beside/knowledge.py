@@ -37,6 +37,7 @@ from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import ALIGNMENTS, aggregate
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
 from pipelines.metrics.multilabel import label_scores
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.relations import Signal, consistency, magnitude, recall
 from pipelines.metrics.targets import Interaction, target_scores
 from registry.arrays import Floats, Mask
@@ -125,8 +126,8 @@ class Screen:
         return cls(
             wells=wells,
             batch=batch,
-            batches=(rows[batch].astype(str) if batch else pd.Series("", index=rows.index)).to_numpy(dtype=np.str_),
-            entities=entity.fillna("").astype(str).to_numpy(dtype=np.str_),
+            batches=whole_names(rows[batch], batch, missing="") if batch else np.full(len(rows), ""),
+            entities=whole_names(entity, ENTITY, missing=""),
             relations=relations,
             targets=[Interaction(str(c), str(g), float(n)) for c, g, n in benchmark.targets[columns].itertuples(index=False)],
             labels={column.removeprefix(PREFIX): label_sets(rows[column]) for column in map(str, rows) if column.startswith(PREFIX)},

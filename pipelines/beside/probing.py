@@ -19,6 +19,7 @@ from pipelines.lines import lines_of_cells, write_lines
 from pipelines.metrics.code_length import online_code
 from pipelines.metrics.few_shot import few_shot
 from pipelines.metrics.jackknife import interval
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import ProbeSettings
 from pipelines.metrics.selectivity import selectivity, share_recurring
 from pipelines.metrics.statistic import Statistic
@@ -98,7 +99,7 @@ def types_of(benchmark: Benchmark, question: Question) -> Types:
         if column not in benchmark.index:
             continue
         found = benchmark.index[column]
-        names = np.where(found.isna(), "", found.astype(str)).astype(np.str_)
+        names = whole_names(found, column, missing="")
         taking_part = np.flatnonzero(labelled & (names != ""))
         tested = taking_part[question.folds[taking_part] >= 0]
         finer = len(np.unique(names[taking_part])) > len(question.classes)

@@ -12,6 +12,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.known import ENTITY, TREATMENT
 from pipelines.metrics.alignment import aggregate
 from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, WELL, reference_index
+from pipelines.metrics.names import whole_names
 from registry.arrays import Floats, Ints, Mask
 
 CONTROL = "Metadata_control"
@@ -27,6 +28,7 @@ class Wells:
         columns: of the p wells, as `canonical.RULES` name them.
         controls: (p,) which are control wells.
         placed: whether the index names plates and wells; where it does not, each image is a well of one plate.
+        left_out: images that would be tested and have no plate or no well where others have.
     """
 
     codes: Ints
@@ -34,6 +36,7 @@ class Wells:
     columns: dict[str, NDArray[np.str_]]
     controls: Mask
     placed: bool
+    left_out: int
 
     def profiles(self, vectors: Floats) -> Floats:
         """(p, d) means over the tested images of each well.
@@ -54,18 +57,20 @@ def wells_of(benchmark: Benchmark) -> Wells | None:
     control = index[CONTROL].fillna(False).astype(bool) if CONTROL in index else pd.Series(False, index=index.index)
     tested = (index["fold"] >= 0) & (index[done].notna() | control)
     placed = {"Metadata_Plate", "Metadata_Well"} <= set(index.columns)
-    plates = index["Metadata_Plate"].astype(str) if "Metadata_Plate" in index else pd.Series("", index=index.index)
+    lost = tested & (index[["Metadata_Plate", "Metadata_Well"]].isna().any(axis=1) if placed else False)
+    tested &= ~lost
+    plates = index["Metadata_Plate"] if "Metadata_Plate" in index else pd.Series("", index=index.index)
     values = {
-        PERTURBATION: index[done].where(index[done].notna(), "control").astype(str),
-        PLATE: plates,
-        WELL: (index["Metadata_Well"] if placed else index["image_id"]).astype(str),
+        PERTURBATION: whole_names(index[done], done, missing="control"),
+        PLATE: whole_names(plates, "plates", missing=""),
+        WELL: whole_names(index["Metadata_Well"] if placed else index["image_id"], "wells", missing=""),
     }
-    keys = values[PLATE] + "\n" + values[WELL] + "\n" + values[PERTURBATION]
-    unique, first, codes = np.unique(keys[tested].to_numpy(dtype=np.str_), return_index=True, return_inverse=True)
+    keys = np.array(["\n".join(parts) for parts in zip(values[PLATE], values[WELL], values[PERTURBATION], strict=True)], dtype=np.str_)
+    unique, first, codes = np.unique(keys[tested.to_numpy()], return_index=True, return_inverse=True)
     every = np.full(len(index), -1, dtype=np.int64)
     every[tested.to_numpy()] = codes
     first = np.flatnonzero(tested.to_numpy())[first] if len(unique) else np.zeros(0, dtype=np.int64)
-    columns = {name: found.to_numpy(dtype=np.str_)[first] for name, found in values.items()}
+    columns = {name: found[first] for name, found in values.items()}
     controls = control.to_numpy()[first]
     columns |= {REFERENCE: reference_index(controls), KIND: np.where(controls, "control", "treated").astype(np.str_)}
-    return Wells(every, first, columns, controls, placed)
+    return Wells(every, first, columns, controls, placed, int(lost.sum()))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features, varying_columns
+from pipelines.metrics.names import whole_names
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -168,7 +169,7 @@ def aggregate(features: Floats, names: Sequence[str] | NDArray[np.str_]) -> tupl
     Raises:
         InputError: another number of names, NaN or infinity.
     """
-    features, values = check_features(features), np.asarray(names, dtype=np.str_)
+    features, values = check_features(features), whole_names(names, "names")
     if values.shape != (len(features),):
         raise InputError(f"Expected a name for each of {len(features)} profiles, got shape {values.shape}.")
     unique, codes = np.unique(values, return_inverse=True)
@@ -183,7 +184,7 @@ def _batches(batches: Batches, controls: Mask, n: int, least: int = 1) -> list[M
     Raises:
         InputError: a batch with fewer than `least` controls.
     """
-    names, controls = np.asarray(batches, dtype=np.str_), np.asarray(controls, dtype=bool)
+    names, controls = whole_names(batches, "batches"), np.asarray(controls, dtype=bool)
     if n == 0:
         raise InputError("Expected profiles to align, got none.")
     if names.shape != (n,) or controls.shape != (n,):

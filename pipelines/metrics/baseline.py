@@ -57,7 +57,7 @@ class InformationSettings:
         penalties = ",".join(f"{p:g}" for p in self.penalties)
         return (
             f"information/controls{self.control_dims}+trees+squares+products{self.product_dims}/row{self.row_dims}/penalties=inf,{penalties}-until-two-rises/"
-            f"inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v2"
+            f"inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v3"
         )
 
 

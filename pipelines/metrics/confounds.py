@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import TIE, check_features
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.pairs import Similarities
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -349,7 +350,7 @@ def _neighbourhoods(features: Floats, k: int, distance: str = "euclidean") -> It
 
 
 def _codes(names: Names, n: int, least: int = 2) -> Ints:
-    values = np.asarray(names, dtype=np.str_)
+    values = whole_names(names, "names")
     if values.shape != (n,):
         raise InputError(f"Expected {n} names, got shape {values.shape}.")
     unique, codes = np.unique(values, return_inverse=True)

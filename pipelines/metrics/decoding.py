@@ -10,7 +10,7 @@ chance in 2 to 10 % of trials where 2.5 % is meant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from pipelines.metrics.classification import balanced_accuracy
 from pipelines.metrics.folds import inner_folds
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.jackknife import interval
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import Groups, ProbeSettings, out_of_fold
-from pipelines.metrics.statistic import Statistic
+from pipelines.metrics.statistic import Statistic, inflation_of
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
@@ -88,7 +89,7 @@ def decode(
         InputError: no such column, a column of another length, NaN or infinity.
     """
     features = check_features(features)
-    values, groups = _column(columns, column, len(features)), np.asarray(units, dtype=np.str_)
+    values, groups = _column(columns, column, len(features)), whole_names(units, "units")
     held_out = "unit"
     if column in POSITIONS:
         held_out, groups = "plate", _column(columns, "Plate", len(features)) if "Plate" in columns else np.full(len(features), "")
@@ -110,8 +111,9 @@ def decode(
     inside = np.isin(values, kept) & present
     codes = np.where(inside, np.searchsorted(kept, np.where(inside, values, kept[0])), -1).astype(np.int64)
     found = out_of_fold(features, codes, folds, groups, len(kept), settings, kind)
-    statistic = balanced_accuracy(found.labels, found.predicted, groups[found.images], len(kept))
-    of_label = None if labels is None else _of_label(np.asarray(labels, dtype=np.str_), codes, folds, len(kept))
+    score = balanced_accuracy(found.labels, found.predicted, groups[found.images], len(kept))
+    statistic = replace(score, inflation=inflation_of(len(np.unique(folds[found.images]))))
+    of_label = None if labels is None else _of_label(whole_names(labels, "labels", missing=""), codes, folds, len(kept))
     return Decoded(column, held_out, statistic, 1 / len(kept), of_label, left_out, "")
 
 
@@ -122,7 +124,7 @@ def _not(column: str, held_out: str, reason: str, left_out: int = 0) -> Decoded:
 def _column(columns: Columns, name: str, n: int) -> NDArray[np.str_]:
     if name not in columns:
         raise InputError(f"Expected a column of {', '.join(f'`{c}`' for c in columns)}, got `{name}`.")
-    values = np.asarray(columns[name], dtype=np.str_)
+    values = whole_names(columns[name], f"values of `{name}`", missing="")
     if values.shape != (n,):
         raise InputError(f"Expected {n} values of `{name}`, got shape {values.shape}.")
     return values

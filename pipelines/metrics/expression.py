@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines.metrics.geometry import check_features, varying_columns
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
 from pipelines.metrics.projection import fit_projection
-from pipelines.metrics.statistic import Statistic, index_units, tally
+from pipelines.metrics.statistic import Statistic, index_units, inflation_of, tally
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
@@ -43,7 +43,7 @@ class Expression:
 
     Attributes:
         r: mean over folds of the mean over genes of r, -1..1, larger is better. Share of unit u: mean over folds of its test spots / theirs.
-            Without unit u its test spots are left out of their fold; the fits stay as they are.
+            Without unit u its test spots are left out of their fold; the fits stay as they are, for which several folds have their inflation.
         folds: (f,) score of each fold, in order of its number.
         spread: population standard deviation over folds, as the leaderboard has it; with two folds it says little.
         per_gene: (g,) mean over folds of r.
@@ -121,9 +121,10 @@ def expression_scores(
         share=np.mean(shares, axis=0)[tested],
         n_images=int((folds >= 0).sum()),
         class_in_units=int(tested.sum()),
+        inflation=inflation_of(len(numbers)),
     )
     grid = f"/alpha=1e-2..1e6x{len(GRID)}-by-patient" if protocol == "hest_cv" else ""
-    rules = f"{protocol}{grid}/log1p/pooled-r/v1"
+    rules = f"{protocol}{grid}/log1p/pooled-r/v2"
     return Expression(statistic, np.array(values), float(np.std(values)), np.mean(per_gene, axis=0), tuple(alphas), constant, rules)
 
 

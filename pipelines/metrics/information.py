@@ -16,17 +16,18 @@ Conditioning on B+ is as good as B+ is: at most `control_dims` directions of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.baseline import TO_GAIN, Baseline, InformationSettings, enlarge, log2_loss
 from pipelines.metrics.jackknife import ALPHA
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.penalised import Fit, fit
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
 from pipelines.metrics.projection import fit_projection
-from pipelines.metrics.statistic import Statistic, image_mean
+from pipelines.metrics.statistic import Statistic, image_mean, inflation_of
 from pipelines.metrics.verdicts import Row, Verdict, judge
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
@@ -111,7 +112,7 @@ def beyond_controls(
     Raises:
         InputError: no test image, fewer than two classes in a training fold, NaN or infinity.
     """
-    labels, folds, units = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(units, dtype=np.str_)
+    labels, folds, units = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), whole_names(units, "units")
     if labels.ndim != 1 or folds.shape != labels.shape or units.shape != labels.shape:
         raise InputError(f"Expected a fold and a unit for each of {len(labels)} images, got shapes {folds.shape} and {units.shape}.")
     tested = np.flatnonzero((labels >= 0) & (folds >= 0))
@@ -156,7 +157,7 @@ def beyond_controls(
         notes += found.notes
 
     def of(values: Floats) -> Statistic:
-        return image_mean(values[tested], units[tested], labels[tested], n_classes)
+        return replace(image_mean(values[tested], units[tested], labels[tested], n_classes), inflation=inflation_of(len(numbers)))
 
     return Information(
         encoder=of(bits["encoder", 0]),

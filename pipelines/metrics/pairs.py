@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import TIE, check_features, describe, varying_columns
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.ranking import chance_ap, contributions
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -191,13 +192,13 @@ def column_values(columns: Columns, name: str, n: int) -> NDArray[np.str_]:
     """(n,) values of a column.
 
     Raises:
-        InputError: it is missing or too short.
+        InputError: it is missing or too short, or a value of it is missing.
     """
     if name not in columns:
         raise InputError(
             f"There is no column `{name}`, by which profiles are told apart; there are {', '.join(f'`{c}`' for c in columns) or 'none'}."
         )
-    values = np.asarray(columns[name], dtype=np.str_)
+    values = whole_names(columns[name], f"values of `{name}`")
     if values.shape != (n,):
         raise InputError(f"Expected {n} values of `{name}`, got shape {values.shape}.")
     return values

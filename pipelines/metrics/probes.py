@@ -17,6 +17,7 @@ from pipelines.metrics.classification import PROBABILITY_FLOOR
 from pipelines.metrics.folds import InnerFolds, inner_folds
 from pipelines.metrics.geometry import TIE, check_features
 from pipelines.metrics.logistic import Linear, path, uninformed
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.projection import Projection, fit_projection
 from pipelines.metrics.statistic import check_labels
 from registry.arrays import Floats, Ints, Mask
@@ -52,12 +53,12 @@ class ProbeSettings:
             raise InputError(f"Expected a grid of positive C, ascending and without repeats, got {self.grid}.")
 
     def protocol_id(self, kind: str) -> str:
-        """Names every rule of one probe, e.g. "knn/standardise/pca128/k15/prior-corrected/v2"."""
+        """Names every rule of one probe, e.g. "knn/standardise/pca128/k15/prior-corrected/v3"."""
         if kind == "knn":
-            return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v2"
+            return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v3"
         if kind == "logistic":
             grid = ",".join(f"{c:g}" for c in self.grid)
-            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v3"
+            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v4"
         raise InputError(f"Expected a probe of `logistic`, `knn`, got `{kind}`.")
 
 
@@ -246,7 +247,7 @@ def out_of_fold(
     Raises:
         InputError: no test image, a fold without training images or without features, NaN or infinity in a labelled image.
     """
-    labels, folds, groups = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(groups, dtype=np.str_)
+    labels, folds, groups = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), whole_names(groups, "groups")
     if labels.ndim != 1 or folds.shape != labels.shape or groups.shape != labels.shape or labels.max(initial=-1) >= n_classes:
         raise InputError(
             f"Expected a label below {n_classes}, a fold and a group for each image, got shapes {labels.shape}, {folds.shape} and {groups.shape} and "

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.interplay import MOST_UNITS, interplay
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.pairs import Similarities
 from pipelines.metrics.ranking import ap_sum, chance_ap, group_weights, sums_by_count, sums_by_unit, sums_without_ties
 from pipelines.metrics.statistic import Statistic, UnitIndex, check_labels, index_units, tally
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
-PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v2"
+PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v3"
 #: places x units of the lists that are looked at together
 _AT_ONCE = 500_000
 _NO_QUERY = "Expected an image with a positive and a negative in another unit, got none. Retrieval needs labels in at least two units."
@@ -94,7 +95,7 @@ def has_query(labels: Ints, units: Units, folds: Ints) -> bool:
     Raises:
         InputError: other lengths.
     """
-    names, labels, folds = np.asarray(units, dtype=np.str_), np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
+    names, labels, folds = whole_names(units, "units"), np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
     if names.shape != labels.shape or folds.shape != labels.shape:
         raise InputError(f"Expected a unit and a fold for each of {len(labels)} images, got shapes {names.shape} and {folds.shape}.")
     for fold in np.unique(folds):

@@ -19,14 +19,15 @@ control task there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.classification import balanced_accuracy
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import FoldFeatures, Groups, ProbeSettings, out_of_fold
-from pipelines.metrics.statistic import Statistic, check_labels, index_units
+from pipelines.metrics.statistic import Statistic, check_labels, index_units, inflation_of
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
@@ -84,13 +85,14 @@ def selectivity(
     Raises:
         InputError: no type that is in training and test images of a fold, not more types than classes, no draw, and whatever `out_of_fold` refuses.
     """
-    labels, folds, types = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), np.asarray(types, dtype=np.str_)
-    groups = np.asarray(groups, dtype=np.str_)
+    labels, folds, types = np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64), whole_names(types, "types")
+    groups = whole_names(groups, "groups")
     if types.shape != labels.shape or draws < 1:
         raise InputError(f"Expected a type for each of {len(labels)} images and at least one draw, got shape {types.shape} and {draws} draws.")
     found = out_of_fold(features, labels, folds, groups, n_classes, settings, kind)
     tested = groups[found.images]
-    task = balanced_accuracy(found.labels, found.predicted, tested, n_classes)
+    inflation = inflation_of(len(np.unique(folds[found.images])))
+    task = replace(balanced_accuracy(found.labels, found.predicted, tested, n_classes), inflation=inflation)
     taking_part = np.flatnonzero(labels >= 0)
     recurring = share_recurring(types, folds, taking_part, found.images)
     if recurring == 0:
@@ -112,6 +114,7 @@ def selectivity(
         task.share,
         task.n_images,
         task.class_in_units,
+        inflation=inflation,
     )
     return Selectivity(left, task, control, recurring)
 

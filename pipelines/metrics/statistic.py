@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines.metrics.names import whole_names
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
@@ -112,13 +113,13 @@ def index_units(units: Sequence[str] | NDArray[np.str_], n: int | None = None) -
     """Code the names of n units in sorted order.
 
     Raises:
-        InputError: no image at all, or another number of names than `n`.
+        InputError: no image at all, another number of names than `n`, or a name that is missing.
     """
     if n is not None and np.shape(units) != (n,):
         raise InputError(f"Expected a unit name for each of {n} images, got shape {np.shape(units)}.")
     if len(units) == 0:
         raise InputError("Expected at least one image with a label, got none. Look at the label column of the index.")
-    names, codes = np.unique(np.asarray(units, dtype=np.str_), return_inverse=True)
+    names, codes = np.unique(whole_names(units, "units"), return_inverse=True)
     return UnitIndex(tuple(names.tolist()), codes.astype(np.int64))
 
 

@@ -422,6 +422,7 @@ PARTS = {
     "ranking.sums_by_count": "the same",
     "ranking.sums_by_unit": "the same",
     "ranking.sums_without_ties": "the same",
+    "names.whole_names": "the check itself",
     "ridge.protocol_id": "a name",
     "selectivity.share_recurring": "whether `selectivity` can be asked",
     "sentences.detail": "words",
