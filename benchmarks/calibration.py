@@ -30,20 +30,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from cross_fitted import bits_covered, decoding_covered, expression_covered, probed, probes_covered
 from scipy import stats
 from screens import KINDS, Design, Kind, Screen
 
 from pipelines.metrics.baseline import InformationSettings
 from pipelines.metrics.ceiling import share_of_gap
-from pipelines.metrics.classification import balanced_accuracy
 from pipelines.metrics.contrasts import contrast
 from pipelines.metrics.groups import Groups, group_scores
 from pipelines.metrics.information import beyond_controls, judge_information
 from pipelines.metrics.jackknife import difference, estimate, mean_of, why_not_assessable
 from pipelines.metrics.pairs import PairRule, pair_scores
-from pipelines.metrics.probes import ProbeSettings, fit_probe
 from pipelines.metrics.retrieval import permutation_null
-from pipelines.metrics.statistic import Statistic, inflation_of
+from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import MARGIN, Verdict, judge
 from pipelines.parallel import in_parallel
 
@@ -261,18 +260,6 @@ def share_covered(plan: Plan, seed: int) -> bool | None:
 # ---------------------------------------------------------------------------------------------- probes
 
 
-def probed(x: np.ndarray, labels: np.ndarray, units: np.ndarray, tests: Sequence[np.ndarray], leak: bool = False) -> Statistic:
-    """Balanced accuracy through the probe that scores real rows, each of `tests` (n,) tested by what the rest has trained; `leak`: and by itself."""
-    predicted = np.full(len(units), -1)
-    for test in tests:
-        seen = np.ones(len(units), dtype=bool) if leak else ~test
-        probe = fit_probe(x[seen], labels[seen], units[seen], 2, ProbeSettings(grid=(1e-3, 1e-1, 1e1)))
-        predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
-    tested = predicted >= 0
-    score = balanced_accuracy(labels[tested], predicted[tested], units[tested], 2)
-    return replace(score, inflation=inflation_of(len(tests)))
-
-
 def probe_words(plan: Plan, folds: int, seed: int) -> str:
     """The word on an encoder of noise against twins of noise; half of the units are tested (one fold), or each half by the other (two folds)."""
     rng = np.random.default_rng([seed, 2])
@@ -285,22 +272,6 @@ def probe_words(plan: Plan, folds: int, seed: int) -> str:
     return judge("noise", "task", "balanced accuracy", found[0], twins={"noise": found[1:]}).word
 
 
-def cross_fitted(folds: int, signal: float, seed: int) -> bool:
-    """Whether the interval of the difference of two rows that are alike holds 0, where each fold is tested by what the others have trained."""
-    rng = np.random.default_rng([seed, 8])
-    names = np.array([f"u{number:02d}" for number in range(24)])
-    units = np.repeat(names, 14)
-    labels = rng.integers(0, 2, len(units))
-    tests = [np.isin(units, names[number :: max(folds, 2)]) for number in range(folds)]
-    found = []
-    for _ in range(2):
-        x = rng.normal(size=(len(units), 24))
-        x[:, 0] += signal * (2 * labels - 1)
-        found.append(probed(x, labels, units, tests))
-    e = estimate(difference(*found))
-    return bool(e.low() <= 0 <= e.high())
-
-
 def cross_fitting(plan: Plan) -> list[Line]:
     """Intervals of probes where all units are tested in turn: what one unit does in training to another's test is not left out with it.
 
@@ -309,8 +280,20 @@ def cross_fitting(plan: Plan) -> list[Line]:
     lines = []
     for signal, said in ((0.0, "noise"), (0.5, "a signal")):
         for folds in (1, 2, 5):
-            hits = list(in_parallel(partial(cross_fitted, folds, signal), range(plan.nulls), plan.workers))
+            hits = list(in_parallel(partial(probes_covered, folds, signal), range(plan.nulls), plan.workers))
             lines.append(coverage("cross-fitting", f"difference of two rows of {said}, {folds} of {max(folds, 2)} folds tested", hits, 0.93, 0.98))
+    for said, covered_by, signal, repeats in (
+        ("bits beyond a control, little to know", bits_covered, 0.2, plan.informations),
+        ("bits beyond a control, much to know", bits_covered, 0.8, plan.informations),
+        ("gene expression, noise", expression_covered, 0.0, plan.nulls),
+        ("gene expression, a signal", expression_covered, 1.0, plan.nulls),
+    ):
+        for folds in (1, 2, 5):
+            found = in_parallel(partial(covered_by, folds, signal), range(repeats), plan.workers)
+            hits = [hit for hit in found if hit is not None]
+            lines.append(coverage("cross-fitting", f"{said}, {folds} of {max(folds, 2)} folds tested", hits, 0.93, 0.98))
+    hits = [hit for hit in in_parallel(decoding_covered, range(plan.nulls), plan.workers) if hit is not None]
+    lines.append(coverage("cross-fitting", "a batch decoded from noise: chance", hits, 0.93, 0.98))
     return lines
 
 

@@ -18,8 +18,10 @@ from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 #: A unit of a cross-fitted statistic takes part twice: it is tested, and it trains what tests others. In simulation the variance of a difference
-#: is 1.2 to 1.9 times the jackknife's; with this factor intervals cover .93 to .98 (docs/decisions/0017-cross-fitting.md).
+#: is 1.0 to 1.9 times the jackknife's with five folds and 1.6 to 2.2 times with two, which train each other whole; with these factors intervals
+#: cover .93 to .98 (docs/decisions/0017-cross-fitting.md).
 CROSS_FITTED = 1.6
+CROSS_FITTED_BY_HALVES = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Statistic:
         n_images: images that take part.
         class_in_units: the smallest number of units that any class of the vocabulary occurs in; 0 when one does not occur.
         pairs: (U, U) what pairs of units do together (`interplay`); None for statistics of single images, and where there are very many units.
-        inflation: by what the jackknife's variance is multiplied, for what leaving a unit out does not show: `CROSS_FITTED` where several folds
+        inflation: by what the jackknife's variance is multiplied, for what leaving a unit out does not show: `inflation_of` where several folds
             are tested, each by what the others have trained; else 1.
     """
 
@@ -80,7 +82,9 @@ class Statistic:
 
 def inflation_of(n_tested_folds: int) -> float:
     """The `inflation` of a probe's statistic: whether units train what tests others is a matter of how many folds are tested."""
-    return CROSS_FITTED if n_tested_folds > 1 else 1.0
+    if n_tested_folds == 2:
+        return CROSS_FITTED_BY_HALVES
+    return CROSS_FITTED if n_tested_folds > 2 else 1.0
 
 
 @dataclass(frozen=True, eq=False)
