@@ -7,6 +7,8 @@ knows little but a sign. Not on control wells alone, as is usual: those lie near
 wells without effect would look unlike them, and permuting who is a control would be no null. p-values permute treatments within plates, and the value
 is what stands above the mean of that null: wells of one plate, standardised together, lie farther from each other than from wells of other
 plates (noise of 64 columns would get 0.4 where negatives are those of the query's own plate).
+
+Beside them, of screens with control wells, percent replicating of these by their position: what a position alone leaves in the row.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from numpy.typing import NDArray
 from pipelines.beside.wells import Wells
 from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import centre_scale
-from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, RULES, percent_replicating, position_control
+from pipelines.metrics.canonical import (
+    KIND,
+    PERTURBATION,
+    PLATE,
+    REFERENCE,
+    RULES,
+    WELL,
+    control_positions,
+    percent_replicating,
+    position_control,
+)
 from pipelines.metrics.groups import Groups, group_scores
 from registry.arrays import Floats
 from registry.errors import InputError
@@ -30,8 +42,9 @@ from registry.errors import InputError
 PERMUTATIONS = 999
 QUESTIONS = ("activity", "activity-within-plates", "replicability")
 #: names the rule in every result
-PROTOCOL = "replicates:v2:plate-standardised-euclidean:permuted-within-plates"
+PROTOCOL = "replicates:v3:plate-standardised-euclidean:permuted-within-plates"
 FALSE_DISCOVERIES = 0.05
+NO_CONTROLS = "the index names no control wells"
 FILE = "replicates.parquet"
 
 
@@ -53,6 +66,11 @@ class Replicates:
         drop_note: why it is not.
         replicating: share of the treatments that correlate better than 95 % of pairs of different treatments, as the older literature has it.
         note: why the question is not estimable; "".
+        controls_replicating: share of the positions whose control wells correlate from plate to plate better than 95 % of pairs of control wells of
+            different positions; 0.05 is chance, and more is a trace of the position. The same for every question of a row; NaN where it is not
+            estimable.
+        control_positions: of how many positions.
+        controls_note: why it is not.
     """
 
     row: str
@@ -67,6 +85,9 @@ class Replicates:
     drop_note: str
     replicating: float
     note: str
+    controls_replicating: float = np.nan
+    control_positions: int = 0
+    controls_note: str = ""
 
 
 def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
@@ -98,12 +119,14 @@ def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERM
         seed: of the draws.
     """
     aligned = standardised(wells.profiles(vectors), wells)
-    return [_ask(row, question, aligned, wells, permutations, seed) for question in QUESTIONS]
+    share, positions, why = _controls(aligned, wells, seed)
+    asked = [_ask(row, question, aligned, wells, permutations, seed) for question in QUESTIONS]
+    return [replace(one, controls_replicating=share, control_positions=positions, controls_note=why) for one in asked]
 
 
 def not_asked(row: str, reason: str) -> list[Replicates]:
     """Every question, with the reason it is not asked of this row."""
-    return [_none(row, question, reason) for question in QUESTIONS]
+    return [replace(_none(row, question, reason), controls_note=f"not estimable: {reason}") for question in QUESTIONS]
 
 
 def _none(row: str, question: str, reason: str) -> Replicates:
@@ -118,7 +141,7 @@ def standardised(profiles: Floats, wells: Wells) -> Floats:
 def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: int, seed: int) -> Replicates:
     treated = ~wells.controls
     if question.startswith("activity") and not wells.controls.any():
-        return _none(row, question, "the index names no control wells")
+        return _none(row, question, NO_CONTROLS)
     # control wells are no treatment whose replicates are looked for, but they are what activity is told from
     kept = np.ones(len(treated), dtype=bool) if question.startswith("activity") else treated
     columns = {name: values[kept] for name, values in wells.columns.items()}
@@ -160,6 +183,17 @@ def _replicating(profiles: Floats, treatments: NDArray[np.str_], seed: int) -> f
         return percent_replicating(profiles, treatments, seed=seed).share
     except InputError:
         return np.nan
+
+
+def _controls(profiles: Floats, wells: Wells, seed: int) -> tuple[float, int, str]:
+    """Percent replicating of control wells by position, of how many positions, and why there is none."""
+    if not wells.controls.any():
+        return np.nan, 0, f"not estimable: {NO_CONTROLS}"
+    try:
+        found = control_positions(profiles[wells.controls], {name: wells.columns[name][wells.controls] for name in (PLATE, WELL)}, seed=seed)
+    except InputError as error:
+        return np.nan, 0, f"not estimable: {str(error).rstrip('.')}"
+    return found.share, len(found.names), ""
 
 
 def write(folder: Path, found: Sequence[Replicates]) -> None:

@@ -9,7 +9,8 @@
 | consistency | other compounds with the same target | profiles that share no target | copairs (`multilabel_scores`) |
 
 Replicates often lie in the same well of every plate, and then a score can be one of the position. `position_control` asks the same question with
-positives in other wells only, and says where the design forbids to ask.
+positives in other wells only, and says where the design forbids to ask. `control_positions` asks it of wells to which nothing was done: do control
+wells of one position correlate from plate to plate?
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
-from pipelines.metrics.pairs import Columns, PairRule, PairScores, pair_scores
-from registry.arrays import Floats, Mask
+from pipelines.metrics.pairs import Columns, PairRule, PairScores, column_values, pair_scores
+from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
 #: names of columns in the rules below
@@ -36,6 +37,8 @@ RULES = {
 }
 #: pairs that a median of the null of percent replicating is taken over, at most
 _MOST_PAIRS = 50
+#: what a missing position is written as
+_MISSING = ("", "nan", "None", "<NA>")
 
 
 def reference_index(controls: Mask) -> NDArray[np.str_]:
@@ -100,7 +103,7 @@ class Replicating:
 
     Attributes:
         share: of groups whose median correlation is above the null's 95th percentile, 0..1; larger is better, chance is 0.05.
-        names: of the groups with at least two profiles, sorted.
+        names: of the groups with at least one pair, sorted.
         medians: (g,) median Pearson correlation over the pairs of a group.
         threshold: the null's 95th percentile.
         null: (s,) medians over pairs of profiles of different groups.
@@ -113,7 +116,14 @@ class Replicating:
     null: Floats
 
 
-def percent_replicating(features: Floats, groups: Sequence[str] | NDArray[np.str_], *, samples: int = 1000, seed: int = 0) -> Replicating:
+def percent_replicating(
+    features: Floats,
+    groups: Sequence[str] | NDArray[np.str_],
+    apart: Sequence[str] | NDArray[np.str_] | None = None,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Replicating:
     """Share of groups that correlate better than pairs of different groups (Bray et al. 2016; `copairs.replicating`).
 
     A null value is the median over min(median group size, 50) random pairs of different groups. Correlation is blind to the size of an effect
@@ -123,39 +133,80 @@ def percent_replicating(features: Floats, groups: Sequence[str] | NDArray[np.str
     Args:
         features: (n, d) finite profiles.
         groups: n names, such as compounds.
+        apart: n names in which every pair differs, of a group and of the null alike, such as plates (the reference's `diffby`); None = any pair.
         samples: medians of the null.
         seed: of its pairs.
 
     Raises:
-        InputError: no group of two, one group only, a profile without variance.
+        InputError: no group of two (that differ in `apart`), one group only, a profile without variance.
     """
     features, names = check_features(features), np.asarray(groups, dtype=np.str_)
-    if names.shape != (len(features),):
-        raise InputError(f"Expected a group for each of {len(features)} profiles, got shape {names.shape}.")
+    # without a rule each profile is a place of its own
+    places = np.arange(len(features)) if apart is None else np.unique(np.asarray(apart, dtype=np.str_), return_inverse=True)[1]
+    if names.shape != (len(features),) or places.shape != names.shape:
+        raise InputError(f"Expected a group for each of {len(features)} profiles, got shapes {names.shape} and {places.shape}.")
     unique, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
-    if len(unique) < 2 or counts.max() < 2:
-        raise InputError(f"Expected several groups, one of them of at least two profiles, got {len(unique)} of at most {counts.max(initial=0)}.")
+    reach = np.bincount(np.unique(np.stack([codes, places]), axis=1)[0], minlength=len(unique))
+    if len(unique) < 2 or reach.max() < 2:
+        raise InputError(f"Expected several groups, one of them of at least two profiles, got {len(unique)} of at most {reach.max(initial=0)}.")
     centred = features - features.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
     if (lengths <= 1e-12 * np.abs(features).max(axis=1, initial=1e-300)).any() or features.shape[1] < 2:
         raise InputError("Expected profiles of several different values, got one that is constant: a correlation does not exist. Leave it out.")
     x = centred / lengths[:, None]
-    several = np.flatnonzero(counts > 1)
-    medians = np.array([_median_of_pairs(x[codes == group]) for group in several])
+    several = np.flatnonzero(reach > 1)
+    medians = np.array([_median_of_pairs(x[codes == group], places[codes == group]) for group in several])
     pairs = min(int(np.median(counts[several])), _MOST_PAIRS)
     rng = np.random.default_rng(seed)
-    first, second = _pairs_of_different(codes, samples * pairs, rng)
+    first, second = _pairs_of_different(codes, places, samples * pairs, rng)
     null = np.median(np.einsum("ij,ij->i", x[first], x[second]).reshape(samples, pairs), axis=1)
     threshold = float(np.quantile(null, 0.95))
     return Replicating(float(np.mean(medians > threshold)), tuple(unique[several].tolist()), medians, threshold, null)
 
 
-def _median_of_pairs(x: Floats) -> float:
-    return float(np.median((x @ x.T)[np.triu_indices(len(x), 1)]))
+def _median_of_pairs(x: Floats, places: Ints) -> float:
+    first, second = np.triu_indices(len(x), 1)
+    return float(np.median((x @ x.T)[first, second][places[first] != places[second]]))
 
 
-def _pairs_of_different(codes: NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _pairs_of_different(codes: Ints, places: Ints, n: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """(n,) and (n,) profiles that differ in both: there is such a pair wherever there are two codes and two places."""
     first, second = rng.integers(0, len(codes), n), rng.integers(0, len(codes), n)
-    while (same := np.flatnonzero(codes[first] == codes[second])).size:
+    while (same := np.flatnonzero((codes[first] == codes[second]) | (places[first] == places[second]))).size:
         first[same], second[same] = rng.integers(0, len(codes), len(same)), rng.integers(0, len(codes), len(same))
     return first, second
+
+
+def control_positions(features: Floats, columns: Columns, *, samples: int = 1000, seed: int = 0) -> Replicating:
+    """Percent replicating of control wells by their position: 0.05 where a position leaves no trace (less where plates differ), more where it does.
+
+    Nothing was done to these wells, so that what one position has in common from plate to plate is the position (CPJUMP1, issue 25, where 53.1 % of
+    positions replicate in plate-normalised CellProfiler profiles). The pairs of a position lie on different plates, and those of the null in
+    different positions on different plates: a plate is on neither side. In CPJUMP1 the null may hold pairs of one plate.
+
+    Args:
+        features: (n, d) finite profiles of control wells.
+        columns: n values each of `plate` and `well`; a well whose position is missing takes no part.
+        samples: medians of the null.
+        seed: of its pairs.
+
+    Raises:
+        InputError: a column is missing or too short, one plate, one position, no position on two plates; as `percent_replicating`.
+    """
+    features = check_features(features)
+    plates, wells = column_values(columns, PLATE, len(features)), column_values(columns, WELL, len(features))
+    known = _known(columns[WELL])
+    if not known.any():
+        raise InputError(f"Expected control wells with a position, got {len(known)} without.")
+    features, plates, wells = features[known], plates[known], wells[known]
+    for what, values in (("on several plates", plates), ("in several positions", wells)):
+        if len(np.unique(values)) < 2:
+            raise InputError(f"Expected control wells {what}, got all of them at `{values[0]}`.")
+    if len(np.unique(np.stack([plates, wells]), axis=1)[0]) == len(np.unique(wells)):
+        raise InputError("Expected a position with control wells on two plates, got none: no position is met again.")
+    return percent_replicating(features, wells, plates, samples=samples, seed=seed)
+
+
+def _known(values: Sequence[str] | NDArray[np.str_]) -> Mask:
+    """(n,) which values are there."""
+    return np.asarray(~np.isin(np.asarray(values, dtype=np.str_), _MISSING))

@@ -137,11 +137,19 @@ class ConfoundTable:
 
 @dataclass(frozen=True)
 class ReplicateLine:
-    """What the questions about replicates found of one row: by question (value, share found, drop, why there is none), and percent replicating."""
+    """What the questions about replicates found of one row.
+
+    Attributes:
+        row: its name.
+        answers: by question (value, share found, drop, why there is none).
+        replicating: percent replicating.
+        controls: (the same of control wells by position, of how many positions or why there is none).
+    """
 
     row: str
     answers: list[tuple[str, str, str, str]]
     replicating: str
+    controls: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -280,12 +288,15 @@ def _replicates(rows: Sequence[str], found: Sequence[Replicates]) -> ReplicateTa
     reasons = [f"{q}: {next(r.note for r in found if r.question == q)}" for q in dict.fromkeys(r.question for r in found) if q not in known]
     drops = {r.drop_note for r in found if r.drop_note}
     reasons += [f"The drop is {note}" for note in sorted(drops)]
+    positions = {r.row: r for r in found}
+    if all(r.controls_note for r in positions.values()):
+        reasons += [f"Control wells by position: {note}" for note in sorted({r.controls_note for r in positions.values()})]
     asked = [row for row in rows if any((row, q) in by_row for q in known)]
     lines = [(row, [by_row.get((row, q)) for q in known]) for row in asked]
     return ReplicateTable(
         questions=known,
         treatments=max((r.treatments for r in found), default=0),
-        lines=[ReplicateLine(row, [_answer(one) for one in answers], _replicating(answers)) for row, answers in lines],
+        lines=[ReplicateLine(row, [_answer(one) for one in answers], _replicating(answers), _controls(positions[row])) for row, answers in lines],
         reasons=reasons,
     )
 
@@ -299,6 +310,12 @@ def _answer(found: Replicates | None) -> tuple[str, str, str, str]:
 
 def _replicating(found: Sequence[Replicates | None]) -> str:
     return next((f"{r.replicating:.0%}" for r in found if r is not None and not np.isnan(r.replicating)), "–")
+
+
+def _controls(found: Replicates) -> tuple[str, str]:
+    if np.isnan(found.controls_replicating):
+        return "", found.controls_note
+    return f"{found.controls_replicating:.0%}", f"of {found.control_positions} positions"
 
 
 def _heading(score: str, column: str) -> tuple[str, str]:

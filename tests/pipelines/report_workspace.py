@@ -287,10 +287,11 @@ def _replicates(rows: list[str]) -> list[Replicates]:
         lacking = "not estimable: it is fitted anew" if row == "constant" else ""
         value = none if lacking else 0.4567
         same = "not estimable: all replicates lie in the same well of their plates"
-        found.append(Replicates(row, "activity", "p", none, none, none, 0, none, none, "", none, "not estimable: the index names no control wells"))
-        found.append(
-            Replicates(row, "replicability", "p", value, 0.0, none if lacking else 0.75, 8, none, none, "" if lacking else same, value, lacking)
-        )
+        controls = (none, 0, "not estimable: a constant has no correlation") if lacking else (0.4286, 7, "")
+        none_known = (none, none, none, 0, none, none, "", none, "not estimable: the index names no control wells")
+        found.append(Replicates(row, "activity", "p", *none_known, *controls))
+        numbers = (value, 0.0, none if lacking else 0.75, 8, none, none, "" if lacking else same, value, lacking)
+        found.append(Replicates(row, "replicability", "p", *numbers, *controls))
     return found
 
 

@@ -349,6 +349,8 @@ def test_the_questions_about_replicates_stand_there_for_a_screen(html: str, page
     assert "activity</th>" not in html
     assert "Activity: not estimable: the index names no control wells." in page.text
     assert "The drop is not estimable: all replicates lie in the same well of their plates." in page.text
+    assert html.count('<td class="n" title="of 7 positions">43%</td>') == len(REPLICATED) - 1
+    assert html.count('<td class="n" title="not estimable: a constant has no correlation">–</td>') == 1
 
 
 def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: str, page: Page) -> None:

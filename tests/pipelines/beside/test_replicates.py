@@ -165,6 +165,30 @@ def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
     assert wells_of(replace(benchmark, index=benchmark.index.drop(columns="Metadata_Treatment"))) is None
 
 
+def test_control_wells_of_one_position_are_compared_with_those_of_others_for_every_row(tmp_path: Path) -> None:
+    same = screen(tmp_path / "same", layouts=1, controls=8)
+    for position, least, most in ((3.0, 1.0, 1.0), (0.0, 0.0, 0.5)):
+        found = ask(same, vectors(same, effect=2.0, position=position), 9)
+        shares = {one.controls_replicating for one in found.values()}
+        assert len(shares) == 1
+        assert least <= shares.pop() <= most
+        assert {(one.control_positions, one.controls_note) for one in found.values()} == {(8, "")}
+    quiet = [ask(same, vectors(same, effect=2.0, seed=seed), 9)["activity"].controls_replicating for seed in range(20)]
+    assert np.mean(quiet) < 0.15
+    x = vectors(same, effect=2.0)
+    for column, value, reason in (
+        ("Metadata_Plate", "p0", "Expected control wells on several plates, got all of them at `p0`"),
+        ("Metadata_Well", "A01", "Expected control wells in several positions, got all of them at `A01`"),
+    ):
+        index = same.index.copy()
+        index.loc[index["Metadata_control"], column] = value
+        one = ask(replace(same, index=index), x, 9)["replicability"]
+        assert (one.controls_note, one.control_positions) == (f"not estimable: {reason}", 0)
+        assert np.isnan(one.controls_replicating)
+    bare = ask(replace(same, index=same.index.drop(columns="Metadata_control")), x, 9)
+    assert {one.controls_note for one in bare.values()} == {"not estimable: the index names no control wells"}
+
+
 def test_the_table_on_disk_is_what_was_found(tmp_path: Path) -> None:
     benchmark = screen(tmp_path / "data", layouts=1)
     found = list(ask(benchmark, vectors(benchmark, effect=3.0), permutations=49).values())

@@ -563,6 +563,25 @@ def _canonical() -> Iterator[Metric]:
         ordered=dict.fromkeys(("share", "threshold", "null"), "the pairs of the null are drawn by row"),
     )
 
+    def of_positions(r: Any, _b: Any, _s: Screen) -> bool:
+        return 0 <= r.share <= 1 and np.abs([*r.medians, *r.null]).max() <= 1 + 1e-12
+
+    yield Metric(
+        canonical.control_positions,
+        lambda s: {"features": s.x, "columns": {name: s.columns[name] for name in ("plate", "well")}, "samples": 40},
+        {
+            **FINITE,
+            "constant column": gives(of_positions),
+            "constant": Refused("got one that is constant: a correlation does not exist. Leave it out"),
+            "one unit": Refused("Expected control wells on several plates, got all of them at"),
+            "group of one": gives(of_positions),
+            "more dimensions": gives(of_positions),
+            "a unit is missing": Refused(r"Expected 72 values of `plate`, got shape \(71,\)"),
+            "empty": Refused("Expected control wells with a position, got 0 without"),
+        },
+        ordered=dict.fromkeys(("share", "threshold", "null"), "the pairs of the null are drawn by row"),
+    )
+
 
 def _chosen() -> Iterator[Metric]:
     probe = {"n_classes": CLASSES, "settings": PROBE}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.metrics.canonical import RULES, percent_replicating, position_control, reference_index
+from pipelines.metrics.canonical import RULES, control_positions, percent_replicating, position_control, reference_index
 from pipelines.metrics.pairs import pair_scores
 from registry.errors import InputError
 
@@ -100,3 +100,55 @@ class TestPercentReplicating:
             percent_replicating(np.ones((6, 4)), ["a", "a", "b", "b", "c", "c"])
         with pytest.raises(InputError, match="Expected several groups"):
             percent_replicating(np.eye(3), ["a", "b", "c"])
+
+
+def controls(position: float, plate: float = 0.0, positions: int = 12, n: int = 5, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Control wells in the same positions of n plates; positions and plates leave traces."""
+    rng = np.random.default_rng(seed)
+    wells, plates = np.tile(np.arange(positions), n), np.repeat(np.arange(n), positions)
+    x = position * rng.normal(size=(positions, 12))[wells] + plate * rng.normal(size=(n, 12))[plates] + rng.normal(size=(len(wells), 12))
+    return x, {"well": np.array([f"w{i:02d}" for i in wells]), "plate": np.array([f"p{i}" for i in plates])}
+
+
+class TestControlPositions:
+    def test_it_is_the_correlation_test_of_copairs_across_plates(self, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        from copairs.replicating import correlation_test
+
+        features, columns = controls(position=0.7, plate=1.0)
+        theirs = correlation_test(features.astype(np.float32), pd.DataFrame(columns), ["well"], ["plate"], n_samples=1000, progress_bar=False)
+        found = control_positions(features, columns)
+        expected = theirs.corr_df["median"].sort_index()
+        assert list(found.names) == list(expected.index)
+        np.testing.assert_allclose(found.medians, expected, atol=1e-6)
+        assert found.threshold == pytest.approx(np.nanpercentile(theirs.null_dist, 95), abs=0.05)
+        assert found.share == pytest.approx(theirs.percent_score("right")[0], abs=1.5 / 12)
+
+    def test_a_position_is_found_and_a_plate_is_none(self) -> None:
+        assert control_positions(*controls(position=2.0)).share == 1.0
+        quiet, plates = (
+            np.mean([control_positions(*controls(0.0, plate, seed=seed), samples=400, seed=seed).share for seed in range(60)]) for plate in (0.0, 3.0)
+        )
+        assert quiet == pytest.approx(0.05, abs=0.04)
+        assert plates < 0.05
+
+    def test_a_position_that_is_missing_takes_no_part(self) -> None:
+        features, columns = controls(position=1.0)
+        found = control_positions(features, columns)
+        more = {"well": np.array([*columns["well"], "nan", ""]), "plate": np.array([*columns["plate"], "p0", "p1"])}
+        again = control_positions(np.concatenate([features, features[:2]]), more)
+        assert (again.names, again.share) == (found.names, found.share)
+
+    def test_what_the_design_forbids_is_said(self) -> None:
+        features, columns = controls(position=1.0)
+        n = len(features)
+        for other, reason in (
+            ({"plate": np.repeat("p0", n)}, "control wells on several plates, got all of them at `p0`"),
+            ({"well": np.repeat("A01", n)}, "control wells in several positions, got all of them at `A01`"),
+            ({"well": np.array([f"{w}{p}" for w, p in zip(columns["well"], columns["plate"], strict=True)])}, "no position is met again"),
+            ({"well": np.repeat("nan", n)}, f"with a position, got {n} without"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                control_positions(features, {**columns, **other})
+        with pytest.raises(InputError, match="no column `well`"):
+            control_positions(features, {"plate": columns["plate"]})
