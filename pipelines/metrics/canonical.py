@@ -39,6 +39,8 @@ RULES = {
 _MOST_PAIRS = 50
 #: what a missing position is written as
 _MISSING = ("", "nan", "None", "<NA>")
+#: column in which two profiles agree where the positions of both are known
+_PLACED = "position known"
 
 
 def reference_index(controls: Mask) -> NDArray[np.str_]:
@@ -77,24 +79,40 @@ def position_control(features: Floats, columns: Columns, rule: PairRule, well: s
         features: (n, d) finite profiles.
         columns: n values for each column that is named.
         rule: the question, such as one of `RULES`.
-        well: the column of positions.
+        well: the column of positions; a profile whose position is missing has no positives elsewhere and is none.
         distance: "cosine" or "euclidean".
 
     Raises:
-        InputError: as `pair_scores`, for the question as it is.
+        InputError: as `pair_scores`, for the question as it is; positions of another length.
     """
     anywhere = pair_scores(features, columns, rule, distance)
     if well in rule.pos_diffby:
         return PositionControl(anywhere, anywhere, 0.0, 1.0, "")
-    try:
-        elsewhere = pair_scores(features, columns, replace(rule, pos_diffby=(*rule.pos_diffby, well)), distance)
-    except InputError:
-        return PositionControl(anywhere, None, None, 0.0, "not estimable: all replicates lie in the same well of their plates")
+    if well not in columns:
+        return _no_control(anywhere, f"there is no column `{well}` of positions")
+    known = _known(column_values(columns, well, len(features)))
+    if not known.any():
+        return _no_control(anywhere, f"the positions in `{well}` are missing")
+    # two wells whose positions are not known cannot be said to differ in them: they are no positives of any
+    places = {**columns, _PLACED: np.where(known, "", np.arange(len(known)).astype(np.str_))}
+    apart = replace(rule, pos_sameby=(*rule.pos_sameby, _PLACED), pos_diffby=(*rule.pos_diffby, well))
+    pairs = apart.pairs(places, len(features))
+    with_positives = [query for query in range(len(features)) if pairs.positive(query).any()]
+    if not with_positives:
+        of_known = "" if known.all() else " whose positions are known"
+        return _no_control(anywhere, f"all replicates{of_known} lie in the same well of their plates")
+    if not any(pairs.negative(query).any() for query in with_positives):
+        return _no_control(anywhere, "no query that has replicates in other wells has negatives")
+    elsewhere = pair_scores(features, places, apart, distance)
     both = ~np.isnan(anywhere.ap) & ~np.isnan(elsewhere.ap)
     if not both.any():
         return PositionControl(anywhere, elsewhere, None, 0.0, "not estimable: no query has positives both ways")
     drop = float((anywhere.normalised[both] - elsewhere.normalised[both]).mean())
     return PositionControl(anywhere, elsewhere, drop, float(both.sum() / (~np.isnan(anywhere.ap)).sum()), "")
+
+
+def _no_control(anywhere: PairScores, reason: str) -> PositionControl:
+    return PositionControl(anywhere, None, None, 0.0, f"not estimable: {reason}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,51 @@ def test_where_every_plate_has_one_layout_the_control_is_not_estimable() -> None
     assert asked_already.drop == 0.0
 
 
+def test_positions_that_are_not_there_are_no_positions_in_common() -> None:
+    features, columns = plates(layouts=2, effect=1.0, position=1.0)
+    without = {name: values for name, values in columns.items() if name != "well"}
+    missing = {
+        "there is no column `well` of positions": without,
+        "the positions in `well` are missing": {**columns, "well": np.repeat("nan", len(features))},
+    }
+    for reason, other in missing.items():
+        found = position_control(features, other, RULES["replicability"])
+        assert (found.elsewhere, found.drop, found.share, found.reason) == (None, None, 0.0, f"not estimable: {reason}")
+    with pytest.raises(InputError, match=r"Expected \d+ values of `well`"):
+        position_control(features, {**columns, "well": columns["well"][1:]}, RULES["replicability"])
+    with pytest.raises(InputError, match="Expected finite features"):
+        position_control(np.full_like(features, np.nan), columns, RULES["replicability"])
+
+
+def test_a_profile_without_a_position_is_asked_nothing_about_other_wells_and_is_still_a_negative() -> None:
+    features, columns = plates(layouts=2, effect=1.0, position=1.0)
+    lost = columns["perturbation"] == "c0"
+    found = position_control(features, {**columns, "well": np.where(lost, "", columns["well"])}, RULES["replicability"])
+    assert found.elsewhere is not None
+    everything = position_control(features, columns, RULES["replicability"]).elsewhere
+    assert everything is not None
+    assert np.isnan(found.elsewhere.ap[lost]).all()
+    np.testing.assert_array_equal(found.elsewhere.ap[~lost], everything.ap[~lost])
+    # those that are known lie in one well each
+    same, table = plates(layouts=1, effect=1.0, position=1.0)
+    kept = table["kind"] == "trt"
+    some = {name: values[kept] for name, values in table.items()}
+    some["well"] = np.where(some["perturbation"] == "c0", "nan", some["well"])
+    reason = position_control(same[kept], some, RULES["replicability"]).reason
+    assert reason == "not estimable: all replicates whose positions are known lie in the same well of their plates"
+
+
+def test_replicates_elsewhere_without_a_negative_are_not_said_to_lie_in_one_well() -> None:
+    # a: two wells, alone on its plates; b and c: one well each, on one plate
+    columns = {
+        "perturbation": np.array(["a", "a", "b", "b", "c", "c"]),
+        "plate": np.array(["p0", "p1", "p2", "p3", "p2", "p3"]),
+        "well": np.array(["w0", "w1", "w2", "w2", "w3", "w3"]),
+    }
+    found = position_control(np.random.default_rng(0).normal(size=(6, 4)), columns, RULES["replicability"])
+    assert found.reason == "not estimable: no query that has replicates in other wells has negatives"
+
+
 class TestPercentReplicating:
     def test_medians_are_those_of_copairs(self, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
