@@ -44,7 +44,7 @@ from registry.arrays import Floats, Mask
 from registry.errors import InputError
 
 #: names the rule in every result, beside the alignment and the batch
-PROTOCOL = "knowledge:v1:well-means-cosine"
+PROTOCOL = "knowledge:v2:well-means-cosine"
 #: the alignment a reader meets first, and where the controls do not allow it
 SHOWN, WITHOUT_CONTROLS = "centre-scale", "none"
 #: of names or profiles, for each p
@@ -75,6 +75,8 @@ class Knowledge:
         p: how often chance gives as much; NaN where the reference has no such draws.
         n: pairs, treatments, compounds or labels it is a mean over.
         note: why it is not estimable; "".
+        published: of consistency and magnitude the same share by the published p, which has no + 1 and can be 0: below 0.05, and for parity alone;
+            NaN otherwise.
     """
 
     row: str
@@ -87,6 +89,7 @@ class Knowledge:
     p: float
     n: int
     note: str
+    published: float = np.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +156,7 @@ class Answer:
     reference: float
     p: float
     n: int
+    published: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,8 @@ def knowledge(row: str, vectors: Floats, screen: Screen, permutations: int = PER
                 one = answers.get(name, Answer(np.nan, np.nan, np.nan, 0))
                 note = "" if name in answers else f"not estimable: {why}"
                 protocol = _protocol(alignment, screen)
-                found.append(Knowledge(row, name, question.about, alignment, protocol, one.value, one.reference, one.p, one.n, note))
+                values = (one.value, one.reference, one.p, one.n, note, one.published)
+                found.append(Knowledge(row, name, question.about, alignment, protocol, *values))
     return found
 
 
@@ -315,13 +320,13 @@ def _negatives(screen: Screen) -> list[str]:
 
 
 def _share(signal: Signal) -> Answer:
-    """The share of treatments whose p is at most 0.05, or the least there can be, and that share where nothing has an effect."""
-    p = signal.p[~np.isnan(signal.p)]
+    """The share of treatments whose p is at most 0.05, or the least there can be, that share where nothing has an effect, and the published one."""
+    p, parity = signal.p[~np.isnan(signal.p)], signal.p_published[~np.isnan(signal.p)]
     if not len(p):
         raise InputError("Expected a treatment in two wells or more, got none. One well alone cannot be compared with itself.")
     steps = signal.null + 1
     level = max(int(SIGNIFICANT * steps), 1) / steps
-    return Answer(float(np.mean(p <= level + 1e-12)), level, np.nan, len(p))
+    return Answer(float(np.mean(p <= level + 1e-12)), level, np.nan, len(p), float(np.mean(parity < SIGNIFICANT)))
 
 
 def _targets(screen: Screen, permutations: int, seed: int, x: Floats) -> dict[str, Answer]:

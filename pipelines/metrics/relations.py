@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,8 @@ class Signal:
         names: sorted.
         value: (p,) the statistic, larger is better; NaN where there are too few replicates.
         p: (p,) (1 + null at or above the value) / (1 + null); NaN likewise.
-        p_published: (p,) null at or above the value / null, as the reference has it: it can be 0, and is for parity alone; NaN likewise.
+        p_published: (p,) as the reference has it, null at or above the value / null for consistency, null above the value / null for magnitude: it
+            can be 0, and is for parity alone; NaN likewise.
         null: the size of the null.
     """
 
@@ -174,7 +175,8 @@ class Signal:
 def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Signal:
     """Mean cosine of the pairs of a perturbation's replicates, against that of perturbations that should do nothing.
 
-    In -1..1. Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
+    In -1..1. Published p: the share of the null that is at or above it. Differences: NaN of negatives with one replicate are left out of the null,
+    where in the reference they dilute every p.
 
     Args:
         features: (n, d) aligned replicates.
@@ -194,7 +196,7 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
     several = counts > 1
     # |sum of unit vectors|^2 = n + twice the sum over pairs
     value[several] = (np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1))
-    return _against_null(unique, value, np.isin(unique, negatives))
+    return _against_null(unique, value, np.isin(unique, negatives), published="left")
 
 
 def magnitude(
@@ -209,8 +211,8 @@ def magnitude(
 ) -> Signal:
     """Energy distance of a perturbation's replicates to the controls, against that of perturbations that should do nothing.
 
-    2 E|X - Y| - E|X - X'| - E|Y - Y'|, 0 or more, with each expectation over all pairs, a profile with itself included. Differences: the controls
-    that are drawn where there are many depend on `seed` (the reference draws them anew each time).
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|, 0 or more, with each expectation over all pairs, a profile with itself included. Published p: the share of the
+    null that is above it. Differences: the controls that are drawn where there are many depend on `seed` (the reference draws them anew each time).
 
     Args:
         features: (n, d) aligned profiles.
@@ -244,7 +246,7 @@ def magnitude(
     for number in np.flatnonzero(np.bincount(codes) >= least_replicates):
         mine = own[codes == number]
         value[number] = 2 * to_reference[mine].mean() - _mean_distances(features[mine], features[mine]).mean() - inside
-    return _against_null(unique, value, np.isin(unique, negatives))
+    return _against_null(unique, value, np.isin(unique, negatives), published="right")
 
 
 def _one_name_each(values: NDArray[Any], n: int, what: str = "name") -> None:
@@ -262,12 +264,13 @@ def _mean_distances(a: Floats, b: Floats) -> Floats:
     return found
 
 
-def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask) -> Signal:
+def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask, published: Literal["left", "right"]) -> Signal:
+    """Both p-values; values of the null that equal a value count for the published one where it asks on the left of them."""
     null = np.sort(value[negative & ~np.isnan(value)])
     if not len(null):
         raise InputError("Expected a negative perturbation with enough replicates, got none. Without a null there is no p-value.")
     asked = ~negative & ~np.isnan(value)
-    at_or_above = len(null) - np.searchsorted(null, value[asked], side="left")
-    p, published = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    p[asked], published[asked] = (1 + at_or_above) / (1 + len(null)), at_or_above / len(null)
-    return Signal(tuple(names.tolist()), value, p, published, len(null))
+    p, parity = np.full(len(value), np.nan), np.full(len(value), np.nan)
+    p[asked] = (1 + len(null) - np.searchsorted(null, value[asked], side="left")) / (1 + len(null))
+    parity[asked] = (len(null) - np.searchsorted(null, value[asked], side=published)) / len(null)
+    return Signal(tuple(names.tolist()), value, p, parity, len(null))

@@ -78,4 +78,5 @@ def _cell(found: Knowledge | None) -> KnownCell:
     if found is None or found.note:
         return KnownCell("", "", found.note if found else "")
     p = "" if np.isnan(found.p) else f", p {words.probability(found.p)}"
-    return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}", f"over {found.n}")
+    parity = "" if np.isnan(found.published) else f", parity {words.number(found.published)}"
+    return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}{parity}", f"over {found.n}")

@@ -103,8 +103,8 @@ PROBING = {
 #: what each question about known biology counts
 KNOWN = {
     "recall": "share of known relations among the most similar and the most dissimilar twentieth of all pairs",
-    "consistency": "share of treatments whose wells are more alike than control wells put together like them",
-    "magnitude": "share of treatments that lie farther from the control wells than other control wells do",
+    "consistency": "share of treatments whose wells are more alike than control wells put together like them; parity: by the published p, below 0.05",
+    "magnitude": "share of treatments that lie farther from the control wells than other control wells do; parity: by the published p, below 0.05",
     "targets AP": "average precision of a compound's targets among genes that are not",
     "targets AUROC": "how often a compound's target is nearer to it than a gene that is not",
     "labels": "mean normalised average precision of treatments that share a label, mean over labels; 1 is perfect",

@@ -323,6 +323,8 @@ def _knowledge(rows: list[str]) -> list[Knowledge]:
             value = none if lacking else {"none": 0.2121, "centre-scale": 0.3434}[alignment]
             numbers = (value, none, none, 0) if lacking else (value, 0.1010, 0.0049, 17)
             found.append(Knowledge(row, "recall", "paths, null over genes", alignment, "p", *numbers, lacking))
+            of_wells = (none, none, none, 0) if lacking else (value, 0.0303, none, 12)
+            found.append(Knowledge(row, "consistency", "", alignment, "p", *of_wells, lacking, none if lacking else 0.2929))
             few = lacking or "not estimable: too few control wells"
             found.append(Knowledge(row, "magnitude", "", alignment, "p", none, none, none, 0, few))
     return found

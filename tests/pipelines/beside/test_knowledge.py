@@ -90,6 +90,8 @@ def test_what_is_planted_is_found_under_every_alignment(tmp_path: Path) -> None:
             assert one.reference == pytest.approx(0.1, abs=0.05), where
         elif question in ("consistency", "magnitude"):
             assert (one.value > 0.8, one.n, one.reference) == (True, GENES + COMPOUNDS, 1 / 11), where
+            # ten negatives: a published p is below 0.05 where it is 0, which is the least p of those with + 1
+            assert one.published == pytest.approx(one.value), where
         elif question.startswith("targets"):
             assert (one.value > 0.6 + 0.2 * (question == "targets AUROC"), one.n) == (True, COMPOUNDS), where
         elif question == "labels moa":
@@ -111,6 +113,17 @@ def test_without_an_effect_nothing_is_found(tmp_path: Path) -> None:
         assert gap < 0.01 + 3 * np.std(values - references, ddof=1) / np.sqrt(len(several)), key
     p = np.array([one.p for found in several for (_, question), one in found.items() if question.startswith("recall")])
     assert np.mean(p <= 0.1) < 0.3
+
+
+def test_the_published_share_stands_beside_the_questions_that_have_one(tmp_path: Path) -> None:
+    found = ask(benchmark := screen(tmp_path), vectors(benchmark, effect=0.3), permutations=9)
+    for (_, question), one in found.items():
+        if question in ("consistency", "magnitude"):
+            assert one.published == pytest.approx(one.value), question
+        else:
+            assert np.isnan(one.published), question
+    assert 0 < found[SHOWN, "magnitude"].published < 1
+    assert all(one.protocol_id.startswith("knowledge:v2:") for one in found.values())
 
 
 def test_relations_that_are_not_there_are_not_found(tmp_path: Path) -> None:

@@ -170,6 +170,33 @@ class TestSignal:
             assert found.p[place] == pytest.approx(1 / 13)
             assert found.p_published[place] == 0.0
 
+    def test_the_published_p_is_that_of_the_reference(self) -> None:
+        """`1 - searchsorted(null, s) / n` of the reference's consistency; the share of the null above E of its magnitude."""
+        for seed in range(5):
+            x, names, negatives = replicates(0.4, seed)
+            for found, of_reference in (
+                (consistency(x, names, negatives), lambda null, s: 1 - np.searchsorted(null, s) / len(null)),
+                (magnitude(x, names, names == "control", negatives), lambda null, e: sum(n > e for n in null) / len(null)),
+            ):
+                null = np.sort([found.value[found.names.index(name)] for name in negatives])
+                place = found.names.index("real")
+                assert found.p_published[place] == pytest.approx(of_reference(null, found.value[place]), abs=1e-12)
+
+    def test_values_that_equal_the_null_count_in_the_published_p_of_consistency_and_not_of_magnitude(self) -> None:
+        """Every perturbation has the same replicates: its p is 1, published 1 (`>=`) and 0 (`>`)."""
+        names = np.repeat([*[f"null{i}" for i in range(4)], "real", "control"], [*[3] * 5, 6])
+        x = np.concatenate([np.tile(np.random.default_rng(0).normal(size=(3, 4)), (5, 1)), np.random.default_rng(1).normal(size=(6, 4))])
+        negatives = [f"null{i}" for i in range(4)]
+        for found, published in (
+            (consistency(x, names, negatives), lambda null, value: np.mean(null >= value)),
+            (magnitude(x, names, names == "control", negatives, least_replicates=3), lambda null, value: np.mean(null > value)),
+        ):
+            place = found.names.index("real")
+            null = np.array([found.value[found.names.index(name)] for name in negatives])
+            assert (null == found.value[place]).all()
+            assert found.p[place] == 1.0
+            assert found.p_published[place] == published(null, found.value[place])
+
     def test_without_an_effect_p_is_uniform_over_its_steps(self) -> None:
         p = [consistency(*replicates(0.0, seed)).p for seed in range(200)]
         real = np.array([row[~np.isnan(row)][-1] for row in p])
