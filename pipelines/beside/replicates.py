@@ -34,12 +34,14 @@ from pipelines.metrics.canonical import (
     percent_replicating,
     position_control,
 )
-from pipelines.metrics.groups import Groups, group_scores
+from pipelines.metrics.groups import Groups, copairs_group_scores, group_scores
 from registry.arrays import Floats
 from registry.errors import InputError
 
 #: draws of the null of each treatment
 PERMUTATIONS = 999
+#: random orders behind a p-value of copairs, as in the JUMP production pipeline (Arevalo et al. 2024)
+COPAIRS_DRAWS = 10_000
 QUESTIONS = ("activity", "activity-within-plates", "replicability")
 #: names the rule in every result
 PROTOCOL = "replicates:v3:plate-standardised-euclidean:permuted-within-plates"
@@ -71,6 +73,10 @@ class Replicates:
             estimable.
         control_positions: of how many positions.
         controls_note: why it is not.
+        copairs: share of the treatments that are found at a false discovery rate of 5 % by the p-value of copairs (`groups.copairs_group_scores`, of
+            these average precisions), for parity alone: its null is random orders and knows nothing of plates.
+        ties: mean over queries of treatments of the share of their positives that tie with another candidate: 0 where nothing ties. Ties share their
+            places in expectation; where they are many, `copairs` is not what the reference, which ranks positives first, would say.
     """
 
     row: str
@@ -88,6 +94,8 @@ class Replicates:
     controls_replicating: float = np.nan
     control_positions: int = 0
     controls_note: str = ""
+    copairs: float = np.nan
+    ties: float = np.nan
 
 
 def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
@@ -144,13 +152,13 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         return _none(row, question, NO_CONTROLS)
     # control wells are no treatment whose replicates are looked for, but they are what activity is told from
     kept = np.ones(len(treated), dtype=bool) if question.startswith("activity") else treated
-    columns = {name: values[kept] for name, values in wells.columns.items()}
+    columns, groups = {name: values[kept] for name, values in wells.columns.items()}, Groups((PERTURBATION,), (PLATE,))
     try:
         found = group_scores(
             profiles[kept],
             columns,
             RULES[question],
-            Groups((PERTURBATION,), (PLATE,)),
+            groups,
             distance="euclidean",
             n_permutations=permutations,
             seed=seed,
@@ -158,7 +166,13 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         position = position_control(profiles[kept], columns, RULES[question], distance="euclidean")
     except InputError as error:
         return _none(row, question, str(error))
-    of_treatments = np.isin(np.array(found.names), np.unique(wells.columns[PERTURBATION][treated]))
+    treatments = np.unique(wells.columns[PERTURBATION][treated])
+    of_treatments = np.isin(np.array(found.names), treatments)
+    if not of_treatments.any():
+        return _none(row, question, "no treatment has both replicates and negatives")
+    scored = position.anywhere
+    parity = copairs_group_scores(scored, columns, groups, null_size=COPAIRS_DRAWS, seed=seed)
+    tied = scored.tied[np.isin(columns[PERTURBATION][scored.query], treatments)]
     adjusted = found.p_adjusted[of_treatments]
     # where nothing can be permuted, chance is that of random orders
     null = np.nan_to_num(found.null[of_treatments])
@@ -170,6 +184,8 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         null=float(np.mean(null)),
         significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
         treatments=int(of_treatments.sum()),
+        copairs=float(np.mean(parity.p_adjusted[of_treatments] < FALSE_DISCOVERIES)),
+        ties=float(np.nanmean(tied)),
         drop=np.nan if position.drop is None else position.drop,
         drop_share=position.share,
         drop_note=position.reason,

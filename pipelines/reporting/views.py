@@ -141,13 +141,13 @@ class ReplicateLine:
 
     Attributes:
         row: its name.
-        answers: by question (value, share found, drop, why there is none).
+        answers: by question (value, what stands beside it, why there is none): share found, the same by copairs, ties, drop.
         replicating: percent replicating.
         controls: (the same of control wells by position, of how many positions or why there is none).
     """
 
     row: str
-    answers: list[tuple[str, str, str, str]]
+    answers: list[tuple[str, str, str]]
     replicating: str
     controls: tuple[str, str]
 
@@ -301,11 +301,12 @@ def _replicates(rows: Sequence[str], found: Sequence[Replicates]) -> ReplicateTa
     )
 
 
-def _answer(found: Replicates | None) -> tuple[str, str, str, str]:
+def _answer(found: Replicates | None) -> tuple[str, str, str]:
     if found is None or found.note:
-        return "", "", "", found.note if found else ""
-    share = "" if np.isnan(found.significant) else f"{found.significant:.0%}"
-    return words.number(found.value), share, "" if np.isnan(found.drop) else _elsewhere(found), ""
+        return "", "", found.note if found else ""
+    shares = ((found.significant, "{:.0%} found"), (found.copairs, "{:.0%} by copairs (parity)"), (found.ties, "{:.0%} tied"))
+    beside = [said.format(share) for share, said in shares if not np.isnan(share)]
+    return words.number(found.value), ", ".join(beside + ([] if np.isnan(found.drop) else [_elsewhere(found)])), ""
 
 
 def _replicating(found: Sequence[Replicates | None]) -> str:

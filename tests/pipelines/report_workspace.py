@@ -291,7 +291,7 @@ def _replicates(rows: list[str]) -> list[Replicates]:
         none_known = (none, none, none, 0, none, none, "", none, "not estimable: the index names no control wells")
         found.append(Replicates(row, "activity", "p", *none_known, *controls))
         numbers = (value, 0.0, none if lacking else 0.75, 8, none, none, "" if lacking else same, value, lacking)
-        found.append(Replicates(row, "replicability", "p", *numbers, *controls))
+        found.append(Replicates(row, "replicability", "p", *numbers, *controls, none if lacking else 0.625, none if lacking else 0.0))
     return found
 
 

@@ -344,7 +344,7 @@ def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, 
 def test_the_questions_about_replicates_stand_there_for_a_screen(html: str, page: Page) -> None:
     assert html.count('-replicates">Replicates</h3>') == 1
     assert "Do wells of one of 8 treatments find each other?" in page.text
-    assert html.count('<b>0.457</b> <span class="soft">75% found</span>') == len(REPLICATED) - 1
+    assert html.count('<b>0.457</b> <span class="soft">75% found, 62% by copairs (parity), 0% tied</span>') == len(REPLICATED) - 1
     assert html.count('<td class="n" title="not estimable: it is fitted anew">–</td>') == 1
     assert "activity</th>" not in html
     assert "Activity: not estimable: the index names no control wells." in page.text

@@ -9,8 +9,9 @@ import pytest
 
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
-from pipelines.beside.replicates import QUESTIONS, Replicates, read, replicates, standardised, write
+from pipelines.beside.replicates import COPAIRS_DRAWS, QUESTIONS, Replicates, read, replicates, standardised, write
 from pipelines.beside.wells import wells_of
+from pipelines.metrics.canonical import RULES
 from registry.arrays import Floats
 from registry.images import ImageSpec
 
@@ -187,6 +188,54 @@ def test_control_wells_of_one_position_are_compared_with_those_of_others_for_eve
         assert np.isnan(one.controls_replicating)
     bare = ask(replace(same, index=same.index.drop(columns="Metadata_control")), x, 9)
     assert {one.controls_note for one in bare.values()} == {"not estimable: the index names no control wells"}
+
+
+def test_the_share_that_copairs_finds_stands_beside_for_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from copairs.map import average_precision, mean_average_precision
+
+    benchmark = screen(tmp_path / "data", layouts=3)
+    wells = wells_of(benchmark)
+    assert wells is not None
+    for effect in (0.0, 0.8, 3.0):
+        x = vectors(benchmark, effect=effect)
+        found = ask(benchmark, x, 99)
+        table, profiles = pd.DataFrame(wells.columns), standardised(wells.profiles(x), wells)
+        for question, kept in (("activity", np.ones(len(table), dtype=bool)), ("replicability", ~wells.controls)):
+            rule = RULES[question]
+            lists = [list(each) for each in (rule.pos_sameby, rule.pos_diffby, rule.neg_sameby, rule.neg_diffby)]
+            theirs = average_precision(
+                table[kept].reset_index(drop=True), profiles[kept].astype(np.float32), *lists, distance="euclidean", progress_bar=False
+            )
+            cache = str(tmp_path / f"{question}-{effect}")
+            of_treatment = mean_average_precision(
+                theirs, ["perturbation"], null_size=COPAIRS_DRAWS, threshold=0.05, seed=0, progress_bar=False, cache_dir=cache
+            )
+            assert found[question].copairs == pytest.approx(of_treatment["below_corrected_p"].mean()), (question, effect)
+            assert found[question].ties == 0.0
+
+
+def test_ties_stand_beside_the_scores(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    constant = ask(benchmark, np.ones((len(benchmark.index), 2)), 9)
+    assert {(one.ties, one.copairs) for one in constant.values()} == {(1.0, 0.0)}
+    # wells of t0 to t3 are the same on every plate, all others are their own: half of the treatments tie
+    x = np.random.default_rng(0).normal(size=(len(benchmark.index), 3))
+    same = benchmark.index["Metadata_Treatment"].isin(["t0", "t1", "t2", "t3"]).to_numpy()
+    x[same] = 50.0
+    wells = wells_of(benchmark)
+    assert wells is not None
+    one = ask(benchmark, x, 9)["replicability"]
+    profiles = standardised(wells.profiles(x), wells)[~wells.controls]
+    distances = np.linalg.norm(profiles[:, None] - profiles[None], axis=2)
+    names, plates = (wells.columns[name][~wells.controls] for name in ("perturbation", "plate"))
+    shares = []
+    for query in range(len(profiles)):
+        positives = np.flatnonzero((names == names[query]) & (np.arange(len(names)) != query))
+        candidates = [*positives, *np.flatnonzero((names != names[query]) & (plates == plates[query]))]
+        far = distances[query]
+        shares.append(np.mean([any(np.isclose(far[p], far[c], atol=1e-6) for c in candidates if c != p) for p in positives]))
+    assert one.ties == pytest.approx(np.mean(shares))
 
 
 def test_the_table_on_disk_is_what_was_found(tmp_path: Path) -> None:
