@@ -1,6 +1,7 @@
 """What rows say of the genes that their images express: HEST-Bench's regression, asked of every row of a benchmark that has counts.
 
-The headline is `hest_cv`, which takes encoders and controls of any dimension by one rule; encoders are compared by it alone, with every draw of
+The headline is `hest_cv`, which takes encoders and controls of any dimension by one rule (where a fold has one training patient, its penalty is
+chosen inside of that patient, and the protocol id says so); encoders are compared by it alone, with every draw of
 their twins. `hest_a1` and `hest_a2` are for parity with the published numbers: they stand beside it, and no difference is taken of them, so that
 nothing else of them is kept.
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
@@ -30,6 +33,7 @@ from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 HEADLINE = "hest_cv"
+BATCH = "Metadata_Batch"
 SCORES, GENES, WITHOUT = "expression.parquet", "expression-genes.parquet", "expression-jackknife.parquet"
 
 
@@ -45,6 +49,7 @@ class Spots:
         units: m names of what is independent: patients.
         folds: (m,) the fold each is tested in, -1 = always training.
         unit: what is independent, in words.
+        sections: m names of slides or samples (`Metadata_Batch`); None where the index does not name them for all.
     """
 
     images: Ints
@@ -54,6 +59,7 @@ class Spots:
     units: NDArray[np.str_]
     folds: Ints
     unit: str
+    sections: NDArray[np.str_] | None = None
 
     @classmethod
     def of(cls, benchmark: Benchmark, seed: int) -> Spots | None:
@@ -67,7 +73,14 @@ class Spots:
         units = whole_names(index["unit"], "units")
         other = counts[permuted(np.arange(len(images)), units, seed)]
         folds = index["fold"].to_numpy(np.int64)
-        return cls(images, tuple(map(str, table.columns)), counts, other, units, folds, benchmark.card.unit)
+        return cls(images, tuple(map(str, table.columns)), counts, other, units, folds, benchmark.card.unit, _sections(index))
+
+
+def _sections(index: pd.DataFrame) -> NDArray[np.str_] | None:
+    """The batch of each image, which of tissue is its slide or sample; None where the index does not name it for all."""
+    if BATCH not in index or index[BATCH].isna().any():
+        return None
+    return index[BATCH].astype(str).to_numpy(dtype=np.str_)
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,7 @@ class Expressed:
         n_units: patients they are of.
         n_genes: genes.
         note: "", or why there is no value ("not estimable: ...") or no interval.
+        constant: pairs of fold and gene that count as r = 0 because prediction or truth does not vary; the reference has NaN there.
     """
 
     row: str
@@ -102,6 +116,7 @@ class Expressed:
     n_units: int
     n_genes: int
     note: str
+    constant: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,11 +156,12 @@ def expressed(row: str, member: str, features: FoldFeatures, spots: Spots, first
     scores, genes, statistic = [], [], None
     for protocol in PROTOCOLS if first else (HEADLINE,):
         blank = Expressed(row, member, protocol, "", np.nan, np.nan, np.nan, np.nan, 0, 0, len(spots.genes), "")
+        ask = partial(expression_scores, vectors, units=spots.units, folds=spots.folds, protocol=protocol, sections=spots.sections)
         try:
             if spots.unit == IMAGE_UNIT:
                 raise InputError("every image is its own unit here, and spots of one patient would be on both sides. Import with `--unit PATIENT`.")
-            found = expression_scores(vectors, spots.counts, spots.units, spots.folds, protocol)
-            chance = expression_scores(vectors, spots.permuted, spots.units, spots.folds, protocol) if first and protocol == HEADLINE else None
+            found = ask(spots.counts)
+            chance = ask(spots.permuted) if first and protocol == HEADLINE else None
         except InputError as error:
             scores.append(replace(blank, note=f"not estimable: {str(error).rstrip('.')}"))
             continue
@@ -169,6 +185,7 @@ def _scored(blank: Expressed, found: Expression, chance: Expression | None) -> E
         reference=chance.r.value if chance else np.nan,
         n_spots=found.r.n_images,
         n_units=found.r.n_units,
+        constant=found.constant,
         note=f"no interval: {reason}" if reason else "",
     )
 

@@ -31,6 +31,11 @@ relations       known pairs, and whether replicates show a signal; targets: gene
     targets.target_scores(profiles, genes, gene_profiles, truth, draws, permutations, seed) -> TargetScores   .ap .auroc .chance .p
     alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles
 
+canonical       the field's questions about replicates, the control for position, percent replicating
+    RULES[question] -> PairRule; reference_index(controls) -> (n,)
+    position_control(features, columns, rule) -> PositionControl           .drop .share .reason
+    percent_replicating(features, groups, apart) -> Replicating; control_positions(features, columns) -> Replicating   .share .medians .threshold
+
 geometry        is there anything in an embedding
     describe(features) -> Geometry                                         .collapsed .low_rank .participation_ratio
 
@@ -75,7 +80,7 @@ verdicts        one encoder against its controls
     sentences.sentence(verdict) -> str; sentences.detail(verdict) -> str; sentences.sensitivity_sentence(main, again, dim) -> str
 
 expression      genes of spots from vectors, under three named protocols
-    expression_scores(features, counts, units, folds, protocol="hest_cv") -> Expression   .r (Statistic) .per_gene .folds .alphas
+    expression_scores(features, counts, units, folds, protocol="hest_cv", sections=None) -> Expression   .r (Statistic) .per_gene .folds .alphas
 
 ladder          can a metric tell: encoders of known quality, and embeddings that know nothing
     tau_b(first, second) -> float; spearman(first, second) -> float; orientation(metric) -> 1 | -1

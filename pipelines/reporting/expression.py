@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.beside import expression
 from pipelines.beside.expression import HEADLINE, Expressed, Gene
 from pipelines.embeddings import Row
-from pipelines.metrics.expression import PROTOCOLS
+from pipelines.metrics.expression import ONE_PATIENT, PROTOCOLS
 from pipelines.metrics.findings import Finding
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.statistic import Statistic
@@ -28,10 +28,18 @@ METRIC = "Pearson's r between a gene's predicted and measured log(1 + count), me
 
 @dataclass(frozen=True)
 class ExpressionLine:
-    """One row beside the plot: what permuted counts leave, and (value, why there is none) of each parity protocol."""
+    """One row beside the plot.
+
+    Attributes:
+        row: its name.
+        reference: what permuted counts leave.
+        constant: pairs of fold and gene with r = 0 because something does not vary.
+        parity: (value, why there is none) of each parity protocol.
+    """
 
     row: str
     reference: str
+    constant: str
     parity: list[tuple[str, str]]
 
 
@@ -58,6 +66,7 @@ class ExpressionView:
         gains: one sentence per encoder and set of controls.
         encoders: columns of `by_gene`.
         by_gene: genes, the one first that a control or encoder predicts best.
+        penalty: how the headline's penalty was chosen.
         reasons: why something is not estimable, or has no interval, in any row.
     """
 
@@ -69,6 +78,7 @@ class ExpressionView:
     gains: list[str]
     encoders: list[str]
     by_gene: list[GeneLine]
+    penalty: str
     reasons: list[str]
 
 
@@ -100,6 +110,7 @@ def expression_view(folder: Path, rows: Mapping[str, Row], unit: str, rule: Diag
         gains=[sentence for v in expression.compare(statistics, cards, unit, rule.alpha, rule.margin) for sentence in _sentences(v)],
         encoders=encoders,
         by_gene=_by_gene(expression.read_genes(folder), roles, encoders),
+        penalty=_penalty([s.protocol_id for s in known], unit),
         reasons=_reasons(scores),
     )
 
@@ -123,8 +134,17 @@ def _draws(kind: str, seeds: Sequence[Statistic]) -> str:
 
 def _line(row: str, first: Mapping[tuple[str, str], Expressed]) -> ExpressionLine:
     parity = [(words.number(s.value), "") if not np.isnan(s.value) else ("", s.note) for s in (first[row, p] for p in PARITY)]
-    reference = first[row, HEADLINE].reference
-    return ExpressionLine(row, "" if np.isnan(reference) else words.number(reference), parity)
+    headline = first[row, HEADLINE]
+    constant = "" if np.isnan(headline.value) else str(headline.constant)
+    return ExpressionLine(row, "" if np.isnan(headline.reference) else words.number(headline.reference), constant, parity)
+
+
+def _penalty(protocol_ids: Sequence[str], unit: str) -> str:
+    """How the penalty was chosen: the folds of a benchmark, and so this, are the same for every row."""
+    if not any(one.startswith(ONE_PATIENT) for one in protocol_ids):
+        return f"by leaving out one training {unit} at a time"
+    part = "a section" if any("section" in one for one in protocol_ids) else "a contiguous fifth of its images"
+    return f"inside of the only training {unit} of a fold, by leaving out {part} at a time, so that it may be too weak"
 
 
 def _sentences(verdict: Verdict) -> list[str]:

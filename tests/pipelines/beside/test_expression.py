@@ -14,13 +14,14 @@ from PIL import Image
 from pipelines import cli, stages
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.options import ImportOptions
-from pipelines.beside.expression import HEADLINE, Answer, Spots, expressed, read_genes, read_scores, read_statistics
+from pipelines.beside.expression import HEADLINE, Answer, Spots, _sections, expressed, read_genes, read_scores, read_statistics
 from pipelines.metrics.expression import expression_scores
 from pipelines.metrics.jackknife import interval
 from pipelines.params import CellParams, EvaluateParams, Params
 from pipelines.profiles import TableEncoder, write_rows
 from pipelines.profiles import read as read_tables
 from pipelines.reporting import words
+from pipelines.reporting.expression import _penalty
 from pipelines.study import asdict_without_none
 from registry.errors import ParamsError
 
@@ -126,6 +127,9 @@ def test_the_report_compares_by_the_headline_and_calls_parity_parity(work: Path)
     assert "over <code>intensity</code>" in section
     assert '<span class="soft">fresh, 8 draws, sd' in section
     assert section.count("(parity)") == 2
+    assert "its penalty chosen by leaving out one training patient at a time)" in section
+    assert '<th scope="col" class="n">constant</th>' in section
+    assert section.count('<td class="n">0</td>') == 4
     assert "<code>hest_a1</code>: not estimable: <code>hest_a1</code> needs at least 256 dimensions" in section
     assert '<th scope="row">BRIGHT</th>' in section
     assert section.index("BRIGHT") < section.index("NOTHING")
@@ -173,8 +177,37 @@ def test_what_cannot_be_asked_is_said() -> None:
     assert answer.statistic is not None
     assert answer.scores[-1].note == "no interval: 3 units, at least 10 are needed"
     assert np.isnan(answer.scores[-1].low)
+    assert answer.scores[-1].constant == 0
     constant = ask(np.ones_like(x), found)
+    # two genes in three folds
+    assert [score.constant for score in constant.scores] == [0, 6, 6]
     assert (constant.scores[-1].value, constant.scores[-1].reference) == (0.0, 0.0)
+
+
+def test_two_patients_are_asked_by_a_protocol_of_its_own() -> None:
+    x, found = spots()
+    halves = np.array([f"p{int(u[1:]) % 2}" for u in found.units])
+    two = replace(found, units=halves, folds=(halves == "p1").astype(np.int64))
+    headline = ask(x, two).scores[-1]
+    assert headline.value > 0.5
+    assert headline.note == "no interval: 2 units, at least 10 are needed"
+    assert headline.protocol_id.startswith("hest_cv_one_patient/alpha=1e-2..1e6x17-by-contiguous-fifths/")
+    sections = ask(x, replace(two, sections=found.units)).scores[-1]
+    assert sections.protocol_id.startswith("hest_cv_one_patient/alpha=1e-2..1e6x17-by-section/")
+    # and the report says how
+    ids = (headline.protocol_id, sections.protocol_id)
+    said = [_penalty([one], "patient") for one in ids]
+    assert "a contiguous fifth of its images at a time" in said[0]
+    assert "a section at a time" in said[1]
+
+
+def test_batches_are_sections_where_every_image_has_one() -> None:
+    index = pd.DataFrame({"Metadata_Patient": ["a", "a"], "Metadata_Batch": ["s1", "s2"]})
+    found = _sections(index)
+    assert found is not None
+    assert found.tolist() == ["s1", "s2"]
+    assert _sections(index.assign(Metadata_Batch=["s1", None])) is None
+    assert _sections(index[["Metadata_Patient"]]) is None
 
 
 def test_a_row_fitted_for_every_fold_is_read_in_its_fold() -> None:

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.metrics.expression import COMPONENTS, GRID, expression_scores
+from pipelines.metrics.expression import COMPONENTS, GRID, ONE_PATIENT, expression_scores
 from registry.errors import InputError
 
 
@@ -68,6 +68,79 @@ def test_hest_cv_is_the_slow_way() -> None:
         assert found.folds[number] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("sections", [None, 3])
+def test_one_training_patient_is_divided_the_slow_way(sections: int | None) -> None:
+    """Two patients, one left out: alpha is chosen over fifths of the other's spots in their order, or over its sections."""
+    x, counts, patients, folds = tissue(patients=2, spots=43)
+    slides = None if sections is None else np.array([f"{p}-{i % sections}" for i, p in enumerate(patients)])
+    found = expression_scores(x, counts, patients, folds, sections=slides)
+    y = np.log1p(counts)
+    for number in (0, 1):
+        test = folds == number
+        scaler = StandardScaler().fit(x[~test])
+        z, z_test = scaler.transform(x[~test]), scaler.transform(x[test])
+        # 43 spots in fifths that differ by one spot at most
+        inner = (
+            [np.flatnonzero(slides[~test] == name) for name in np.unique(slides[~test])]
+            if slides is not None
+            else np.split(np.arange(43), [9, 18, 26, 35])
+        )
+        scores = []
+        for alpha in GRID:
+            total = 0.0
+            for held in inner:
+                model = Ridge(alpha=alpha).fit(np.delete(z, held, axis=0), np.delete(y[~test], held, axis=0))
+                total += np.mean([pearsonr(model.predict(z[held])[:, g], y[~test][held][:, g])[0] for g in range(5)])
+            scores.append(total)
+        assert found.alphas[number] == GRID[int(np.argmax(scores))]
+        model = Ridge(alpha=found.alphas[number]).fit(z, y[~test])
+        expected = np.mean([pearsonr(model.predict(z_test)[:, g], y[test][:, g])[0] for g in range(5)])
+        assert found.folds[number] == pytest.approx(expected, abs=1e-9)
+    assert found.protocol_id.startswith(f"{ONE_PATIENT}/alpha=1e-2..1e6x17-by-{'section' if sections else 'contiguous-fifths'}/")
+
+
+def test_the_protocol_id_says_how_alpha_was_chosen_and_which_components() -> None:
+    x, counts, patients, folds = tissue()
+    slides = np.array([f"s{i % 4}" for i in range(len(folds))])
+    several = expression_scores(x, counts, patients, folds)
+    assert several.protocol_id == "hest_cv/alpha=1e-2..1e6x17-by-patient/log1p/pooled-r/v2"
+    # where patients can be left out, sections are not looked at
+    again = expression_scores(x, counts, patients, folds, sections=slides)
+    assert (again.protocol_id, again.r.value) == (several.protocol_id, several.r.value)
+    # three patients, one tested in one fold and two in the other
+    three = np.isin(patients, ["patient0", "patient1", "patient2"])
+    mixed = expression_scores(x[three], counts[three], patients[three], folds[three]).protocol_id
+    assert mixed == f"{ONE_PATIENT}/alpha=1e-2..1e6x17-by-contiguous-fifths-or-patient/log1p/pooled-r/v2"
+    # a section of two spots is no part that can be correlated
+    two = np.isin(patients, ["patient0", "patient1"])
+    lone = np.where(np.arange(80) % 40 < 2, "small", "large")
+    assert "by-contiguous-fifths/" in expression_scores(x[two], counts[two], patients[two], folds[two], sections=lone).protocol_id
+    with pytest.raises(InputError, match="Expected a section for each of 80 spots"):
+        expression_scores(x[two], counts[two], patients[two], folds[two], sections=lone[1:])
+    wide = tissue(d=300, spots=120)
+    assert expression_scores(*wide, "hest_a1").protocol_id == "hest_a1/pca256-exact/log1p/pooled-r/v2"
+
+
+def test_one_training_patient_finds_a_planted_gene_program_and_no_noise() -> None:
+    assert expression_scores(*tissue(patients=2, spots=100)).r.value > 0.3
+    noise = [expression_scores(*tissue(patients=2, spots=100, signal=0.0, seed=seed)).r.value for seed in range(12)]
+    assert np.mean(noise) == pytest.approx(0.0, abs=0.06)
+
+
+def test_the_components_of_the_leaderboard_are_exact_where_the_reference_draws_them() -> None:
+    x, counts, patients, folds = tissue(d=600, spots=200)
+    found = expression_scores(x, counts, patients, folds, "hest_a1")
+    drawn = PCA(n_components=256, random_state=1).fit(StandardScaler().fit_transform(x[folds != 0]))
+    assert drawn._fit_svd_solver == "randomized"
+    for number in (0, 1):
+        test = folds == number
+        exact = PCA(n_components=256, svd_solver="full")
+        ridge = Ridge(solver="lsqr", alpha=100 / (256 * 5), fit_intercept=False, max_iter=1000)
+        model = make_pipeline(StandardScaler(), exact, ridge).fit(x[~test], np.log1p(counts[~test]))
+        expected = [pearsonr(model.predict(x[test])[:, g], np.log1p(counts[test])[:, g])[0] for g in range(5)]
+        assert found.folds[number] == pytest.approx(np.mean(expected), abs=1e-7)
+
+
 def test_without_a_patient_is_the_score_of_the_others() -> None:
     x, counts, patients, folds = tissue()
     found = expression_scores(x, counts, patients, folds)
@@ -114,8 +187,9 @@ def test_swapped_patients_and_folds_are_refused() -> None:
     x, counts, patients, folds = tissue()
     with pytest.raises(InputError, match="`patient0` is among training and test spots of fold 0"):
         expression_scores(x, counts, patients, np.arange(len(folds)) % 2)
-    with pytest.raises(InputError, match="leaving out training patients, of which there is one"):
-        expression_scores(x[:80], counts[:80], patients[:80], folds[:80])
+    few = np.r_[0:40, 40:45]
+    with pytest.raises(InputError, match="a single training patient, which needs at least 6 spots, got 5"):
+        expression_scores(x[few], counts[few], patients[few], folds[few])
     with pytest.raises(InputError, match="The logarithm is taken here"):
         expression_scores(x, counts - 5, patients, folds)
     with pytest.raises(InputError, match="Expected a protocol"):
