@@ -343,6 +343,13 @@ def _targets(screen: Screen, permutations: int, seed: int, x: Floats) -> dict[st
 
 
 def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, seed: int, x: Floats) -> dict[str, Answer]:
+    """Consistency of the field, of all treatments that have a label.
+
+    The field (copairs, CHAMMI-75, Arevalo et al. 2024) takes the median profile of each compound that is active, and leaves the others out. Which
+    are active hangs on the row: every row would be asked about other compounds, and one that sees few of them only about those that it sees best.
+    Here all rows are asked about the same treatments, and those without an effect pull every row towards 0. Profiles are means, as in all of
+    these questions.
+    """
     treated = screen.treated
     names, profiles = aggregate(x[treated], screen.treatments[treated])
     of_treatment: dict[str, set[str]] = {name: set() for name in names}

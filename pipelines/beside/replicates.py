@@ -1,5 +1,7 @@
 """The field's questions about replicates of a screen, asked of every row alike: activity, replicability, the control for position.
 
+They are those of `canonical` but for consistency, which is asked where labels are known (`knowledge`).
+
 They apply where the index says what was done to a well (`Metadata_Treatment`, else `Metadata_Entity`) of which plate, and activity where it
 says which wells are controls (`Metadata_control`). One rule for every row: profiles are means over the test images of a well; they are
 standardised on all wells of their plate and compared by euclidean distance, because rows of few dimensions take part, of which a cosine
@@ -42,7 +44,7 @@ from registry.errors import InputError
 PERMUTATIONS = 999
 #: random orders behind a p-value of copairs, as in the JUMP production pipeline (Arevalo et al. 2024)
 COPAIRS_DRAWS = 10_000
-QUESTIONS = ("activity", "activity-within-plates", "replicability")
+QUESTIONS = ("activity", "activity-within-plates", "activity-other-wells", "replicability")
 #: names the rule in every result
 PROTOCOL = "replicates:v3:plate-standardised-euclidean:permuted-within-plates"
 FALSE_DISCOVERIES = 0.05
@@ -63,8 +65,8 @@ class Replicates:
         null: mean over treatments of the normalised average precision of permuted ones: what plates alone give, and is taken out.
         significant: share of the treatments that are found at a false discovery rate of 5 %.
         treatments: how many were scored.
-        drop: of the value when positives must lie in other wells; NaN where that is not estimable.
-        drop_share: share of the queries that the drop rests on: those with positives both ways.
+        drop: of the value when positives must lie in other wells; NaN where that is not estimable, and where they must in the question itself.
+        drop_share: share of the queries that the drop rests on: those with positives both ways; NaN of such a question.
         drop_note: why it is not.
         replicating: share of the treatments that correlate better than 95 % of pairs of different treatments, as the older literature has it.
         note: why the question is not estimable; "".
@@ -168,8 +170,9 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         return _none(row, question, str(error))
     treatments = np.unique(wells.columns[PERTURBATION][treated])
     of_treatments = np.isin(np.array(found.names), treatments)
+    elsewhere = WELL in RULES[question].pos_diffby
     if not of_treatments.any():
-        return _none(row, question, "no treatment has both replicates and negatives")
+        return _none(row, question, f"no treatment has both replicates{' in other wells' if elsewhere else ''} and negatives")
     scored = position.anywhere
     parity = copairs_group_scores(scored, columns, groups, null_size=COPAIRS_DRAWS, seed=seed)
     tied = scored.tied[np.isin(columns[PERTURBATION][scored.query], treatments)]
@@ -186,8 +189,8 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         treatments=int(of_treatments.sum()),
         copairs=float(np.mean(parity.p_adjusted[of_treatments] < FALSE_DISCOVERIES)),
         ties=float(np.nanmean(tied)),
-        drop=np.nan if position.drop is None else position.drop,
-        drop_share=position.share,
+        drop=np.nan if position.drop is None or elsewhere else position.drop,
+        drop_share=np.nan if elsewhere else position.share,
         drop_note=position.reason,
         replicating=_replicating(profiles[treated], wells.columns[PERTURBATION][treated], seed),
         note="",
