@@ -38,7 +38,7 @@ from registry.errors import BundleError
 from registry.evidence import Scorecard
 from registry.files import published, read_json, sha256_of_bytes, sha256_of_file, write_json
 from registry.images import ImageSpec
-from registry.npy import MAX_READ, read_header
+from registry.npy import MAX_READ, NpyHeader, read_header
 from registry.reference import ReferenceSet
 
 FORMAT = 1
@@ -49,6 +49,7 @@ _TOP = ("card.json", "encoder.onnx", "heads.npz", "reference.npz", "golden.npz",
 _COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.onnx|heads\.npz)")
 _REQUIRED = ("card.json", "scorecard.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FLOATS = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,8 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         BundleError: no manifest, a file missing, altered, not in the manifest or not of a kind a bundle holds, a link,
-            a path out of the directory, an array that needs pickle, an identity its own facts do not give.
+            a path out of the directory, an array that needs pickle, an identity its own facts do not give, golden images or
+            reference embeddings of another shape than the card states; whatever else its data makes a reader raise.
     """
     files = _manifest(folder)
     present = set(_walk(folder)) - {"manifest.json"}
@@ -324,20 +326,28 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"`{folder}` is not what its manifest says: {_listing(missing)} missing, {_listing(extra)} not in the manifest. Fetch the bundle again."
         )
+    headers: dict[str, dict[str, NpyHeader]] = {}
     for name, expected in files.items():
         came = sha256_of_file(folder / name)
         if came != expected:
             raise BundleError(f"`{folder / name}`: expected sha256 {expected}, got {came}. The file was altered; fetch the bundle again.")
         if name.endswith(".npz"):
-            _check_arrays(folder / name)
+            headers[name] = _headers(folder / name)
     try:
         bundle = Bundle(folder, BundleCard.from_dict(read_json(folder / "card.json")), files)
         _check_parts(bundle.card, bundle.scorecard, bundle.onnx)
         for companion in bundle.companions.values():
             if companion.card.weights_sha256 != files[f"companions/{companion.card.name}/encoder.onnx"]:
                 raise BundleError(f"`{folder}`: the card of companion `{companion.card.name}` belongs to another `encoder.onnx`.")
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"`{folder}`: a card or scorecard cannot be read ({type(error).__name__}: {error}).") from error
+        if bundle.onnx is not None:
+            _check_golden(bundle.card, headers.get("golden.npz"))
+            _check_reference(bundle.card, headers.get("reference.npz"))
+    except BundleError:
+        raise
+    except Exception as error:  # nesting without end, a card that contradicts itself: whatever it is, its data is at fault
+        raise BundleError(
+            f"`{folder}`: a card or scorecard cannot be read ({type(error).__name__}: {error}). Package the benchmark again."
+        ) from error
     return bundle
 
 
@@ -367,8 +377,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         # numpy leaves a damaged file that it opened itself open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}).") from error
+    except Exception as error:  # encrypted, packed in an unknown way: zipfile and numpy raise what they like
+        raise _no_arrays(path, error) from error
 
 
 def _check_parts(card: BundleCard, scorecard: Scorecard, onnx: Path | None) -> None:
@@ -399,9 +409,11 @@ def _manifest(folder: Path) -> dict[str, str]:
         raise BundleError(f"`{folder}` is not a bundle: expected `manifest.json` in it.")
     try:
         value = read_json(path)
-        version, files = value["format"], dict(value["files"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"`{path}`: expected a manifest with `format` and `files`, which it is not ({type(error).__name__}).") from error
+        version, files = value["format"], dict(value["files"].items())
+    except Exception as error:  # nesting without end, say
+        raise BundleError(
+            f"`{path}`: expected a manifest with `format` and `files`, which it is not ({type(error).__name__}). Fetch the bundle again."
+        ) from error
     if version != FORMAT:
         raise BundleError(f"`{path}`: expected bundle format {FORMAT}, got {version}. Read it with the release that wrote it.")
     for name, digest in files.items():
@@ -431,17 +443,60 @@ def _walk(folder: Path) -> Iterator[str]:
         yield from (Path(base, name).relative_to(folder).as_posix() for name in files)
 
 
-def _check_arrays(path: Path) -> None:
-    """Refuse arrays that need pickle from their headers, without reading them."""
+def _headers(path: Path) -> dict[str, NpyHeader]:
+    """What an npz file announces, by name of the array; arrays that need pickle are refused without reading them."""
+    found: dict[str, NpyHeader] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as stream:
-                    needs_pickle = read_header(stream.read(MAX_READ)).dtype.hasobject
-                if needs_pickle:
+                    header = read_header(stream.read(MAX_READ))
+                if header.dtype.hasobject:
                     raise BundleError(f"`{path}`: `{name}` holds objects, which would need pickle. A bundle holds plain arrays only.")
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}).") from error
+                found[name.removesuffix(".npy")] = header
+    except BundleError:
+        raise
+    except Exception as error:  # as in `read_arrays`
+        raise _no_arrays(path, error) from error
+    return found
+
+
+def _no_arrays(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"`{path}`: expected an npz file of plain arrays, which it is not ({type(error).__name__}). Write the file again.")
+
+
+def _check_golden(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> None:
+    """Golden images and answers of the shapes that the card states, or none."""
+    if headers is None:
+        return
+    pixels = _expect("golden.npz", headers, "pixels", (None, *card.image.shape), (card.image.dtype, "float32"))
+    _expect("golden.npz", headers, "embedding", (pixels.shape[0], card.dim), _FLOATS)
+    for name in sorted(set(headers) - {"pixels", "embedding"}):
+        if not name.endswith("/probabilities"):
+            raise BundleError(f"`golden.npz`: expected `pixels`, `embedding` and `<task>/probabilities`, got `{name}`. Package the benchmark again.")
+        _expect("golden.npz", headers, name, (pixels.shape[0], None), _FLOATS)
+
+
+def _check_reference(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> None:
+    """Reference embeddings as wide as the encoder's, or none: else no image could be compared with them."""
+    if headers is not None:
+        _expect("reference.npz", headers, "embedding", (None, card.dim), _FLOATS)
+
+
+def _expect(file: str, headers: Mapping[str, NpyHeader], name: str, shape: Sequence[int | None], dtypes: Sequence[str]) -> NpyHeader:
+    """The header of one array; None in `shape` is any number above 0."""
+    header = headers.get(name)
+    right = (
+        header is not None
+        and len(header.shape) == len(shape)
+        and all(side > 0 if expected is None else side == expected for side, expected in zip(header.shape, shape, strict=True))
+        and header.dtype.name in dtypes
+    )
+    if header is None or not right:
+        expected = ", ".join("n" if side is None else str(side) for side in shape)
+        came = f"shape {header.shape} of {header.dtype}" if header is not None else f"only {_listing(sorted(headers))}"
+        raise BundleError(f"`{file}`: expected `{name}` of shape ({expected}) and {' or '.join(dtypes)}, got {came}. Package the benchmark again.")
+    return header
 
 
 def _listing(names: Sequence[str]) -> str:

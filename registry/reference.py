@@ -181,7 +181,9 @@ class ReferenceSet:
                 thumbnails=_cut(arrays["thumbnails/bytes"], arrays["thumbnails/ends"]) if "thumbnails/bytes" in arrays else None,
                 terms=_text(arrays, "thumbnails/terms", NO_THUMBNAILS),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except BundleError:
+            raise
+        except Exception as error:  # strings where numbers belong, infinity as a count: its data is at fault
             raise BundleError(f"`reference.npz` cannot be read ({type(error).__name__}: {error}). Package the benchmark again.") from error
 
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from registry.arrays import Embedding, Floats, Mask, PixelBatch
 from registry.bundle import Bundle, BundleCard, read_bundle
-from registry.errors import BundleError, ImageError
+from registry.errors import BlankslideError, BundleError, ImageError, ProviderError
 from registry.evidence import TaskEvidence
 from registry.export import MAX_RELATIVE
 from registry.heads import Head, heads_of
@@ -136,7 +136,8 @@ class Scorer:
         evidence: whether the scorecard is what would be computed now, in the words of `registry.staleness.Staleness`.
 
     Raises:
-        BundleError: on its golden images the network or a head computes something else than its source.
+        BundleError: on its golden images the network or a head computes something else than its source, or an image cannot be read by all
+            that is in the bundle.
     """
 
     def __init__(self, bundle: Bundle, encoder: Voice, companions: dict[str, Voice], max_pixels: int = MAX_PIXELS, evidence: str = UNCHECKED) -> None:
@@ -151,6 +152,7 @@ class Scorer:
         self._tasks = [task for task in encoder.heads if self._evidence[task] or encoder.card.card.role != "encoder"]
         self._beside = {task: self._beside_of(task) for task in self._tasks}
         self._check_golden()
+        self._try_out()
 
     @classmethod
     def open(
@@ -175,10 +177,21 @@ class Scorer:
             kind: what runs the networks.
 
         Raises:
-            BundleError: altered, incomplete, or of a row that cannot be served.
+            BundleError: altered, incomplete, of a row that cannot be served, or with data that something here cannot take.
             ProviderError: the provider asked for is not there.
         """
-        bundle = read_bundle(folder)
+        try:
+            return cls._opened(read_bundle(folder), provider, threads, max_pixels, evidence, shared, kind)
+        except BlankslideError as error:
+            if isinstance(error, BundleError | ProviderError):
+                raise
+            raise BundleError(f"`{folder}` cannot be opened: {error} Package the benchmark again.") from error
+        except Exception as error:  # hashes say who wrote the data, not that a runtime or numpy can take it
+            said = next(iter(str(error).splitlines()), "")
+            raise BundleError(f"`{folder}` cannot be opened ({type(error).__name__}: {said}). Package the benchmark again.") from error
+
+    @classmethod
+    def _opened(cls, bundle: Bundle, provider: str, threads: int, max_pixels: int, evidence: str, shared: bool, kind: EmbedderKind) -> Scorer:
         if bundle.onnx is None:
             raise BundleError(f"`{bundle.name}` cannot be served: {bundle.card.unservable} Serve an encoder, or a control with an `encoder.onnx`.")
 
@@ -423,6 +436,20 @@ class Scorer:
             if task not in self._encoder.heads:
                 raise BundleError(f"`{self.name}` has golden probabilities of task `{task}` and no head for it. Write the bundle again.")
             _check(f"`{task}` by `{self.name}`", self._encoder.heads[task].predict_proba(embedding), expected, PROBABILITY_TOLERANCE)
+
+    def _try_out(self) -> None:
+        """One image must be read, and the page said: what a companion, a head or the references cannot do is found here, not by a request."""
+        golden, spec = self.bundle.golden, self.bundle.card.image
+        middle = np.asarray([(low + high) / 2 for low, high in spec.intensity], np.float32)[:, None, None]
+        pixels = golden.pixels[:1].astype(np.float32) if golden is not None else np.broadcast_to(middle, (1, *spec.shape)).copy()
+        (answer,) = self._pass(pixels, [(None, [])], np.ones(1, np.bool_), True, _untimed)
+        # an even image is no real one: what has no embedding of it may have one of all others
+        if isinstance(answer, ImageError):
+            if golden is not None:
+                raise answer
+            return
+        answer.model_dump_json()
+        self.page.model_dump_json()
 
 
 def embedding_tolerance(embedding: ArrayLike) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -24,7 +25,7 @@ from pipelines import follower_process
 from pipelines.cli import main
 from pipelines.follow import Follower, follow, waiting_s
 from pipelines.follower_process import followed
-from registry.bundle import Bundle, Golden, read_bundle
+from registry.bundle import Bundle, Golden, read_bundle, write_arrays
 from registry.errors import BundleError, NotFoundError, ParamsError, StoreError
 from registry.files import sha256_of_file, write_json
 from registry.registration import register
@@ -213,6 +214,29 @@ def test_a_bundle_that_was_replaced_whole_is_not_the_registered_one(here: Follow
         here.live()
     with pytest.raises(BundleError, match="another one than was registered there"):
         here.store.fetch_bundle("tiny", here.root / "elsewhere")
+
+
+@pytest.mark.parametrize("odd", ["scorecard.json", "golden.npz", "reference.npz"])
+def test_a_bundle_that_is_odd_inside_is_refused_and_not_tried_for_ever(here: Followed, bundles: Bundles, odd: str) -> None:
+    here.add(bundles.one)
+    with here.follower() as follower:
+        follower.step()
+        before = here.live()
+        here.add(bundles.two)
+        manifest, file = here.stored(bundles.two, "manifest.json"), here.stored(bundles.two, odd)
+        if odd == "scorecard.json":
+            file.write_text("[" * 100_000 + "]" * 100_000)
+        else:
+            write_arrays(file, {"embedding": np.ones((3, 9), np.float32)})
+        value = json.loads(manifest.read_text())
+        write_json(manifest, {**value, "files": {**value["files"], odd: sha256_of_file(file)}})
+        lines: list[int] = []
+        for _ in range(3):
+            assert follower.step() == "refused"
+            lines.append(len(here.lines))
+        assert lines == [2, 2, 2]
+        assert here.live() == before
+    assert {"scorecard.json": "RecursionError", "golden.npz": "expected `pixels`", "reference.npz": "expected `embedding`"}[odd] in follower.refusal
 
 
 def test_a_bundle_whose_golden_images_say_otherwise_is_refused(here: Followed, bundles: Bundles) -> None:

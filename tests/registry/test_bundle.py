@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry.bundle import Bundle, BundleCard, read_bundle, write_arrays, write_bundle
+from registry.bundle import Bundle, BundleCard, read_arrays, read_bundle, write_arrays, write_bundle
 from registry.errors import BundleError
 from registry.files import sha256_of_bytes, sha256_of_file
 from tests.registry.scorecards import IMAGE, encoder_card, images, make_bundle, scorecard, tiny_onnx
@@ -195,6 +195,78 @@ def unknown_field(folder: Path) -> None:
     value = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps({**value, "code": "os.system"}))
     seal(folder)
+
+
+def nested(name: str) -> Callable[[Path], None]:
+    def nest(folder: Path) -> None:
+        (folder / name).write_text('{"row": ' + "[" * 100_000 + "]" * 100_000 + "}")
+        if name != "manifest.json":
+            seal(folder)
+
+    nest.__name__ = f"nested_{name.partition('.')[0]}"
+    return nest
+
+
+def in_headers(local: int, central: int, value: int) -> Callable[[Path], None]:
+    """Two bytes of every member's headers in the zip, where they begin."""
+
+    def change(folder: Path) -> None:
+        data = bytearray((folder / "golden.npz").read_bytes())
+        for mark, place in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+            at = data.find(mark)
+            while at >= 0:
+                data[at + place : at + place + 2] = value.to_bytes(2, "little")
+                at = data.find(mark, at + 4)
+        (folder / "golden.npz").write_bytes(bytes(data))
+        seal(folder)
+
+    return change
+
+
+def arrays_of(file: str, **changed: np.ndarray | None) -> Callable[[Path], None]:
+    """Other arrays in an npz file; None leaves one out."""
+
+    def change(folder: Path) -> None:
+        arrays = {**read_arrays(folder / file), **changed}
+        write_arrays(folder / file, {name: array for name, array in arrays.items() if array is not None})
+        seal(folder)
+
+    return change
+
+
+ODD = {
+    "nested card": (nested("card.json"), "a card or scorecard cannot be read (RecursionError"),
+    "nested scorecard": (nested("scorecard.json"), "a card or scorecard cannot be read (RecursionError"),
+    "nested manifest": (nested("manifest.json"), "expected a manifest"),
+    "encrypted": (in_headers(6, 8, 1), "expected an npz file of plain arrays, which it is not (RuntimeError)"),
+    "packed in an unknown way": (in_headers(8, 10, 77), "expected an npz file of plain arrays, which it is not (NotImplementedError)"),
+    "golden without its answer": (arrays_of("golden.npz", embedding=None), "`golden.npz`: expected `embedding` of shape (4, 2)"),
+    "golden of another size": (
+        arrays_of("golden.npz", pixels=images()[:, :, :3]),
+        "expected `pixels` of shape (n, 2, 6, 5) and uint16 or float32, got",
+    ),
+    "golden of nothing": (arrays_of("golden.npz", pixels=images()[:0]), "expected `pixels` of shape (n, 2, 6, 5)"),
+    "golden of strings": (
+        arrays_of("golden.npz", embedding=np.full((4, 2), "x")),
+        "expected `embedding` of shape (4, 2) and float32 or float64, got",
+    ),
+    "golden of more": (arrays_of("golden.npz", other=np.zeros(3)), "and `<task>/probabilities`, got `other`"),
+    "a reference of another width": (arrays_of("reference.npz", embedding=np.ones((4, 3), np.float32)), "expected `embedding` of shape (n, 2)"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), ODD.values(), ids=ODD)
+def test_a_bundle_that_is_odd_inside_is_refused_in_words(copy: Path, spoil: Callable[[Path], None], words: str) -> None:
+    spoil(copy)
+    with pytest.raises(BundleError, match=words.replace("(", r"\(").replace(")", r"\)")) as caught:
+        read_bundle(copy)
+    assert str(caught.value).endswith(" again.")
+
+
+def test_a_reference_of_odd_values_is_refused_in_words(copy: Path) -> None:
+    arrays_of("reference.npz", **{f"limits/{name}": np.array(np.inf) for name in ("embedding", "rate", "units", "unit")})(copy)
+    with pytest.raises(BundleError, match=r"`reference.npz` cannot be read \(OverflowError"):
+        _ = read_bundle(copy).reference
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from registry.bundle import Golden, read_bundle, write_bundle
+from registry.bundle import CompanionParts, Golden, read_bundle, write_bundle
 from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
 from serving.framing import Frames
@@ -157,6 +157,25 @@ class TestRefused:
         path.write_bytes(path.read_bytes() + b"\x00")
         with pytest.raises(BundleError, match="was altered"):
             Scorer.open(bundle.folder)
+
+    def test_a_companion_whose_head_is_of_another_width(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = read_bundle(altered().folder)
+        parts = [CompanionParts(found.card, found.onnx, bundle.heads) for found in bundle.companions.values()]
+        heads = {
+            name: np.concatenate([array, array], axis=-1) if name.endswith(("/mean", "/scale", "/coef")) else array
+            for name, array in bundle.heads.items()
+        }
+        parts[0] = replace(parts[0], heads=heads)
+        with pytest.raises(BundleError, match=r"Expected embeddings \(n, 12\) for this head"):
+            Scorer.open(altered(companions=parts).folder)
+
+    def test_a_scorecard_whose_words_are_no_words(self, altered: Callable[..., TinyBundle]) -> None:
+        bundle = read_bundle(altered().folder)
+        folder, parts = bundle.folder, {"onnx": bundle.onnx, "heads": bundle.heads, "reference": bundle.reference, "golden": bundle.golden}
+        for golden in (bundle.golden, None):
+            odd = write_bundle(folder.with_name("odd"), bundle.card, replace(bundle.scorecard, notes=[5]), **{**parts, "golden": golden})  # type: ignore[list-item]
+            with pytest.raises(BundleError, match=r"cannot be opened \(ValidationError.* Package the benchmark again"):
+                Scorer.open(odd.folder)
 
     def test_a_row_that_cannot_be_served(self, altered: Callable[..., TinyBundle]) -> None:
         bundle = read_bundle(altered().folder)
