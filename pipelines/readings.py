@@ -34,7 +34,7 @@ def readings_file(path: Path, model: ModelRef) -> Iterator[Write]:
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise ParamsError(f"Expected a file {', '.join(SUFFIXES)}, got `{path}`.")
-    with published(path) as temporary, _json(temporary, model) if kind == ".json" else _table(temporary, kind) as write:
+    with published(path) as temporary, _json(temporary, model) if kind == ".json" else _table(temporary, model, kind) as write:
         yield write
 
 
@@ -54,17 +54,17 @@ def _json(path: Path, model: ModelRef) -> Iterator[Write]:
 
 
 @contextmanager
-def _table(path: Path, kind: str) -> Iterator[Write]:
+def _table(path: Path, model: ModelRef, kind: str) -> Iterator[Write]:
     from pyarrow import csv, ipc, parquet
 
     waiting: list[Found] = []
     with ExitStack() as stack:
-        schema = ipc.open_stream(arrow([], scored=True)).schema
+        schema = ipc.open_stream(arrow([], model, scored=True)).schema
         writer = csv.CSVWriter(path, schema) if kind == ".csv" else parquet.ParquetWriter(path, schema, compression="zstd")
         stack.enter_context(writer)
 
         def flush() -> None:
-            writer.write_table(ipc.open_stream(arrow(waiting, scored=True)).read_all())
+            writer.write_table(ipc.open_stream(arrow(waiting, model, scored=True)).read_all())
             waiting.clear()
 
         def write(found: Found) -> None:

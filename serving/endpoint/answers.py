@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,53 @@ from fastapi import Response
 
 from registry.errors import BlankslideError
 from serving.errors import AcceptError, status_of
-from serving.schema import EmbeddedImage, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, ModelRef, ReadImage, Reading, ReadingBatch
+from serving.schema import (
+    EmbeddedImage,
+    EmbeddingAnswer,
+    EmbeddingBatch,
+    ErrorAnswer,
+    ModelRef,
+    ReadImage,
+    Reading,
+    ReadingBatch,
+    TaskReading,
+    UnservableControl,
+)
 
 JSON = "application/json"
 NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 KINDS = (JSON, NPY, ARROW)
+#: where npy, which is numbers alone, has its warnings
+WARNINGS = "X-Warnings"
+#: characters of that header: what lies between may take no longer ones
+MOST_HEADER = 4000
+#: columns of a table, and what they hold: which image, of readings who says what, by which model, what the benchmark says, how far from known images
+PLACE = {"image": "text", "tile_y": "count", "tile_x": "count", "error": "text"}
+OPINION = {**dict.fromkeys(("task", "role", "row", "member", "predicted", "label"), "text"), "probability": "number"}
+ABOUT = {
+    "warnings": "text",
+    "tile_policy": "text",
+    "tile_height": "count",
+    "tile_width": "count",
+    "resampled_from_um": "number",
+    **dict.fromkeys(("model", "identity", "benchmark", "provider", "evidence"), "text"),
+}
+JUDGED = {
+    "row_role": "text",
+    "benchmark_score": "number",
+    "question": "text",
+    **dict.fromkeys(("verdict", "verdict_sentence", "verdict_detail", "verdict_metric"), "text"),
+    "confounded": "yes",
+    "unservable": "text",
+}
+AWAY = {
+    **dict.fromkeys(("distance_nearest", "distance_percentile"), "number"),
+    "distance_n_reference": "count",
+    **dict.fromkeys(("distance_threshold", "distance_appearance", "distance_appearance_threshold"), "number"),
+    "unlike": "yes",
+    **dict.fromkeys(("distance_sentence", "nearest_images", "nearest_distances", "nearest_labels", "thumbnails", "notes"), "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +109,7 @@ def render(found: Sequence[Found], model: ModelRef, kind: str, several: bool, sc
     if kind == JSON and several:
         return Response(_batch(found, model, scored).model_dump_json(), media_type=JSON)
     if kind == ARROW:
-        return Response(arrow(found, scored), media_type=ARROW)
+        return Response(arrow(found, model, scored), media_type=ARROW)
     answers = [_answer(one) for one in found]
     if kind == JSON:
         return Response(answers[0].model_dump_json(), media_type=JSON)
@@ -75,7 +117,19 @@ def render(found: Sequence[Found], model: ModelRef, kind: str, several: bool, sc
         raise AcceptError(f"A reading is no array: expected `Accept` to be {JSON} or {ARROW}. `/v1/embed` answers as npy.")
     stream = io.BytesIO()
     np.save(stream, np.asarray([answer.embedding for answer in answers], np.float32), allow_pickle=False)
-    return Response(stream.getvalue(), media_type=NPY)
+    said = warnings_header([answer.warnings for answer in answers])
+    return Response(stream.getvalue(), media_type=NPY, headers={WARNINGS: said} if said else None)
+
+
+def warnings_header(warnings: Sequence[Sequence[str]]) -> str:
+    """JSON of ASCII characters: warnings by row of the array, as long as there is room; under "more" how many other rows have some. "" for none."""
+    strange = {str(i): list(texts) for i, texts in enumerate(warnings) if texts}
+    for count in range(len(strange), -1, -1):
+        rest = {"more": len(strange) - count} if count < len(strange) else {}
+        said = json.dumps(dict(list(strange.items())[:count]) | rest)
+        if len(said) <= MOST_HEADER:
+            return said if strange else ""
+    return ""
 
 
 def error_answer(error: BlankslideError, expected: dict[str, Any] | None = None) -> ErrorAnswer:
@@ -102,38 +156,95 @@ def _batch(found: Sequence[Found], model: ModelRef, scored: bool) -> EmbeddingBa
     return EmbeddingBatch(model=model, images=[EmbeddedImage.model_validate(part) for part in parts])
 
 
-def arrow(found: Sequence[Found], scored: bool) -> bytes:
-    """A table as an Arrow stream: a line per image or tile; of readings one per task, voice and label."""
+def arrow(found: Sequence[Found], model: ModelRef, scored: bool) -> bytes:
+    """A table as an Arrow stream: a line per image or tile; of readings one per task, voice and label.
+
+    Every fact of the answers is in it, in columns of text, number or yes and no, which CSV has too; what is true of a whole image is repeated on its
+    lines. Left out are, of readings, the embedding (which `/v1/embed` gives) and pictures.
+    """
     import pyarrow
 
-    place = [("image", pyarrow.string()), ("tile_y", pyarrow.int32()), ("tile_x", pyarrow.int32()), ("error", pyarrow.string())]
+    kinds = {"text": pyarrow.string(), "count": pyarrow.int32(), "number": pyarrow.float64(), "yes": pyarrow.bool_()}
     if scored:
-        texts = [(name, pyarrow.string()) for name in ("task", "role", "row", "member", "predicted", "label")]
-        schema = pyarrow.schema([*place, *texts, ("probability", pyarrow.float64())])
-        rows = [line for one in found for line in _lines(one)]
+        schema = pyarrow.schema([(name, kinds[kind]) for name, kind in (PLACE | OPINION | ABOUT | JUDGED | AWAY).items()])
+        rows = [line for one in found for line in _lines(one, model)]
     else:
         dims = {len(one.answer.embedding) for one in found if isinstance(one.answer, EmbeddingAnswer)}
-        schema = pyarrow.schema([*place, ("embedding", pyarrow.list_(pyarrow.float32(), dims.pop() if dims else -1))])
-        rows = [{**_place(one), "embedding": one.answer.embedding if isinstance(one.answer, EmbeddingAnswer) else None} for one in found]
+        embedding = pyarrow.list_(pyarrow.float32(), dims.pop() if dims else -1)
+        place, about = ([(name, kinds[kind]) for name, kind in columns.items()] for columns in (PLACE, ABOUT))
+        schema = pyarrow.schema([*place, ("embedding", embedding), *about])
+        rows = [{**_about(one, model), "embedding": one.answer.embedding if isinstance(one.answer, EmbeddingAnswer) else None} for one in found]
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, schema) as writer:
         writer.write_table(pyarrow.Table.from_pylist(rows, schema))
     return bytes(sink.getvalue())
 
 
-def _place(one: Found) -> dict[str, Any]:
-    tile = None if isinstance(one.answer, BlankslideError) else one.answer.tile
-    error = str(one.answer) if isinstance(one.answer, BlankslideError) else None
-    return {"image": one.image, "tile_y": tile.y if tile else None, "tile_x": tile.x if tile else None, "error": error}
+def _about(one: Found, model: ModelRef) -> dict[str, Any]:
+    """Columns `PLACE` and `ABOUT`."""
+    facts: dict[str, Any] = {"image": one.image}
+    if isinstance(one.answer, BlankslideError):
+        facts["error"] = str(one.answer)
+    else:
+        model = one.answer.model
+        facts["warnings"] = " ".join(one.answer.warnings)
+        if tile := one.answer.tile:
+            facts |= {f"tile_{name}": getattr(tile, name) for name in ("policy", "y", "x", "height", "width")}
+            facts["resampled_from_um"] = tile.resampled_from_um
+    version = {"model": model.name, "identity": model.identity, "benchmark": model.benchmark}
+    return {**facts, **version, "provider": model.provider, "evidence": model.evidence}
 
 
-def _lines(one: Found) -> Iterator[dict[str, Any]]:
+def _lines(one: Found, model: ModelRef) -> Iterator[dict[str, Any]]:
+    about = _about(one, model)
     if not isinstance(one.answer, Reading):
-        yield _place(one)
+        yield about
         return
+    about |= _away(one.answer)
+    if not one.answer.tasks:
+        yield about
     for task in one.answer.tasks:
-        voices = [(role, voice) for role, voice in (("encoder", task.encoder), ("twin", task.twin), ("control", task.control)) if voice is not None]
-        for role, voice in voices:
-            facts = {"task": task.task, "role": role, "row": voice.row, "member": voice.member, "predicted": voice.predicted}
-            for label, probability in voice.probabilities.items():
-                yield {**_place(one), **facts, "label": label, "probability": probability}
+        judged = about | _judged(task, one.answer)
+        for voice, opinion in (("encoder", task.encoder), ("twin", task.twin), ("control", task.control)):
+            if opinion is None:
+                continue
+            facts = {name: getattr(opinion, name) for name in ("row", "member", "predicted", "benchmark_score")}
+            for label, probability in opinion.probabilities.items():
+                yield {**judged, **facts, "role": voice, "row_role": opinion.role, "label": label, "probability": probability}
+
+
+def _away(reading: Reading) -> dict[str, Any]:
+    """Columns `AWAY`."""
+    distance = reading.distance.model_dump() if reading.distance else {}
+    facts = {name if name in AWAY else f"distance_{name}": value for name, value in distance.items()}
+    return {
+        **facts,
+        "nearest_images": _joined(near.image_id for near in reading.nearest),
+        "nearest_distances": _joined(repr(near.distance) for near in reading.nearest),
+        "thumbnails": reading.thumbnails,
+        "notes": " ".join(reading.notes),
+    }
+
+
+def _judged(task: TaskReading, reading: Reading) -> dict[str, Any]:
+    """Columns `JUDGED`, and the nearest images' labels of this task."""
+    verdict = task.verdict
+    said = {f"verdict_{name}": getattr(verdict, name) for name in ("sentence", "detail", "metric")} if verdict else {}
+    return {
+        "task": task.task,
+        "question": task.question,
+        "verdict": verdict.word if verdict else None,
+        **said,
+        "confounded": verdict.confounded if verdict else None,
+        "unservable": " ".join(_unservable(control) for control in task.unservable),
+        "nearest_labels": _joined(near.labels.get(task.task, "") for near in reading.nearest),
+    }
+
+
+def _unservable(control: UnservableControl) -> str:
+    score = "" if control.benchmark_score is None else f" ({control.benchmark_score!r} on the benchmark)"
+    return f"{control.name}{score}: {control.reason}"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "; ".join(parts)

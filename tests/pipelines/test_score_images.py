@@ -17,7 +17,7 @@ from pipelines.score_images import find_images, parse_centres, score_images
 from registry.errors import ParamsError
 from serving.client import ScoringClient
 from serving.client.exchange import Answered
-from serving.endpoint.answers import Found
+from serving.endpoint.answers import ABOUT, AWAY, JUDGED, OPINION, PLACE, Found
 from serving.endpoint.server import running
 from serving.errors import ServiceError
 from serving.schema import Reading, ReadingBatch
@@ -93,7 +93,10 @@ def test_tables_have_a_line_per_voice_and_label(images: list[Path], url: str, sc
     assert score(*images, "--server", url, "--out", out, "--quiet") == 0
     table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert len(table) == 11 * 2 * 2
-    assert list(table.columns) == ["image", "tile_y", "tile_x", "error", "task", "role", "row", "member", "predicted", "label", "probability"]
+    assert list(table.columns) == list(PLACE | OPINION | ABOUT | JUDGED | AWAY)
+    assert list(table.columns)[:11] == ["image", "tile_y", "tile_x", "error", "task", "role", "row", "member", "predicted", "label", "probability"]
+    assert set(table["identity"]) == {scorer.ref.identity}
+    assert set(table["verdict"]) == {"beats"}
     one = table[(table["image"] == str(images[3])) & (table["role"] == "twin") & (table["label"] == "left")]
     twin = scorer.read(images[3].read_bytes()).tasks[0].twin
     assert twin is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow
 import pytest
 
-from serving.endpoint.answers import ARROW, JSON, NPY, accepted
+from registry.errors import ImageError
+from serving.endpoint.answers import ARROW, JSON, MOST_HEADER, NPY, Found, accepted, arrow, warnings_header
 from serving.endpoint.server import running
 from serving.errors import AcceptError
-from serving.schema import EmbeddingBatch, ReadingBatch
+from serving.schema import EmbeddingBatch, Reading, ReadingBatch
 from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy, ome
@@ -112,6 +114,22 @@ class TestFields:
         assert answer["tile"]["resampled_from_um"] == pytest.approx(0.325)
 
 
+def unlike_all_others(value: Any, found: list[str | float], key: str = "") -> Any:
+    """The same with every text and number another one, which are listed; what a table leaves out, names of tasks and words of the schema stay."""
+    if key in ("embedding", "thumbnail", "schema", "policy", "task") or isinstance(value, bool):
+        return value
+    if isinstance(value, dict):
+        # labels are facts too
+        keys = {name: f"label-{len(found)}-{i}" for i, name in enumerate(value)} if key == "probabilities" else {name: name for name in value}
+        found += [new for name, new in keys.items() if new != name]
+        return {keys[name]: unlike_all_others(item, found, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [unlike_all_others(item, found, key) for item in value]
+    assert value is not None, key
+    found.append(f"text-{len(found)}" if isinstance(value, str) else 1000 + len(found) if isinstance(value, int) else 0.5 + len(found))
+    return found[-1]
+
+
 class TestForms:
     def test_npy(self, http: httpx.Client, tiny: TinyBundle) -> None:
         answer = http.post("/v1/embed", files=form(tiny, [0, 1, 2]), headers={"Accept": NPY})
@@ -143,6 +161,63 @@ class TestForms:
                 for label, probability in task[role]["probabilities"].items():
                     assert said.pop((task["task"], role, label)) == pytest.approx(probability, abs=1e-12)
         assert said == {}
+
+    def test_npy_says_warnings_in_a_header(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        files = [*form(tiny, [0]), ("image", ("dark.npy", npy(tiny.images[1] // 1000)))]
+        warnings = http.post("/v1/embed", files=files).json()["images"][1]["answer"]["warnings"]
+        answer = http.post("/v1/embed", files=files, headers={"Accept": NPY})
+        assert json.loads(answer.headers["x-warnings"]) == {"1": warnings}
+        assert "x-warnings" not in http.post("/v1/embed", files=form(tiny, [0]), headers={"Accept": NPY}).headers
+
+    def test_a_header_of_warnings_is_short_and_ascii(self) -> None:
+        said = warnings_header([["µ\n"], [], *([["dark"] * 10] * 100)])
+        assert len(said) <= MOST_HEADER
+        assert said.isascii()
+        assert said.isprintable()
+        found = json.loads(said)
+        assert found["0"] == ["µ\n"]
+        assert found["more"] + len(found) - 1 == 101
+        assert warnings_header([[], []]) == ""
+        assert json.loads(warnings_header([["x" * MOST_HEADER]])) == {"more": 1}
+
+    def test_a_table_holds_every_fact_of_a_reading(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        """Each value is made the only one of its kind, and looked for."""
+        reading = http.post("/v1/score", content=npy(tiny.images[0])).json()
+        assert reading["distance"]
+        reading |= {
+            "warnings": ["", ""],
+            "tile": {"policy": "grid", "y": 0, "x": 0, "height": 0, "width": 0, "resampled_from_um": 0.0},
+            "distance": {**dict.fromkeys(reading["distance"], 0.0), "n_reference": 0, "unlike": True, "sentence": ""},
+            "nearest": [{"image_id": "", "distance": 0.0, "labels": {task["task"]: "" for task in reading["tasks"]}, "thumbnail": ""}] * 2,
+            "thumbnails": "",
+        }
+        reading["tasks"][0]["verdict"]["confounded"] = True
+        # what the schema has beside that comes with its default, and is looked for too
+        reading = Reading.model_validate(reading).model_dump()
+        found: list[str | float] = []
+        different = Reading.model_validate(unlike_all_others(reading, found))
+        table = pyarrow.ipc.open_stream(arrow([Found("a.tif", different)], different.model, scored=True)).read_all()
+        cells = {cell for line in table.to_pylist() for cell in line.values() if cell is not None}
+        texts = " ".join(cell for cell in cells if isinstance(cell, str)).replace(";", " ").replace(":", " ").replace("(", " ").split()
+        assert len(found) > 70
+        assert [value for value in found if value not in cells and str(value) not in texts] == []
+        lines = table.to_pylist()
+        assert {line["tile_policy"] for line in lines} == {"grid"}
+        assert {line["unlike"] for line in lines} == {True}
+        assert {(line["task"], line["confounded"]) for line in lines} == {("phase", True), ("treated", False)}
+
+    def test_a_table_of_embeddings_says_what_is_strange_and_which_model(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        body = npy(tiny.images[1] // 1000)
+        said = http.post("/v1/embed", content=body).json()
+        (line,) = pyarrow.ipc.open_stream(http.post("/v1/embed", content=body, headers={"Accept": ARROW}).content).read_all().to_pylist()
+        assert line["warnings"] == " ".join(said["warnings"])
+        assert (line["model"], line["identity"], line["evidence"]) == ("tiny", said["model"]["identity"], said["model"]["evidence"])
+
+    def test_an_image_that_failed_and_a_model_without_tasks_have_a_line(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        reading = Reading.model_validate(http.post("/v1/score", content=npy(tiny.images[0])).json()).model_copy(update={"tasks": []})
+        found = [Found("a.tif", reading), Found("b.tif", ImageError("bad"))]
+        lines = pyarrow.ipc.open_stream(arrow(found, reading.model, scored=True)).read_all().to_pylist()
+        assert [(line["image"], line["error"], line["model"]) for line in lines] == [("a.tif", None, "tiny"), ("b.tif", "bad", "tiny")]
 
     def test_a_reading_is_no_array(self, http: httpx.Client, tiny: TinyBundle) -> None:
         answer = http.post("/v1/score", content=npy(tiny.images[0]), headers={"Accept": NPY})

@@ -65,6 +65,17 @@ class TestClient:
             np.testing.assert_allclose(found.as_numpy("phase.twin")[i], list(phase["twin"]["probabilities"].values()), atol=1e-5)
             np.testing.assert_allclose(found.as_numpy("treated")[i], list(treated["encoder"]["probabilities"].values()), atol=1e-5)
 
+    @pytest.mark.parametrize("binary", [True, False])
+    def test_warnings_are_those_of_the_readings(self, url: str, client: Any, tiny: TinyBundle, binary: bool) -> None:
+        dark = tiny.images[1] // 1000
+        tensor = triton.InferInput("pixels", [2, 3, 24, 20], "UINT16")
+        tensor.set_data_from_numpy(np.stack([tiny.images[0], dark]), binary_data=binary)
+        found = client.infer("tiny", [tensor]).get_response()["parameters"]
+        reading = httpx.post(f"{url}/v1/score?model=tiny", content=npy(dark)).json()
+        assert reading["warnings"]
+        assert json.loads(found["warnings"]) == [[], reading["warnings"]]
+        assert found["evidence"] == reading["model"]["evidence"]
+
     def test_all_outputs_unless_some_are_named(self, client: Any, tiny: TinyBundle) -> None:
         found = client.infer("tiny", inputs(tiny, 2))
         assert len(found.get_response()["outputs"]) == 7
