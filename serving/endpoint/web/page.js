@@ -5,6 +5,8 @@ const COLOURS = { 1: ["#ffffff"], 2: ["#ff40ff", "#00e060"], 3: ["#ff40c0", "#00
 // many channels lie on each other: each is darker, or all of it would be white
 const MANY = ["#0060c0", "#a08800", "#a02868", "#009068", "#a84800", "#6838a8", "#808080"];
 const VOICES = ["encoder", "twin", "control"];
+// as the command line says it
+const CONFOUNDED = "Plate layout alone does better: the task supports no conclusion.";
 let models = [];
 
 // ---------------------------------------------------------------- the service
@@ -154,6 +156,7 @@ function showReading(reading) {
     const section = make("section", undefined, { class: "task" });
     section.append(make("h3", task.task), make("p", task.question, { class: "soft" }), ...bars(task));
     if (task.verdict) section.append(make("p", task.verdict.sentence, { class: "verdict" }));
+    if (task.verdict?.confounded) section.append(make("p", CONFOUNDED, { class: "warning" }));
     for (const control of task.unservable) {
       const known = control.benchmark_score === null ? "" : ` (${score(control.benchmark_score)} on the benchmark)`;
       section.append(make("p", `${control.name}${known} is not computed here: ${control.reason}`, { class: "soft" }));
@@ -219,7 +222,9 @@ async function showBoard() {
       const line = make("tr");
       line.append(make("td", name), make("td", facts.benchmark), make("td", task?.task ?? "–"));
       for (const value of [task?.value, best(["twin"]), best(["negative"])]) line.append(make("td", known(value), { class: "number" }));
-      line.append(make("td", task?.sentence ?? "a control: nothing to be judged", { class: "sentence" }), make("td", facts.evidence));
+      const judged = make("td", task?.sentence ?? "a control: nothing to be judged", { class: "sentence" });
+      if (task?.confounded) judged.append(make("p", CONFOUNDED, { class: "warning" }));
+      line.append(judged, make("td", facts.evidence));
       lines.push(line);
     }
   }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines.reporting.contact import jpeg
+from registry.bundle import read_bundle, write_bundle
+from registry.reference import Limits, Thumbnails
 from serving.endpoint.server import running
 from serving.scoring import Scorer
 from serving.settings import Settings
@@ -122,6 +126,62 @@ def test_the_scoreboard(page: Any, url: str) -> None:
     page.locator("#board tbody tr").nth(3).wait_for()
     first = page.locator("#board tbody tr").first.locator("td").all_inner_texts()
     assert first[:6] == ["tiny", "cells", "phase", "0.800", "0.650", "0.900"]
+
+
+@pytest.fixture(scope="module")
+def confounded(tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A model of one confounded task of two, whose references are named and pictured and unlike every new image."""
+    bundle = read_bundle(tiny.folder)
+    assert bundle.reference is not None
+    first, *others = bundle.scorecard.tasks
+    n = len(bundle.reference)
+    pictures = Thumbnails(tuple(jpeg(np.full((8, 8, 3), i, np.uint8)) for i in range(n)))
+    reference = replace(
+        bundle.reference,
+        image_id=np.array([f"image-{i}" for i in range(n)]),
+        labels={first.task: np.array(["G1"] * n)},
+        limits=Limits(embedding=0.0, appearance=None, rate=0.05, units=12, unit="plate"),
+        why_no_limits="",
+        thumbnails=pictures,
+        terms="Pictures of `cells`, CC0-1.0.",
+    )
+    scorecard = replace(bundle.scorecard, tasks=[replace(first, confounded=True), *others])
+    made = write_bundle(
+        tmp_path_factory.mktemp("confounded") / "tiny",
+        bundle.card,
+        scorecard,
+        onnx=bundle.onnx,
+        heads=bundle.heads,
+        golden=bundle.golden,
+        reference=reference,
+    )
+    with running([Scorer.open(made.folder)]) as address:
+        yield address
+
+
+def test_a_confounded_task_is_said_in_the_reading_and_on_the_board(page: Any, confounded: str, cell: Path) -> None:
+    page.goto(confounded)
+    words = "Plate layout alone does better: the task supports no conclusion."
+    page.locator("#board tbody tr").nth(1).wait_for()
+    assert [words in row for row in page.locator("#board tbody tr").all_inner_texts()] == [True, False]
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.locator("section.task").nth(1).wait_for()
+    assert [words in task for task in page.locator("section.task").all_inner_texts()] == [True, False]
+    assert page.locator("section.task .warning").all_inner_texts() == [words]
+
+
+def test_nearest_images_and_what_is_unlike_them_are_shown(page: Any, confounded: str, cell: Path) -> None:
+    page.goto(confounded)
+    page.locator("#board tbody tr").first.wait_for()
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.locator("#nearest li").nth(4).wait_for()
+    assert all(text.startswith("phase: G1\nimage-") for text in page.locator("#nearest li").all_inner_texts())
+    assert page.locator("#nearest img").count() == 5
+    assert page.evaluate("[...document.querySelectorAll('#nearest img')].every(image => image.complete && image.naturalWidth === 8)")
+    page.get_by_text("Pictures of `cells`, CC0-1.0.", exact=True).wait_for()
+    assert page.locator("#reading > .warning").first.inner_text().startswith("Unlike anything scored before: ")
 
 
 def test_by_keyboard_alone(page: Any, url: str) -> None:
