@@ -27,6 +27,9 @@ class ImageExpected(_Model):
     dtype: str = Field(description="uint8, uint16 or float32, as stored.")
     height: int = Field(description="Rows, in pixels.")
     width: int = Field(description="Columns, in pixels.")
+    intensity: list[tuple[float, float]] = Field(
+        default=[], description="Per channel, the raw intensities (low, high) that the networks map to 0 and 1: the scale of the benchmark's images."
+    )
     pixel_size_um: float | None = Field(description="Micrometres per pixel; null if the benchmark does not say.")
     resize: str = Field(description="`refuse`: other sizes are refused; `linear`: they are resampled.")
 

@@ -213,7 +213,7 @@ class Scorer:
     @cached_property
     def expected(self) -> ImageExpected:
         """The image it takes."""
-        return ImageExpected.model_validate({key: value for key, value in self.bundle.card.image.as_dict().items() if key != "intensity"})
+        return ImageExpected.model_validate(self.bundle.card.image.as_dict())
 
     @cached_property
     def ref(self) -> ModelRef:

@@ -81,7 +81,8 @@ def _probabilities(scorer: Scorer) -> dict[str, Output]:
 def model_metadata(scorer: Scorer) -> dict[str, Any]:
     """The protocol's model metadata."""
     spec = scorer.bundle.card.image
-    inputs = [{"name": INPUT, "datatype": DATATYPES[spec.dtype], "shape": [-1, *spec.shape], "parameters": {"channels": ",".join(spec.channels)}}]
+    about = {"channels": ",".join(spec.channels), "intensity": json.dumps(spec.intensity)}
+    inputs = [{"name": INPUT, "datatype": DATATYPES[spec.dtype], "shape": [-1, *spec.shape], "parameters": about}]
     outputs: list[dict[str, Any]] = [{"name": EMBEDDING, "datatype": "FP32", "shape": [-1, scorer.bundle.card.dim]}]
     for name, output in _probabilities(scorer).items():
         outputs.append({"name": name, "datatype": "FP64", "shape": [-1, len(output.labels)], "parameters": {"labels": json.dumps(output.labels)}})

@@ -68,6 +68,9 @@ class TestAnswers:
         assert list(models) == ["tiny", "tissue"]
         assert models["tiny"].companions == ["intensity", "untrained-tiny"]
         assert models["tissue"].image.channels == ["red", "green", "blue"]
+        assert [models[name].image.intensity for name in ("tiny", "tissue")] == [[(0.0, 4095.0)] * 3, [(0.0, 255.0)] * 3]
+        with ScoringClient(url) as client:
+            assert client.model("tiny").model.image == models["tiny"].image
         assert models["tiny"].dim == tiny.embedding.shape[1]
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

@@ -46,6 +46,8 @@ class TestClient:
         assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
         found = client.get_model_metadata("tiny")
         assert found["inputs"][0] | {"parameters": {}} == {"name": "pixels", "datatype": "UINT16", "shape": [-1, 3, 24, 20], "parameters": {}}
+        assert found["inputs"][0]["parameters"]["channels"] == "dna,er,actin"
+        assert json.loads(found["inputs"][0]["parameters"]["intensity"]) == [[0.0, 4095.0]] * 3
         assert [output["name"] for output in found["outputs"]] == [
             "embedding",
             *(f"{task}{voice}" for task in ("phase", "treated") for voice in ("", ".twin", ".control")),
