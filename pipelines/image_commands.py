@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from pipelines.commands import bundles
@@ -92,8 +93,11 @@ def _embeds(options: argparse.Namespace, cutting: Cutting) -> Iterator[Embeds]:
         yield Offline(scorer, cutting, options.threads or available_cores())
 
 
-def _client(options: argparse.Namespace) -> ScoringClient:
+@contextmanager
+def _client(options: argparse.Namespace) -> Iterator[ScoringClient]:
+    """A client of the service that was named; a service that asks for a token is answered by where to put it."""
     from serving.client import ScoringClient
+    from serving.errors import ServiceError
 
     token = None
     if options.token_file is not None:
@@ -101,4 +105,11 @@ def _client(options: argparse.Namespace) -> ScoringClient:
             token = options.token_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ParamsError(f"The token's file `{options.token_file}` cannot be read ({type(error).__name__}).") from error
-    return ScoringClient(options.server, token)
+    try:
+        with ScoringClient(options.server, token) as client:
+            yield client
+    except ServiceError as error:
+        if error.status != HTTPStatus.UNAUTHORIZED:
+            raise
+        message = f"{error} Give it by `--token-file FILE` or in the variable BLANKSLIDE_TOKEN."
+        raise ServiceError(message, error.status, error.kind, error.request_id) from error

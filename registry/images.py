@@ -52,16 +52,16 @@ class Image:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3:
-            raise ImageError(f"`{self.source}`: expected axes (c, y, x), got shape {self.pixels.shape}.")
+            raise ImageError(f"`{self.source}`: expected axes (c, y, x), got shape {self.pixels.shape}. Save one image, channels first.")
         if self.pixels.dtype.name not in DTYPES:
             raise ImageError(f"`{self.source}`: expected dtype {' or '.join(DTYPES)}, got {self.pixels.dtype.name}. Convert the file.")
         if 0 in self.pixels.shape:
-            raise ImageError(f"`{self.source}`: the image is empty, shape {self.pixels.shape}.")
+            raise ImageError(f"`{self.source}`: the image is empty, shape {self.pixels.shape}. Save it again.")
         if self.pixels.dtype.kind == "f" and not np.isfinite(self.pixels).all():
             bad = int((~np.isfinite(self.pixels)).sum())
             raise ImageError(f"`{self.source}`: {bad} of {self.pixels.size} pixels are NaN or infinite. Repair or leave out the image.")
         if self.channel_names and len(self.channel_names) != self.pixels.shape[0]:
-            raise ImageError(f"`{self.source}`: {len(self.channel_names)} channel names for {self.pixels.shape[0]} channels.")
+            raise ImageError(f"`{self.source}`: {len(self.channel_names)} channel names for {self.pixels.shape[0]} channels. Name each once.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def conform(image: Image, spec: ImageSpec, out: NDArray[np.float32] | None = Non
     """
     pixels = ordered_channels(image, spec)
     if image.pixels.dtype.name != spec.dtype:
-        raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
+        raise other_dtype(image, spec)
     if image.pixel_size_um and spec.pixel_size_um and not math.isclose(image.pixel_size_um, spec.pixel_size_um, rel_tol=0.05):
         raise ImageError(
             f"`{image.source}`: expected {spec.pixel_size_um:g} um per pixel, got {image.pixel_size_um:g}."
@@ -158,19 +158,29 @@ def conform(image: Image, spec: ImageSpec, out: NDArray[np.float32] | None = Non
         )
     if pixels.shape[1:] != (spec.height, spec.width):
         if spec.resize == "refuse":
+            larger = pixels.shape[1] >= spec.height and pixels.shape[2] >= spec.width
             raise ImageError(
                 f"`{image.source}`: expected {spec.height} x {spec.width} pixels (y, x), got {pixels.shape[1]} x {pixels.shape[2]}."
-                " Crop the image to that field."
+                f" {'Crop the image to that field.' if larger else 'Take an image of a larger field.'}"
             )
         if max(pixels.shape[1:]) > MAX_RESIZED_SIDE:
             raise ImageError(
                 f"`{image.source}`: expected sides of at most {MAX_RESIZED_SIDE} pixels, got {pixels.shape[1]} x {pixels.shape[2]} (y, x)."
+                " Crop the image."
             )
         pixels = resize_linear(pixels.astype(np.float32), spec.height, spec.width)
     # always memory of its own: what a decoder gives may be a view of the file's bytes
     conformed = np.empty(spec.shape, np.float32) if out is None else out
     conformed[:] = pixels
     return conformed
+
+
+def other_dtype(image: Image, spec: ImageSpec) -> ImageError:
+    """What is said of an image of another dtype than expected."""
+    return ImageError(
+        f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else:"
+        f" save the image as {spec.dtype}, on the scale of the model's images."
+    )
 
 
 def ordered_channels(image: Image, spec: ImageSpec) -> Pixels:
@@ -183,11 +193,15 @@ def ordered_channels(image: Image, spec: ImageSpec) -> Pixels:
         raise ImageError(
             f"`{image.source}`: expected {len(spec.channels)} channels ({', '.join(spec.channels)}), got {image.pixels.shape[0]}"
             + (f" ({', '.join(image.channel_names)})." if image.channel_names else ".")
+            + " Save these channels, and no others, in one file."
         )
     if not image.channel_names or image.channel_names == spec.channels:
         return image.pixels
     if sorted(image.channel_names) != sorted(spec.channels):
-        raise ImageError(f"`{image.source}`: expected channels {', '.join(spec.channels)}, got {', '.join(image.channel_names)}.")
+        raise ImageError(
+            f"`{image.source}`: expected channels {', '.join(spec.channels)}, got {', '.join(image.channel_names)}."
+            " If they are the same, name them so in the file; otherwise take an image of these channels."
+        )
     return image.pixels[[image.channel_names.index(name) for name in spec.channels]]
 
 
@@ -254,12 +268,14 @@ def decode_image(data: bytes, source: str = "body", max_pixels: int = MAX_PIXELS
         return _decode_jpeg(data, source, max_pixels)
     if data[:6] == NPY_MAGIC:
         return _decode_npy(data, source, max_pixels)
-    raise ImageError(f"`{source}`: expected TIFF, OME-TIFF, PNG, JPEG or npy, got {len(data)} bytes starting {data[:8]!r}.")
+    raise ImageError(
+        f"`{source}`: expected TIFF, OME-TIFF, PNG, JPEG or npy, got {len(data)} bytes starting {data[:8]!r}. Save the image as one of these."
+    )
 
 
 def _check_size(count: int, source: str, max_pixels: int) -> None:
     if count > max_pixels:
-        raise ImageError(f"`{source}`: expected at most {max_pixels} pixels over all channels, the header announces {count}.")
+        raise ImageError(f"`{source}`: expected at most {max_pixels} pixels over all channels, the header announces {count}. Crop the image.")
 
 
 def _decode_tiff(data: bytes, source: str, max_pixels: int) -> Image:
@@ -270,7 +286,7 @@ def _decode_tiff(data: bytes, source: str, max_pixels: int) -> Image:
 def _decode_png(data: bytes, source: str, max_pixels: int) -> Image:
     # IHDR comes first (PNG specification, 11.2.2): width, height, bit depth, colour type.
     if len(data) < 26 or data[12:16] != b"IHDR":
-        raise ImageError(f"`{source}`: the PNG header cannot be read. The file is truncated or damaged.")
+        raise ImageError(f"`{source}`: the PNG header cannot be read. The file is truncated or damaged: save it again.")
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     samples = PNG_SAMPLES.get(colour)
     if samples is None or depth not in (8, 16):
@@ -279,7 +295,7 @@ def _decode_png(data: bytes, source: str, max_pixels: int) -> Image:
         )
     _check_size(width * height * samples, source, max_pixels)
     if b"acTL" in data[:4096].partition(b"IDAT")[0]:
-        raise ImageError(f"`{source}`: expected one image, got an animated PNG.")
+        raise ImageError(f"`{source}`: expected one image, got an animated PNG. Save one frame.")
     if depth == 16 and samples > 1:
         return _from_samples(_decode_deep_png(data, source), source)  # Pillow would silently make it 8 bit
     return _from_samples(_decode_pillow(data, "PNG", source, max_pixels), source)
@@ -291,7 +307,7 @@ def _decode_deep_png(data: bytes, source: str) -> NDArray[Any]:
     try:
         pixels: NDArray[Any] = imagecodecs.png_decode(data)
     except (RuntimeError, ValueError) as error:
-        raise ImageError(f"`{source}`: the PNG cannot be decoded. The file is truncated or damaged.") from error
+        raise ImageError(f"`{source}`: the PNG cannot be decoded. The file is truncated or damaged: save it again.") from error
     return pixels
 
 
@@ -315,7 +331,9 @@ def _decode_pillow(data: bytes, kind: str, source: str, max_pixels: int) -> NDAr
     except ImageError:
         raise
     except Exception as error:  # the decoders raise what they like on damaged bytes
-        raise ImageError(f"`{source}`: the {kind} cannot be decoded ({type(error).__name__}). The file is truncated or damaged.") from error
+        raise ImageError(
+            f"`{source}`: the {kind} cannot be decoded ({type(error).__name__}). The file is truncated or damaged: save it again."
+        ) from error
 
 
 def _from_samples(pixels: NDArray[Any], source: str) -> Image:
@@ -334,16 +352,20 @@ def _decode_npy(data: bytes, source: str, max_pixels: int) -> Image:
     try:
         header = read_header(data)
     except ValueError as error:
-        raise ImageError(f"`{source}`: the npy header cannot be read. The file is truncated, damaged, or of no plain array.") from error
+        raise ImageError(
+            f"`{source}`: the npy header cannot be read. The file is truncated, damaged, or of no plain array: save it again."
+        ) from error
     shape, dtype = header.shape, header.dtype
     if dtype.hasobject or dtype.name not in DTYPES:
-        raise ImageError(f"`{source}`: expected dtype {' or '.join(DTYPES)}, got {dtype}.")
+        raise ImageError(f"`{source}`: expected dtype {' or '.join(DTYPES)}, got {dtype}. Convert the array.")
     if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}.")
+        raise ImageError(f"`{source}`: expected shape (c, y, x) or (y, x), got {shape}. Save one image, channels first.")
     _check_size(math.prod(shape), source, max_pixels)
     expected = math.prod(shape) * dtype.itemsize
     if len(data) - header.start != expected:
-        raise ImageError(f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(data) - header.start}. The file is truncated.")
+        raise ImageError(
+            f"`{source}`: the npy header announces {expected} bytes of pixels, got {len(data) - header.start}. The file is truncated: save it again."
+        )
     pixels = (
         np.frombuffer(data, dtype, offset=header.start)
         .reshape(shape, order="F" if header.fortran else "C")

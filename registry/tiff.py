@@ -137,7 +137,7 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
             facts = _ome_facts(tiff.ome_metadata, source) if tiff.is_ome else _OmeFacts()
             series = _only_series(tiff, facts, source)
             if math.prod(series.shape) > max_pixels:
-                raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}.")
+                raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}. Crop the image.")
             facts = replace(facts, pixel_size_um=facts.pixel_size_um or _imagej_pixel_size_um(tiff))
             layout, shape = _Layout(structure.pages[0], series.axes, facts), tuple(series.shape)
             if series.dataoffset is not None:
@@ -149,9 +149,9 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
     except ImageError:
         raise
     except Exception as error:  # the decoders raise what they like on damaged bytes
-        raise ImageError(f"`{source}`: the TIFF cannot be decoded ({type(error).__name__}). The file is damaged.") from error
+        raise ImageError(f"`{source}`: the TIFF cannot be decoded ({type(error).__name__}). The file is damaged: save it again.") from error
     if pixels.shape != shape:
-        raise ImageError(f"`{source}`: the header announces shape {shape}, the file holds {pixels.shape}. The file is truncated.")
+        raise ImageError(f"`{source}`: the header announces shape {shape}, the file holds {pixels.shape}. The file is truncated: save it again.")
     return layout, pixels
 
 
@@ -208,11 +208,11 @@ def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
     from xml.etree import ElementTree
 
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise ImageError(f"`{source}`: its OME-XML declares entities, which are not read.")
+        raise ImageError(f"`{source}`: its OME-XML declares entities, which are not read. Save the file without them.")
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
-        raise ImageError(f"`{source}`: its OME-XML cannot be parsed ({error}).") from error
+        raise ImageError(f"`{source}`: its OME-XML cannot be parsed ({error}). Save the file again.") from error
     images = [e for e in root.iter() if _tag(e) == "Pixels"]
     if len(images) > 1:
         raise ImageError(f"`{source}`: expected one image, its OME-XML describes {len(images)}. Save each in a file of its own.")
@@ -224,7 +224,7 @@ def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
         planes = math.prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
         sizes = [size for axis in "XY" if (size := _length_um(pixels, axis)) is not None]
     except ValueError as error:
-        raise ImageError(f"`{source}`: its OME-XML gives a size that is not a number ({error}).") from error
+        raise ImageError(f"`{source}`: its OME-XML gives a size that is not a number ({error}). Save the file again.") from error
     if len(sizes) == 2 and not math.isclose(*sizes, rel_tol=0.05):
         raise ImageError(f"`{source}`: expected square pixels, got {sizes[0]:g} x {sizes[1]:g} um (x, y). Resample the image.")
     return _OmeFacts(names if all(names) and len(set(names)) == len(names) else (), sizes[0] if sizes else None, planes)

@@ -72,12 +72,12 @@ def check_structure(data: bytes, source: str, max_pixels: int) -> Structure:
             pages.append(_page(tags, data, source, max_pixels))
             nested = nested or _SUB_DIRECTORIES in tags
     except (struct.error, OverflowError, ValueError) as error:
-        raise ImageError(f"`{source}`: a TIFF directory lies outside the file's {len(data)} bytes. The file is truncated.") from error
+        raise ImageError(f"`{source}`: a TIFF directory lies outside the file's {len(data)} bytes. The file is truncated: save it again.") from error
     total = sum(page.size for page in pages)
     if total > max_pixels:
-        raise ImageError(f"`{source}`: expected at most {max_pixels} values over all pages, the header announces {total}.")
+        raise ImageError(f"`{source}`: expected at most {max_pixels} values over all pages, the header announces {total}. Crop the image.")
     if not pages:
-        raise ImageError(f"`{source}`: the TIFF holds no page.")
+        raise ImageError(f"`{source}`: the TIFF holds no page. Save it again.")
     return Structure(tuple(pages), tuple(read), nested)
 
 
@@ -101,11 +101,11 @@ def _directories(data: bytes, source: str, read: list[tuple[int, int]]) -> Itera
     seen: set[int] = set()
     while offset:
         if offset in seen or len(seen) >= MAX_PAGES:
-            raise ImageError(f"`{source}`: expected at most {MAX_PAGES} TIFF pages, got more or pages that form a loop.")
+            raise ImageError(f"`{source}`: expected at most {MAX_PAGES} TIFF pages, got more or pages that form a loop. Save one image.")
         seen.add(offset)
         (count,) = struct.unpack_from(count_format, data, offset)
         if count > MAX_TAGS:
-            raise ImageError(f"`{source}`: expected at most {MAX_TAGS} tags per TIFF page, got {count}. The file is damaged.")
+            raise ImageError(f"`{source}`: expected at most {MAX_TAGS} tags per TIFF page, got {count}. The file is damaged: save it again.")
         start, tags = offset + struct.calcsize(count_format), _Tags()
         read.append((offset, start + count * entry_bytes + inline))
         for tag, kind, values, held in struct.iter_unpack(f"{entry_format}{inline}s", data[start : start + count * entry_bytes]):
@@ -114,7 +114,8 @@ def _directories(data: bytes, source: str, read: list[tuple[int, int]]) -> Itera
                 (at,) = struct.unpack(offset_format, held)
                 if at + size > len(data):
                     raise ImageError(
-                        f"`{source}`: the values of TIFF tag {tag} end at byte {at + size}, the file has {len(data)}. The file is truncated."
+                        f"`{source}`: the values of TIFF tag {tag} end at byte {at + size}, the file has {len(data)}."
+                        " The file is truncated: save it again."
                     )
                 held = data[at : at + size]
                 read.append((at, at + size))
@@ -139,9 +140,9 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
         reduced=bool(value(_SUBFILE, 0) & 1),
     )
     if page.width < 1 or page.height < 1 or page.samples < 1:
-        raise ImageError(f"`{source}`: a TIFF page of {page.height} x {page.width} pixels (y, x) and {page.samples} samples is empty.")
+        raise ImageError(f"`{source}`: a TIFF page of {page.height} x {page.width} pixels (y, x) and {page.samples} samples is empty. Save it again.")
     if page.size > max_pixels:
-        raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {page.size} in one page.")
+        raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {page.size} in one page. Crop the image.")
     if page.photometric in PHOTOMETRIC_REFUSED:
         raise ImageError(f"`{source}`: expected grey with black as zero, or RGB, got {PHOTOMETRIC_REFUSED[page.photometric]}. Convert the file.")
     compression = value(_COMPRESSION, 1)
@@ -150,7 +151,7 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
         raise ImageError(f"`{source}`: expected TIFF compression {names}, got code {compression}. Save the file with one of these.")
     segment = value(_TILE_WIDTH, page.width) * value(_TILE_HEIGHT, page.height) * page.samples
     if segment > max(4 * page.size, 1 << 20) or segment > max_pixels:
-        raise ImageError(f"`{source}`: a TIFF tile announces {segment} values, its page {page.size}. The file is damaged.")
+        raise ImageError(f"`{source}`: a TIFF tile announces {segment} values, its page {page.size}. The file is damaged: save it again.")
     _check_segments(tags, data, source, jpeg_limit=segment if compression == 7 else None)
     return page
 
@@ -160,18 +161,18 @@ def _check_segments(tags: _Tags, data: bytes, source: str, jpeg_limit: int | Non
     offset_tag, count_tag = _TILES if _TILES[0] in tags else _STRIPS
     offsets, counts = tags.get(offset_tag, ()), tags.get(count_tag, ())
     if not offsets or len(offsets) != len(counts):
-        raise ImageError(f"`{source}`: a TIFF page does not say where its pixels are. The file is damaged.")
+        raise ImageError(f"`{source}`: a TIFF page does not say where its pixels are. The file is damaged: save it again.")
     if any(count <= 0 or offset <= 0 or offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
-        raise ImageError(f"`{source}`: a TIFF page's pixels lie outside the file's {len(data)} bytes. The file is truncated.")
+        raise ImageError(f"`{source}`: a TIFF page's pixels lie outside the file's {len(data)} bytes. The file is truncated: save it again.")
     if jpeg_limit is None:
         return
     for offset, count in zip(offsets, counts, strict=True):
         try:
             height, width = jpeg_size(data[offset : offset + count])
         except (ValueError, struct.error) as error:
-            raise ImageError(f"`{source}`: a JPEG tile of the TIFF has no frame header. The file is damaged.") from error
+            raise ImageError(f"`{source}`: a JPEG tile of the TIFF has no frame header. The file is damaged: save it again.") from error
         if height * width > jpeg_limit:
-            raise ImageError(f"`{source}`: a JPEG tile announces {height} x {width} pixels, more than its page. The file is damaged.")
+            raise ImageError(f"`{source}`: a JPEG tile announces {height} x {width} pixels, more than its page. The file is damaged: save it again.")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from registry.arrays import PixelBatch
 from registry.errors import ImageError, InputError
-from registry.images import MAX_PIXELS, Image, ImageSpec, conform
+from registry.images import MAX_PIXELS, Image, ImageSpec, conform, other_dtype
 from serving.schema import Tile
 
 Policy = Literal["refuse", "grid", "centres"]
@@ -129,7 +129,7 @@ def intensity_warnings(pixels: PixelBatch, spec: ImageSpec) -> list[str]:
 
 def _cut(image: Image, fitting: Image, spec: ImageSpec, framing: Framing, resampled_from: float | None) -> Frames:
     if framing.policy == "refuse":
-        pixels = conform(fitting, spec)[None]
+        pixels = _conformed(fitting, spec)[None]
         height, width = fitting.pixels.shape[1:]
         return Frames(
             pixels, (Tile(policy="whole", y=0, x=0, height=height, width=width, resampled_from_um=resampled_from) if resampled_from else None,)
@@ -142,18 +142,33 @@ def _cut(image: Image, fitting: Image, spec: ImageSpec, framing: Framing, resamp
     return Frames(pixels, tiles)
 
 
+def _conformed(image: Image, spec: ImageSpec) -> PixelBatch:
+    """As `conform`, with what a request can ask for where the image is of another size."""
+    try:
+        return conform(image, spec)
+    except ImageError as error:
+        if image.pixels.dtype.name != spec.dtype or image.pixels.shape[0] != len(spec.channels):
+            raise
+        height, width = image.pixels.shape[1:]
+        if image.pixel_size_um and spec.pixel_size_um and not math.isclose(image.pixel_size_um, spec.pixel_size_um, rel_tol=SAME_SIZE):
+            raise ImageError(f"{error} `resample=true` (`--resample`) does that.") from error
+        if height >= spec.height and width >= spec.width and (height, width) != (spec.height, spec.width) and spec.resize == "refuse":
+            raise ImageError(f"{error} `field=grid` (`--field grid`) cuts it into tiles of that size.") from error
+        raise
+
+
 def _resampled(image: Image, spec: ImageSpec, asked: bool, max_pixels: int) -> tuple[Image, ImageSpec, float | None]:
     """The image at the model's pixel size, what is then expected of it, and the size it had; unchanged unless asked for and needed."""
     came, wanted = image.pixel_size_um, spec.pixel_size_um
     if not asked or not came or not wanted or math.isclose(came, wanted, rel_tol=SAME_SIZE):
         return image, spec, None
     if image.pixels.dtype.name != spec.dtype:
-        raise ImageError(f"`{image.source}`: expected dtype {spec.dtype}, got {image.pixels.dtype.name}. Intensities would mean something else.")
+        raise other_dtype(image, spec)
     height, width = (round(side * came / wanted) for side in image.pixels.shape[1:])
     if not 1 / MOST_RESAMPLED <= came / wanted <= MOST_RESAMPLED or min(height, width) < 1:
         raise ImageError(
             f"`{image.source}`: expected a pixel size that differs from the model's {wanted:g} um by at most {MOST_RESAMPLED} times,"
-            f" got {came:g} um. What was not seen cannot be resampled."
+            f" got {came:g} um. What was not seen cannot be resampled: take an image nearer to that size."
         )
     if len(image.pixels) * height * width > max_pixels:
         raise ImageError(
@@ -172,7 +187,7 @@ def _corners(image: Image, spec: ImageSpec, framing: Framing, scale_y: float, sc
     if height < spec.height or width < spec.width:
         raise ImageError(
             f"`{image.source}`: expected a field of at least {spec.height} x {spec.width} pixels (y, x), which is what the model takes,"
-            f" got {height} x {width}."
+            f" got {height} x {width}. Take a larger field."
         )
     if framing.policy == "centres":
         return [_around(y * scale_y, x * scale_x, image, spec) for y, x in framing.centres]

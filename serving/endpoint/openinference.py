@@ -18,6 +18,7 @@ from serving.endpoint.intake import read_body
 from serving.endpoint.responses import ERRORS, NOT_FOUND
 from serving.endpoint.served import ServedModels
 from serving.endpoint.tensors import EMBEDDING, HEADER_LENGTH, model_metadata, parse, respond
+from serving.errors import BodyKindError
 from serving.framing import WHOLE
 from serving.scoring import Scorer
 from serving.settings import Settings
@@ -73,7 +74,10 @@ def add_routes(app: FastAPI, models: ServedModels, settings: Settings, examples:
         """Embeddings and probabilities of a tensor of images."""
         _version(models, name, version)
         with models.bodies.room() as room:
-            body = await read_body(request, settings, room, gzip=True)
+            try:
+                body = await read_body(request, settings, room, gzip=True)
+            except BodyKindError as error:
+                raise BodyKindError(f"{str(error).removesuffix('.')}, or by gzip, which is read here.") from error
             return await answered(body, request.headers.get(HEADER_LENGTH), name)
 
     async def answered(body: bytes, header_length: str | None, name: str) -> Response:

@@ -22,6 +22,7 @@ from serving.endpoint.server import running
 from serving.errors import ServiceError
 from serving.schema import Reading, ReadingBatch
 from serving.scoring import Scorer
+from serving.settings import Settings
 from tests.pipelines.benchmarks.folders import write
 from tests.pipelines.light_bundle import light_bundle, pixels
 from tests.registry.scorecards import IMAGE
@@ -171,6 +172,19 @@ def test_nothing_is_written_where_the_request_is_at_fault(images: list[Path], ur
     with ScoringClient(url) as client, pytest.raises(ServiceError, match="There is no served model"):
         score_images(client, scorer.ref.model_copy(update={"name": "x"}), images, tmp_path / "r.csv")
     assert not list(tmp_path.glob("*r.csv*"))
+
+
+def test_a_service_that_asks_for_a_token_is_answered_by_where_to_put_it(
+    images: list[Path], scorer: Scorer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BLANKSLIDE_TOKEN", raising=False)
+    (tmp_path / "token").write_text("a-token-of-this-test\n")
+    with running([scorer], Settings(token="a-token-of-this-test")) as address:
+        assert score(images[0], "--server", address) == 2
+        assert "Give it by `--token-file FILE` or in the variable BLANKSLIDE_TOKEN." in capsys.readouterr().err
+        assert main(["embed", str(images[1].parent), "--server", address, "-o", str(tmp_path / "v.parquet")]) == 2
+        assert "Give it by `--token-file FILE` or in the variable BLANKSLIDE_TOKEN." in capsys.readouterr().err
+        assert score(images[0], "--server", address, "--token-file", tmp_path / "token") == 0
 
 
 def test_another_kind_of_file(images: list[Path], url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

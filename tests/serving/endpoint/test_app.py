@@ -93,28 +93,61 @@ class TestAnswers:
         np.testing.assert_allclose(answers, tiny.embedding[np.arange(64) % 8], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
 
+#: how the file is made, what is said of it, and the next step
 BAD_IMAGES = {
-    "text": (lambda _: b"not an image", "expected TIFF, OME-TIFF, PNG, JPEG or npy, got 12 bytes"),
-    "half a file": (lambda image: ome(image)[:1500], "The file is truncated"),
-    "two channels": (lambda image: npy(image[:2]), r"expected 3 channels \(dna, er, actin\), got 2"),
-    "other channels": (lambda image: ome(image, ("dna", "er", "mito")), "expected channels dna, er, actin, got dna, er, mito"),
-    "another size": (lambda image: npy(image[:, :9]), r"expected 24 x 20 pixels \(y, x\), got 9 x 20"),
-    "another dtype": (lambda image: npy(image.astype(np.float32)), "expected dtype uint16, got float32"),
-    "NaN": (lambda _: npy(np.full((3, 24, 20), np.nan, np.float32)), "1440 of 1440 pixels are NaN"),
-    "another magnification": (lambda image: ome(image, size_um=0.325), "expected 0.65 um per pixel, got 0.325"),
-    "RGB": (lambda image: png(image.astype(np.uint8)), "expected channels dna, er, actin, got red, green, blue"),
+    "text": (lambda _: b"not an image", "expected TIFF, OME-TIFF, PNG, JPEG or npy, got 12 bytes", "Save the image as one of these."),
+    "half a file": (lambda image: ome(image)[:1500], "end at byte|lie outside|holds", "The file is truncated: save it again."),
+    "two channels": (
+        lambda image: npy(image[:2]),
+        r"expected 3 channels \(dna, er, actin\), got 2",
+        "Save these channels, and no others, in one file.",
+    ),
+    "other channels": (
+        lambda image: ome(image, ("dna", "er", "mito")),
+        "expected channels dna, er, actin, got dna, er, mito",
+        "name them so in the file; otherwise take an image of these channels.",
+    ),
+    "a small image": (lambda image: npy(image[:, :9]), r"expected 24 x 20 pixels \(y, x\), got 9 x 20", "Take an image of a larger field."),
+    "a field": (
+        lambda image: npy(np.concatenate([image, image], axis=2)),
+        r"expected 24 x 20 pixels \(y, x\), got 24 x 40",
+        "`field=grid` (`--field grid`) cuts it into tiles of that size.",
+    ),
+    "another dtype": (
+        lambda image: npy(image.astype(np.float32)),
+        "expected dtype uint16, got float32",
+        "save the image as uint16, on the scale of the model's images.",
+    ),
+    "a dtype that is never read": (
+        lambda image: npy(image.astype(np.int64)),
+        "expected dtype uint8 or uint16 or float32, got int64",
+        "Convert the array.",
+    ),
+    "four axes": (lambda image: npy(image[None]), r"expected shape \(c, y, x\) or \(y, x\), got \(1, 3", "Save one image, channels first."),
+    "NaN": (lambda _: npy(np.full((3, 24, 20), np.nan, np.float32)), "1440 of 1440 pixels are NaN", "Repair or leave out the image."),
+    "another magnification": (
+        lambda image: ome(image, size_um=0.325),
+        "expected 0.65 um per pixel, got 0.325",
+        "`resample=true` (`--resample`) does that.",
+    ),
+    "RGB": (
+        lambda image: png(image.astype(np.uint8)),
+        "expected channels dna, er, actin, got red, green, blue",
+        "otherwise take an image of these channels.",
+    ),
 }
 
 
 class TestRefused:
     @pytest.mark.parametrize("name", BAD_IMAGES)
     def test_says_what_was_expected_and_what_came(self, http: httpx.Client, tiny: TinyBundle, name: str) -> None:
-        make, message = BAD_IMAGES[name]
+        make, message, step = BAD_IMAGES[name]
         for path in ("/v1/embed", "/v1/score"):
             answer = http.post(path, params={"model": "tiny"}, content=make(tiny.images[0]))
             assert answer.status_code == 422
             said = answer.json()
             assert re.search(message, said["error"])
+            assert said["error"].endswith(step)
             assert (said["schema"], said["kind"], said["status"]) == (1, "ImageError", 422)
             assert said["expected"]["channels"] == ["dna", "er", "actin"]
             assert said["expected"]["dtype"] == "uint16"

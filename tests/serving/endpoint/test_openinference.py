@@ -83,6 +83,10 @@ class TestClient:
         assert len(found.get_response()["outputs"]) == 7
         assert found.as_numpy("phase.control").shape == (2, 3)
 
+    def test_another_compression_than_gzip_is_told_of_gzip(self, client: Any, tiny: TinyBundle) -> None:
+        with pytest.raises(InferenceServerException, match=r"`Content-Encoding: deflate`\. Send it uncompressed, or by gzip"):
+            client.infer("tiny", inputs(tiny, 1), request_compression_algorithm="deflate")
+
     def test_errors_are_said_in_the_clients_way(self, client: Any, tiny: TinyBundle) -> None:
         with pytest.raises(InferenceServerException, match="There is no served model `nobody`"):
             client.infer("nobody", inputs(tiny, 1))
