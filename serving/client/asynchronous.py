@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.client.exchange import EMBED, SCORE, Answered, Door, ImageFile, Outcome, Part, Send, Steps, query_of
+from serving.client.exchange import EMBED, SCORE, Answered, Door, ImageFile, Outcome, Part, Send, Steps, found_in, query_of
 from serving.client.flow import Done, Flow, Options, forget, open_exchange, planned
 from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
@@ -75,29 +75,30 @@ class AsyncScoringClient:
         """See `ScoringClient.model`."""
         return await self._carry_out(self._exchange.get(ModelPage, f"/v1/models/{quote(name, safe='')}"))
 
-    async def embed(self, model: str, image: bytes | Path, *, resample: bool = False) -> EmbeddingAnswer:
+    async def embed(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> EmbeddingAnswer:
         """See `ScoringClient.embed`."""
         return await self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
-    async def score(self, model: str, image: bytes | Path, *, resample: bool = False) -> Reading:
+    async def score(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> Reading:
         """See `ScoringClient.score`."""
         return await self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
     def embed_many(
-        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile], **options: Unpack[Options]
+        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile] | str | Path, **options: Unpack[Options]
     ) -> AsyncGenerator[Answered[EmbeddingAnswer], None]:
         """See `ScoringClient.embed_many`; the images may come from an asynchronous iterable."""
         return self._each(EMBED, *planned(model, options), images)
 
     def score_many(
-        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile], **options: Unpack[Options]
+        self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile] | str | Path, **options: Unpack[Options]
     ) -> AsyncGenerator[Answered[Reading], None]:
         """See `embed_many`."""
         return self._each(SCORE, *planned(model, options), images)
 
     async def _each(
-        self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile] | AsyncIterable[ImageFile]
+        self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile] | AsyncIterable[ImageFile] | str | Path
     ) -> AsyncGenerator[Answered[A], None]:
+        images = await asyncio.to_thread(found_in, images) if isinstance(images, str | Path) else images
         turn = asyncio.Semaphore(flow.concurrency)
 
         async def answers(group: list[ImageFile]) -> Done[A]:

@@ -27,8 +27,10 @@ A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
 B = TypeVar("B", bound=BaseModel)
 
-#: an image file, or its name and bytes
-ImageFile = Path | tuple[str, bytes]
+#: an image file by its path, or its name and bytes
+ImageFile = str | Path | tuple[str, bytes]
+#: files of a folder that are sent
+SUFFIXES = (".tiff", ".tif", ".png", ".jpeg", ".jpg", ".npy")
 Field = Literal["refuse", "grid", "centres"]
 #: one image of several may be at fault: they are sent again in two halves, down to the one
 SPLIT = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -90,12 +92,28 @@ class Part:
         """Read the file, if it is one."""
         if isinstance(image, bytes):
             return cls("image", image)
-        if not isinstance(image, Path):
+        if isinstance(image, tuple):
             return cls(*image)
         try:
-            return cls(str(image), image.read_bytes())
+            return cls(str(image), Path(image).read_bytes())
         except OSError as error:
             return cls(str(image), ImageError(f"`{image}`: cannot be read ({error.strerror})."))
+
+
+def found_in(path: str | Path) -> list[ImageFile]:
+    """The file itself, or the image files below a folder in the order of their paths; hidden ones are left out.
+
+    Raises:
+        ParamsError: a folder without an image that is read.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    below = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+    found: list[ImageFile] = [file for file in below if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if not found:
+        raise ParamsError(f"`{path}` holds no image that is read ({', '.join(SUFFIXES)}). Name another folder, or the files.")
+    return found
 
 
 class _Item(Protocol[A_co]):

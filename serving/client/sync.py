@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.client.exchange import EMBED, SCORE, Answered, Door, Exchange, ImageFile, Outcome, Part, Pause, Send, Steps, query_of
+from serving.client.exchange import EMBED, SCORE, Answered, Door, Exchange, ImageFile, Outcome, Part, Pause, Send, Steps, found_in, query_of
 from serving.client.flow import Done, Flow, Options, forget, open_exchange, planned
 from serving.client.retries import Came, Retries
 from serving.schema import EmbeddingAnswer, Health, ModelPage, Models, Reading
@@ -128,7 +128,7 @@ class ScoringClient(_Blocking):
         """Everything the service says of one model: card, scorecard, verdicts, licence."""
         return self._carry_out(self._exchange.get(ModelPage, f"/v1/models/{quote(name, safe='')}"))
 
-    def embed(self, model: str, image: bytes | Path, *, resample: bool = False) -> EmbeddingAnswer:
+    def embed(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> EmbeddingAnswer:
         """The embedding of one image file, given as its bytes or its path.
 
         Args:
@@ -138,16 +138,19 @@ class ScoringClient(_Blocking):
         """
         return self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), Part.of(image)))
 
-    def score(self, model: str, image: bytes | Path, *, resample: bool = False) -> Reading:
+    def score(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> Reading:
         """The reading of one image file; arguments as `embed`."""
         return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), Part.of(image)))
 
-    def embed_many(self, model: str, images: Iterable[ImageFile], **options: Unpack[Options]) -> Generator[Answered[EmbeddingAnswer], None, None]:
+    def embed_many(
+        self, model: str, images: Iterable[ImageFile] | str | Path, **options: Unpack[Options]
+    ) -> Generator[Answered[EmbeddingAnswer], None, None]:
         """The embeddings of many image files, in their order, while they are read: at most 3 x `concurrency` x `batch` are held at a time.
 
         Args:
             model: its name.
-            images: paths, or names with the files' bytes; any iterable, also one without end.
+            images: paths, or names with the files' bytes; any iterable, also one without end. One path alone: that file, or the images below
+                that folder.
             options: see `serving.client.flow.Options`.
 
         Yields:
@@ -155,15 +158,18 @@ class ScoringClient(_Blocking):
 
         Raises:
             ServiceError: no image can be answered: no such model, no access, or no answer after all tries.
-            ParamsError: options that contradict each other.
+            ParamsError: options that contradict each other, or a folder without an image.
         """
         return self._each(EMBED, *planned(model, options), images)
 
-    def score_many(self, model: str, images: Iterable[ImageFile], **options: Unpack[Options]) -> Generator[Answered[Reading], None, None]:
+    def score_many(
+        self, model: str, images: Iterable[ImageFile] | str | Path, **options: Unpack[Options]
+    ) -> Generator[Answered[Reading], None, None]:
         """The readings of many image files; as `embed_many`."""
         return self._each(SCORE, *planned(model, options), images)
 
-    def _each(self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile]) -> Generator[Answered[A], None, None]:
+    def _each(self, door: Door[A], query: dict[str, str], flow: Flow, images: Iterable[ImageFile] | str | Path) -> Generator[Answered[A], None, None]:
+        images = found_in(images) if isinstance(images, str | Path) else images
         stop = threading.Event()
 
         def answers(group: list[ImageFile]) -> Done[A]:
@@ -203,7 +209,7 @@ class TorchServeClient(_Blocking):
     def __init__(self, url: str, token: str, timeout_s: float = 60.0) -> None:
         super().__init__(open_exchange(url, token, timeout_s, None, time.monotonic), timeout_s, _wait, time.monotonic)
 
-    def score(self, model: str, image: bytes | Path) -> Reading:
+    def score(self, model: str, image: bytes | str | Path) -> Reading:
         """The reading of one image file, given as its bytes or its path."""
         at = Door(f"/predictions/{model}", SCORE.one, SCORE.many)
         return self._carry_out(self._exchange.about(at, {}, Part.of(image)))

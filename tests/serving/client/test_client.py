@@ -287,6 +287,24 @@ class TestMany:
         assert found[1].answer.kind == "ImageError"
         assert "truncated" in str(found[1].answer)
 
+    def test_paths_may_be_plain_texts_and_a_folder_alone(self, ask: Ask, url: str, files: list[Path], tmp_path: Path) -> None:
+        expected = ask(url, lambda client: client.embed("tiny", files[0]))
+        assert ask(url, lambda client: client.embed("tiny", str(files[0]))) == expected
+        assert ask(url, lambda client: client.score("tiny", str(files[0]))).embedding == expected.embedding
+        named = [str(path) for path in files]
+        assert [name for name, _ in ask(url, lambda client: client.embed_many("tiny", named, progress=False))] == named
+        (tmp_path / ".hidden.npy").touch()
+        (tmp_path / "notes.txt").touch()
+        for folder in (tmp_path, str(tmp_path)):
+            found = ask(url, lambda client, folder=folder: client.score_many("tiny", folder, progress=False))
+            assert [name for name, _ in found] == sorted(named)
+            assert all(isinstance(answer, Reading) for _, answer in found)
+        ((name, answer),) = ask(url, lambda client: client.embed_many("tiny", named[0], progress=False))
+        assert (name, answer.embedding) == (named[0], expected.embedding)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ParamsError, match="empty` holds no image that is read"):
+            ask(url, lambda client: client.embed_many("tiny", str(tmp_path / "empty"), progress=False))
+
     def test_nothing(self, ask: Ask, free_url: str, tmp_path: Path) -> None:
         assert ask(free_url, lambda client: client.score_many("tiny", [], progress=False)) == []
         (only,) = ask(free_url, lambda client: client.score_many("tiny", [tmp_path / "none.tif"], progress=False))
