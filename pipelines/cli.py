@@ -243,6 +243,9 @@ def _add_serving(commands: Subparsers[argparse.ArgumentParser]) -> None:
         if not many:
             inside = "what runs the network: ONNX Runtime or torch (default: onnx)"
             parser.add_argument("--inside", choices=("onnx", "torch"), default="onnx", help=inside)
+        if name == "torchserve":
+            trusted = "run whatever code a .mar holds; without it only this version's own handler is run"
+            parser.add_argument("--trust-handler", action="store_true", help=trusted)
         if name == "archive":
             parser.add_argument("--out", type=Path, default=Path("archives"))
 

@@ -366,7 +366,7 @@ def torchserve(options: argparse.Namespace) -> None:
     from serving.torchserve import run
 
     with bundles(options, [options.names] if options.names else []) as found:
-        run(found, options.port, inside=options.inside)
+        run(found, options.port, inside=options.inside, trust_handlers=options.trust_handler)
 
 
 @contextmanager

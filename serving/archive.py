@@ -26,6 +26,7 @@ from registry.files import published, read_json, write_json
 BUNDLE = "bundle.zip"
 HANDLER = "torchserve_handler.py"
 INSIDE = "inside.json"
+_MANIFEST = "MAR-INF/MANIFEST.json"
 Inside = Literal["onnx", "torch"]
 INSIDES: tuple[Inside, ...] = get_args(Inside)
 #: they become lines of TorchServe's settings
@@ -55,13 +56,50 @@ class ArchiveFacts:
             raise BundleError(f"There is no archive `{archive}`. Make one with `blankslide archive NAME`.")
         try:
             with zipfile.ZipFile(archive) as found:
-                model = json.loads(found.read("MAR-INF/MANIFEST.json"))["model"]
+                model = json.loads(found.read(_MANIFEST))["model"]
             facts = cls(str(model["modelName"]), str(model["modelVersion"]))
-        except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
-            raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}).") from error
+        except Exception as error:  # encrypted, damaged, nested without end
+            raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}). Make it again.") from error
         if not _WORD.fullmatch(facts.name) or not _WORD.fullmatch(facts.version):
             raise BundleError(f"`{archive}`: expected a model's name and version of letters, digits, `_`, `.` and `-`, got {facts}.")
         return facts
+
+
+def copy_trusted(archive: Path, target: Path) -> None:
+    """Write an archive again with nothing in it but a bundle and the handler of this version.
+
+    A `.mar` is code: TorchServe imports its handler and whatever else lies beside it. Everything but the data is written anew, so that no
+    unzipper can find more in the copy than was looked at.
+
+    Args:
+        archive: a `.mar`, perhaps of someone else.
+        target: the copy.
+
+    Raises:
+        BundleError: it holds another handler, or more than a bundle and a handler.
+    """
+    facts, own = ArchiveFacts.read(archive), _own_handler()
+    try:
+        with zipfile.ZipFile(archive) as found:
+            names = sorted(found.namelist())
+            handler = json.loads(found.read(_MANIFEST))["model"].get("handler")
+            parts = {name: found.read(name) for name in (BUNDLE, INSIDE, HANDLER) if name in names}
+    except Exception as error:  # encrypted, damaged, nested without end
+        raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}). Make it again.") from error
+    if names != sorted((_MANIFEST, BUNDLE, INSIDE, HANDLER)) or handler != HANDLER or parts[HANDLER] != own:
+        raise BundleError(
+            f"`{archive}`: expected a bundle and this version's own handler, got other code ({', '.join(names)[:200]})."
+            " TorchServe would run it. Make the archive here with `blankslide archive NAME`, or add `--trust-handler` if you trust whoever made it as"
+            " you trust your own programs."
+        )
+    manifest = {"runtime": "python", "model": {"modelName": facts.name, "handler": HANDLER, "modelVersion": facts.version}}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+        for name, data in {_MANIFEST: json.dumps(manifest).encode(), BUNDLE: parts[BUNDLE], INSIDE: parts[INSIDE], HANDLER: own}.items():
+            copy.writestr(zipfile.ZipInfo(name), data)
+
+
+def _own_handler() -> bytes:
+    return resources.files("serving").joinpath(HANDLER).read_bytes()
 
 
 def make_archive(bundle: Path, out: Path, inside: Inside = "onnx") -> Path:
@@ -91,7 +129,7 @@ def make_archive(bundle: Path, out: Path, inside: Inside = "onnx") -> Path:
         pack_bundle(found, folder / BUNDLE)
         write_json(folder / INSIDE, {"inside": inside})
         handler = folder / HANDLER
-        handler.write_bytes(resources.files("serving").joinpath(HANDLER).read_bytes())
+        handler.write_bytes(_own_handler())
         _run_archiver(found, folder, handler)
         with published(out / f"{found.name}.mar") as path:
             shutil.copyfile(folder / f"{found.name}.mar", path)
@@ -147,6 +185,8 @@ def unpack_bundle(path: Path, folder: Path) -> Bundle:
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
                     raise BundleError(f"`{path.name}`: `{name}` would be written outside its folder. Make the archive again.")
             archive.extractall(folder)
-    except (OSError, zipfile.BadZipFile) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # as in `ArchiveFacts.read`
         raise BundleError(f"`{path}`: expected a packed bundle, which it is not ({type(error).__name__}). Make the archive again.") from error
     return read_bundle(folder)

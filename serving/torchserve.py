@@ -27,7 +27,7 @@ from typing import Any, Self
 import httpx
 
 from registry.errors import BundleError, ParamsError, ProviderError
-from serving.archive import ArchiveFacts, Inside, make_archive
+from serving.archive import ArchiveFacts, Inside, copy_trusted, make_archive
 from serving.client import TorchServeClient
 from serving.settings import Settings
 from serving.torchserve_log import CONFIGURATION, CONSOLE, is_whole, logging_configuration, story, worker_failed
@@ -95,9 +95,10 @@ class TorchServe:
         ports: free ones unless given.
         settings: provider and limits; handed to the workers.
         start_s: how long the workers may take to become ready.
+        trust_handlers: whether archives with other code than this version's own handler are started too; TorchServe runs that code.
 
     Raises:
-        BundleError: no archive, not one, or two of one name.
+        BundleError: no archive, not one, or two of one name; one with other code, which is not to be trusted.
         ParamsError: a port is taken.
         ProviderError: no Java, or the server or a worker did not start; quotes the worker's traceback.
     """
@@ -108,6 +109,7 @@ class TorchServe:
         ports: Ports | None = None,
         settings: Settings | None = None,
         start_s: float = 120.0,
+        trust_handlers: bool = False,
     ) -> None:
         found = [(ArchiveFacts.read(archive), archive.resolve()) for archive in archives]
         self.archives = {facts.name: archive for facts, archive in found}
@@ -117,6 +119,7 @@ class TorchServe:
         self.settings = settings or Settings()
         self._ports = ports or Ports.free()
         self._start_s = start_s
+        self._trust_handlers = trust_handlers
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True)
@@ -194,7 +197,8 @@ class TorchServe:
         for name in ("tmp", "logs", "store"):
             (self.home / name).mkdir()
         for name, archive in self.archives.items():
-            shutil.copyfile(archive, self.home / "store" / f"{name}.mar")
+            copy = shutil.copyfile if self._trust_handlers else copy_trusted
+            copy(archive, self.home / "store" / f"{name}.mar")
         (self.home / "config.properties").write_text(self._configuration())
         (self.home / CONFIGURATION).write_text(logging_configuration())
         # --ncs: no configuration is written down, so none is taken up again
@@ -296,7 +300,12 @@ class TorchServe:
 
 
 def run(
-    models: Sequence[Path], port: int = 8080, settings: Settings | None = None, say: Callable[[str], None] = print, inside: Inside = "onnx"
+    models: Sequence[Path],
+    port: int = 8080,
+    settings: Settings | None = None,
+    say: Callable[[str], None] = print,
+    inside: Inside = "onnx",
+    trust_handlers: bool = False,
 ) -> None:
     """Serve bundles or archives with TorchServe until SIGINT or SIGTERM.
 
@@ -306,9 +315,10 @@ def run(
         settings: from the environment unless given.
         say: prints a line for people.
         inside: what runs the networks of bundles; an archive says that itself.
+        trust_handlers: see `TorchServe`.
 
     Raises:
-        BundleError: a bundle cannot be archived, or two have one name.
+        BundleError: a bundle cannot be archived, or two have one name; an archive holds code that is not to be trusted.
         ProviderError: see `TorchServe`.
         ParamsError: a port is taken.
     """
@@ -322,7 +332,7 @@ def run(
         with tempfile.TemporaryDirectory(prefix="store-") as store:
             archives = [make_archive(model, Path(store), inside) if model.is_dir() else model for model in models]
             say(f"Starting TorchServe with {', '.join(f'`{archive.stem}`' for archive in archives)}; Java and the workers take some seconds.")
-            with TorchServe(archives, Ports.beside(port), settings) as server:
+            with TorchServe(archives, Ports.beside(port), settings, trust_handlers=trust_handlers) as server:
                 _introduce(server, say)
                 status = server.wait()
                 raise ProviderError(f"TorchServe ended by itself with status {status}.")

@@ -24,9 +24,10 @@ import numpy as np
 import psutil
 import pytest
 
+from pipelines.cli import main
 from registry.bundle import read_bundle
 from registry.errors import BundleError, ParamsError, ProviderError
-from serving.archive import BUNDLE, INSIDE, ArchiveFacts, Inside, inside_of, make_archive, pack_bundle, unpack_bundle
+from serving.archive import BUNDLE, INSIDE, ArchiveFacts, Inside, copy_trusted, inside_of, make_archive, pack_bundle, unpack_bundle
 from serving.client import ScoringClient, TorchServeClient
 from serving.endpoint.server import running
 from serving.errors import ServiceError
@@ -174,6 +175,55 @@ def mar(path: Path, handler: str, name: str = "broken") -> Path:
         target.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
         target.writestr("handler.py", handler)
     return path
+
+
+class TestTrust:
+    """An archive is code: what is not known here is not run."""
+
+    def altered(self, archive: Path, target: Path, **changed: bytes) -> Path:
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as written:
+            parts = {name: source.read(name) for name in source.namelist()} | {name.replace("__", "/"): data for name, data in changed.items()}
+            for name, data in parts.items():
+                written.writestr(name, data)
+        return target
+
+    def test_its_own_archive_is_copied_without_anything_else(self, archive: Path, tmp_path: Path) -> None:
+        # before the first entry that Python's reader knows of; a reader that goes through from the start would unpack it
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as smuggled:
+            smuggled.writestr("numpy.py", "import os")
+        (tmp_path / "more.mar").write_bytes(stream.getvalue()[: stream.getvalue().index(b"PK\x01\x02")] + archive.read_bytes())
+        copy_trusted(tmp_path / "more.mar", tmp_path / "copy.mar")
+        assert b"numpy.py" not in (tmp_path / "copy.mar").read_bytes()
+        with zipfile.ZipFile(archive) as first, zipfile.ZipFile(tmp_path / "copy.mar") as second:
+            assert sorted(first.namelist()) == sorted(second.namelist())
+            for name in (BUNDLE, INSIDE, "torchserve_handler.py"):
+                assert first.read(name) == second.read(name)
+        assert ArchiveFacts.read(tmp_path / "copy.mar") == ArchiveFacts.read(archive)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"torchserve_handler.py": b"import os\n"},
+            {"numpy.py": b"import os\n"},
+            {"serving__scoring.py": b"import os\n"},
+            {"MAR-INF__MANIFEST.json": b'{"model": {"modelName": "tiny", "modelVersion": "1.0", "handler": "torchserve_handler.py:run"}}'},
+        ],
+        ids=["its handler", "beside it", "below it", "its entry"],
+    )
+    def test_other_code_is_refused_unless_it_is_trusted(
+        self, archive: Path, tmp_path: Path, changed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        foreign = self.altered(archive, tmp_path / "foreign.mar", **changed)
+        with pytest.raises(BundleError, match=r"TorchServe would run it.*`--trust-handler` if you trust"), TorchServe([foreign]):
+            pass
+        assert main(["torchserve", "--bundle", str(foreign), "--port", "0"]) == 2
+        assert "--trust-handler" in capsys.readouterr().err
+
+    def test_strange_archives_are_refused_in_words(self, archive: Path, tmp_path: Path) -> None:
+        deep = self.altered(archive, tmp_path / "deep.mar", **{"MAR-INF__MANIFEST.json": b"[" * 100_000 + b"]" * 100_000})
+        with pytest.raises(BundleError, match=r"expected a TorchServe archive, which it is not \(RecursionError\)"):
+            ArchiveFacts.read(deep)
 
 
 class TestHandler:
@@ -492,7 +542,7 @@ class TestStarting:
         # a worker's socket lies in it, and a socket's path is at most 107 bytes
         with tempfile.TemporaryDirectory(prefix="ts-") as short:
             place = Path(short)
-            command = [sys.executable, "-m", "pipelines.cli", "torchserve", "--bundle", str(broken), "--port", "0"]
+            command = [sys.executable, "-m", "pipelines.cli", "torchserve", "--bundle", str(broken), "--port", "0", "--trust-handler"]
             start = time.monotonic()
             done = subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True, check=False)
             # TorchServe itself would try again for minutes, and the start may take two
