@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import httpx
 import pytest
 
 from registry.errors import ParamsError
-from serving.endpoint.access import log
+from serving.endpoint.access import OPEN, log
 from serving.endpoint.logs import JsonLines
 from serving.endpoint.server import running, serve
 from serving.scoring import Scorer
 from serving.settings import Settings, is_loopback
 from tests.serving.bundles import TinyBundle, npy
 
+ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a-token-of-this-test"
 
 
@@ -56,6 +58,11 @@ class TestToken:
     @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"])
     def test_whether_it_lives_anybody_may_know(self, url: str, path: str) -> None:
         assert httpx.get(url + path).status_code == 200
+
+    def test_the_paths_that_need_none_are_those_of_the_documentation(self) -> None:
+        safety = (ROOT / "docs" / "serving.md").read_text().partition("### Safety")[2]
+        listed = safety.partition("but for these paths")[2].partition("`/metrics` and")[0]
+        assert set(re.findall(r"`(/[^`]*)`", listed)) == OPEN
 
     def test_examples_carry_it(self, url: str) -> None:
         document = httpx.get(f"{url}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import os
 import re
@@ -237,6 +239,17 @@ class TestDocumentation:
         assert json.loads(ran["/v2/models/{name}/infer"])["outputs"][0]["data"] == json.loads(ran["/v1/embed"])["embedding"]
         assert len(json.loads(ran["/v1/score"])["tasks"]) == 2
         assert np.load(tmp_path / "example.npy").shape == (3, 24, 20)
+
+    def test_every_python_example_of_the_manual_knows_its_names(self) -> None:
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
+        assert len(blocks) >= 3
+        for block in blocks:
+            nodes = list(ast.walk(ast.parse(block)))
+            known = set(dir(builtins)) | {
+                alias.asname or alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+            }
+            known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            assert {node.id for node in nodes if isinstance(node, ast.Name)} - known == set()
 
     def test_every_field_of_an_answer_is_in_the_document(self, http: httpx.Client, tiny: TinyBundle) -> None:
         schemas = http.get("/openapi.json").json()["components"]["schemas"]
