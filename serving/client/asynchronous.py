@@ -79,9 +79,10 @@ class AsyncScoringClient:
         """See `ScoringClient.embed`."""
         return await self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
 
-    async def score(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> Reading:
+    async def score(self, model: str, image: bytes | str | Path, *, resample: bool = False, pictures: bool = True) -> Reading:
         """See `ScoringClient.score`."""
-        return await self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), await asyncio.to_thread(Part.of, image)))
+        query = query_of(model, resample=resample, pictures=pictures)
+        return await self._carry_out(self._exchange.about(SCORE, query, await asyncio.to_thread(Part.of, image)))
 
     def embed_many(
         self, model: str, images: Iterable[ImageFile] | AsyncIterable[ImageFile] | str | Path, **options: Unpack[Options]

@@ -144,7 +144,9 @@ EMBED = Door("/v1/embed", EmbeddingAnswer.model_validate_json, lambda body: Embe
 SCORE = Door("/v1/score", Reading.model_validate_json, lambda body: ReadingBatch.model_validate_json(body).images)
 
 
-def query_of(model: str, field: Field = "refuse", centres: Iterable[tuple[float, float]] = (), resample: bool = False) -> dict[str, str]:
+def query_of(
+    model: str, field: Field = "refuse", centres: Iterable[tuple[float, float]] = (), resample: bool = False, pictures: bool = True
+) -> dict[str, str]:
     """The query of a request about images; what says nothing new is left out.
 
     Args:
@@ -152,6 +154,7 @@ def query_of(model: str, field: Field = "refuse", centres: Iterable[tuple[float,
         field: "refuse" another size; "grid": cut the field into tiles; "centres": cut tiles around points.
         centres: (y, x) in pixels of the image as it is sent.
         resample: whether an image of other micrometres per pixel is resampled to the model's.
+        pictures: whether readings come with pictures of the nearest training images.
 
     Raises:
         ParamsError: centres without `field="centres"`, or the reverse.
@@ -159,7 +162,8 @@ def query_of(model: str, field: Field = "refuse", centres: Iterable[tuple[float,
     points = ";".join(f"{y:.10g},{x:.10g}" for y, x in centres)
     if bool(points) != (field == "centres"):
         raise ParamsError(f'Expected points together with `field="centres"`, and only then; got field `{field}` and {points or "no points"}.')
-    given = {"model": model, "field": "" if field == "refuse" else field, "centres": points, "resample": "true" if resample else ""}
+    policy, sizes, shown = "" if field == "refuse" else field, "true" if resample else "", "" if pictures else "false"
+    given = {"model": model, "field": policy, "centres": points, "resample": sizes, "pictures": shown}
     return {name: text for name, text in given.items() if text}
 
 

@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
         field: what is done with an image larger than the model's: "refuse" it, "grid": cut it into tiles, "centres": cut tiles around points.
         centres: these points, (y, x) in pixels.
         resample: whether an image of other micrometres per pixel is resampled to the model's; otherwise it is refused.
+        pictures: whether readings come with pictures of the nearest training images, as they do unless refused.
     """
 
     batch: int
@@ -72,6 +73,7 @@ class Options(TypedDict, total=False):
     field: Field
     centres: Iterable[tuple[float, float]]
     resample: bool
+    pictures: bool
 
 
 def planned(model: str, options: Options) -> tuple[dict[str, str], Flow]:
@@ -80,7 +82,7 @@ def planned(model: str, options: Options) -> tuple[dict[str, str], Flow]:
     Raises:
         ParamsError: options that contradict each other.
     """
-    query = query_of(model, options.get("field", "refuse"), options.get("centres", ()), options.get("resample", False))
+    query = query_of(model, options.get("field", "refuse"), options.get("centres", ()), options.get("resample", False), options.get("pictures", True))
     return query, Flow(options.get("batch", 8), options.get("concurrency", 4), options.get("progress", True))
 
 

@@ -138,9 +138,16 @@ class ScoringClient(_Blocking):
         """
         return self._carry_out(self._exchange.about(EMBED, query_of(model, resample=resample), Part.of(image)))
 
-    def score(self, model: str, image: bytes | str | Path, *, resample: bool = False) -> Reading:
-        """The reading of one image file; arguments as `embed`."""
-        return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample), Part.of(image)))
+    def score(self, model: str, image: bytes | str | Path, *, resample: bool = False, pictures: bool = True) -> Reading:
+        """The reading of one image file; arguments as `embed`.
+
+        Args:
+            model: its name.
+            image: the file.
+            resample: as `embed`.
+            pictures: whether it comes with pictures of the nearest training images, which are most of the answer.
+        """
+        return self._carry_out(self._exchange.about(SCORE, query_of(model, resample=resample, pictures=pictures), Part.of(image)))
 
     def embed_many(
         self, model: str, images: Iterable[ImageFile] | str | Path, **options: Unpack[Options]

@@ -132,6 +132,18 @@ def warnings_header(warnings: Sequence[Sequence[str]]) -> str:
     return ""
 
 
+def without_pictures(found: Sequence[Found]) -> list[Found]:
+    """The same answers, the nearest training images by name alone; what had no pictures goes on to say why."""
+    return [Found(one.image, _plain(one.answer)) if isinstance(one.answer, Reading) else one for one in found]
+
+
+def _plain(reading: Reading) -> Reading:
+    if not any(near.thumbnail for near in reading.nearest):
+        return reading
+    nearest = [near.model_copy(update={"thumbnail": None}) for near in reading.nearest]
+    return reading.model_copy(update={"nearest": nearest, "thumbnails": "The request asked for no pictures."})
+
+
 def error_answer(error: BlankslideError, expected: dict[str, Any] | None = None) -> ErrorAnswer:
     """What is said of an error."""
     return ErrorAnswer(error=str(error), kind=type(error).__name__, status=status_of(error), expected=expected)

@@ -18,9 +18,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from registry.errors import BlankslideError, ImageError, NotFoundError
+from registry.errors import BlankslideError, ImageError, InputError, NotFoundError
 from serving.endpoint.access import Access
-from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render
+from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
 from serving.endpoint.metrics import CONTENT_TYPE, Metrics
@@ -63,6 +63,7 @@ ModelName = Annotated[str, Query(description="Name of a served model, see `/v1/m
 Field = Annotated[str, Query(description="What is done with a field that is larger than the model's input: `refuse`, `grid` or `centres`.")]
 Centres = Annotated[str, Query(description="With `field=centres`: `y,x;y,x` in pixels.")]
 Resample = Annotated[str, Query(description="`true`: an image of another pixel size is resampled to the model's.")]
+Pictures = Annotated[str, Query(description="`false`: the nearest training images come without their pictures, which are most of the answer.")]
 Lifespan = Callable[[ServedModels], AbstractAsyncContextManager[None]]
 
 
@@ -124,16 +125,16 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
             "tags": ["images"],
         }
 
-    async def answered(request: Request, model: str, framing: Framing, score: bool) -> Response:
+    async def answered(request: Request, model: str, framing: Framing, score: bool, pictures: bool = True) -> Response:
         kind = accepted(request.headers.get("accept", ""))
         models.scorer(model)  # before the body is read
         with models.bodies.room() as room:
             start = perf_counter()
             body = await read_body(request, settings, room)
             models.metrics.stage(model, "read", perf_counter() - start)
-            return await of_body(request, body, model, framing, score, kind)
+            return await of_body(request, body, model, framing, score, kind, pictures)
 
-    async def of_body(request: Request, body: bytes, model: str, framing: Framing, score: bool, kind: str) -> Response:
+    async def of_body(request: Request, body: bytes, model: str, framing: Framing, score: bool, kind: str, pictures: bool) -> Response:
         form = is_form(request)
         sources = files_of(body, request.headers["content-type"], settings.max_images) if form else [FileSource(body)]
         batcher = models.batcher(model)
@@ -141,7 +142,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         several = form or framing.policy != "refuse"
         if not form and len(found) == 1 and isinstance(found[0].answer, ImageError):
             raise found[0].answer
-        return render(found, batcher.scorer.ref, kind, several, score)
+        return render(found if pictures else without_pictures(found), batcher.scorer.ref, kind, several, score)
 
     @app.post("/v1/embed", **described("/v1/embed", EmbeddingAnswer, EmbeddingBatch, (NPY, ARROW)))
     async def embed(request: Request, model: ModelName, field: Field = "refuse", centres: Centres = "", resample: Resample = "false") -> Response:
@@ -149,9 +150,19 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         return await answered(request, model, Framing.parse(field, centres, resample, settings.max_images), score=False)
 
     @app.post("/v1/score", **described("/v1/score", Reading, ReadingBatch, (ARROW,)))
-    async def score(request: Request, model: ModelName, field: Field = "refuse", centres: Centres = "", resample: Resample = "false") -> Response:
+    async def score(
+        request: Request,
+        model: ModelName,
+        field: Field = "refuse",
+        centres: Centres = "",
+        resample: Resample = "false",
+        pictures: Pictures = "true",
+    ) -> Response:
         """Readings: embedding, probabilities beside those of twin and control, verdict, distance to known data."""
-        return await answered(request, model, Framing.parse(field, centres, resample, settings.max_images), score=True)
+        if pictures not in ("true", "false"):
+            raise InputError(f"Expected `pictures` to be `true` or `false`, got `{pictures[:40]}`. Leave it out for `true`.")
+        framing = Framing.parse(field, centres, resample, settings.max_images)
+        return await answered(request, model, framing, score=True, pictures=pictures == "true")
 
     @app.post("/v1/channels", responses=ERRORS, openapi_extra={"requestBody": _BODY, **examples.post("/v1/channels")}, tags=["images"])
     async def channels(request: Request, model: ModelName) -> Channels:

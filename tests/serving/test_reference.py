@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -16,6 +18,8 @@ from registry.bundle import read_bundle
 from registry.errors import BundleError, ImageError
 from registry.images import ImageSpec
 from registry.reference import NO_LIMITS, NO_THUMBNAILS, Limits, ReferenceSet, Thumbnails
+from serving.client import AsyncScoringClient, ScoringClient
+from serving.endpoint.server import running
 from serving.reference import NEIGHBOURS, Reference
 from serving.schema import Reading
 from serving.scoring import Scorer
@@ -52,6 +56,32 @@ def reference(values: np.ndarray) -> Reference:
     made = Reference.of(ReferenceSet(values.astype(np.float32)), GREY)
     assert made is not None
     return made
+
+
+def test_pictures_can_be_left_out_of_readings(altered: Callable[..., TinyBundle], full: ReferenceSet) -> None:
+    bundle = altered(reference=full)
+    body = npy(bundle.images[0])
+    with running([Scorer.open(bundle.folder)]) as url, ScoringClient(url) as client:
+        whole = client.score("tiny", body)
+        plain = client.score("tiny", body, pictures=False)
+        (many,) = client.score_many("tiny", [("a.npy", body)], pictures=False, progress=False)
+        refused = httpx.post(f"{url}/v1/score?model=tiny&pictures=no", content=body)
+        parameters = httpx.get(f"{url}/openapi.json").json()["paths"]["/v1/score"]["post"]["parameters"]
+
+    async def asked() -> Reading:
+        with running([Scorer.open(bundle.folder)]) as url:
+            async with AsyncScoringClient(url) as client:
+                return await client.score("tiny", body, pictures=False)
+
+    assert [near.thumbnail is None for near in whole.nearest] == [False] * NEIGHBOURS
+    for reading in (plain, many.answer, asyncio.run(asked())):
+        assert isinstance(reading, Reading)
+        assert [near.thumbnail for near in reading.nearest] == [None] * NEIGHBOURS
+        assert reading.thumbnails == "The request asked for no pictures."
+        assert [(near.image_id, near.labels) for near in reading.nearest] == [(near.image_id, near.labels) for near in whole.nearest]
+        assert reading.distance == whole.distance
+    assert (refused.status_code, "Expected `pictures` to be `true` or `false`, got `no`" in refused.json()["error"]) == (400, True)
+    assert "pictures" in [parameter["name"] for parameter in parameters]
 
 
 class TestDistance:
