@@ -19,6 +19,14 @@ class BodyTimeoutError(InputError):
     """A request's body did not arrive in time."""
 
 
+class HeadersTooLargeError(InputError):
+    """A request's headers are larger than the service accepts."""
+
+
+class HeadersTimeoutError(InputError):
+    """A request's headers did not arrive in time."""
+
+
 class OverloadedError(BlankslideError):
     """The service has as much to do as it takes; the same request may succeed in a moment."""
 
@@ -56,6 +64,8 @@ STATUS: dict[type[BlankslideError], HTTPStatus] = {
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     BodyKindError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BodyTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    HeadersTooLargeError: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    HeadersTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     AcceptError: HTTPStatus.NOT_ACCEPTABLE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,

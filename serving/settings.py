@@ -49,7 +49,7 @@ class Settings:
         max_bodies_bytes: bodies of all requests that are in memory at a time, per process; what does not fit is answered 429. 0 = eight of
             the largest.
         max_pixels: largest image, over all channels.
-        body_timeout_s: a body that takes longer to arrive is refused.
+        body_timeout_s: headers, or a body, that take longer to arrive are refused.
         answer_timeout_s: an image that takes longer is given up.
         drain_s: requests in flight may take this long after the service is told to stop.
         poll_s: how often a followed bundle is looked at.

@@ -1,23 +1,151 @@
-"""HTTP over one connection, as uvicorn speaks it, but for how far a body is read ahead of who takes it."""
+"""HTTP over one connection, as uvicorn speaks it, but for what a client can make it hold.
+
+What is said of a body (`serving.endpoint.intake`) begins when the headers of its request are complete; until then, and where a body
+goes on after it was answered, the bounds are here.
+"""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import logging
+import uuid
+from asyncio import BaseTransport, TimerHandle, Transport
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from registry.errors import BlankslideError
+from serving.errors import HeadersTimeoutError, HeadersTooLargeError, status_of
+from serving.schema import ErrorAnswer
+from serving.settings import Settings
 
 #: bytes of a body that may wait in memory before its connection is told to stop
 READ_AHEAD = 2**20
+#: bytes of a request line and its headers, or of what follows the last chunk of a body
+MOST_HEAD = 2**16
+#: who is refused while it still sends would see a broken connection instead of the answer: for so long, what comes is dropped
+LINGER_S = 2.0
+log = logging.getLogger("blankslide")
 
 
 class Protocol(HttpToolsProtocol):
-    """Reads a body `READ_AHEAD` bytes ahead.
+    """Reads a body `READ_AHEAD` bytes ahead, and headers only to a size and for a time.
 
-    uvicorn stops a connection after 64 KiB and lets it go on when they are taken: an image of half a megabyte is eight stops, each
-    a turn of the loop and a client that is put to sleep and woken, on cores that the networks want.
+    uvicorn stops a connection after 64 KiB of a body and lets it go on when they are taken: an image of half a megabyte is eight stops, each
+    a turn of the loop and a client that is put to sleep and woken, on cores that the networks want. Headers it takes for ever.
+
+    Attributes:
+        patience_s: how long headers may take, and a body that nobody waits for any more.
     """
+
+    patience_s = 30.0
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        #: bytes since headers were last complete, or part of a body came
+        self._loose = 0
+        self._in_body = False
+        self._refused = False
+        self._timer: TimerHandle | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """A connection that says nothing is waited for as one that begins."""
+        super().connection_made(cast(Transport, transport))
+        self._timer = self.loop.call_later(self.patience_s, self._waited)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what was waited for."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, of headers at most `MOST_HEAD` bytes."""
+        while data and not self._refused and not self.transport.is_closing():
+            if self._in_body:
+                now, data = data, b""
+            else:
+                now, data = data[: MOST_HEAD - self._loose], data[MOST_HEAD - self._loose :]
+            self._loose += len(now)
+            super().data_received(now)
+            if self._loose > MOST_HEAD or (self._loose == MOST_HEAD and data):
+                self._refuse(HeadersTooLargeError(f"Expected at most {MOST_HEAD} bytes of headers, got more. Send fewer or shorter ones."))
+        if not self._refused:
+            self._wait_or_not()
+
+    def on_message_begin(self) -> None:
+        """A request begins, maybe behind another in what one read brought."""
+        super().on_message_begin()
+        self._loose = self._loose or 1
+
+    def on_headers_complete(self) -> None:
+        """What comes next is a body."""
+        super().on_headers_complete()
+        self._loose, self._in_body = 0, True
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; what stopped the connection for another reason, such as a request before this one, is left as it is."""
+        self._loose = 0
         stopped = self.flow.read_paused
         super().on_body(body)
         if not stopped and len(self.cycle.body) <= READ_AHEAD:
             self.flow.resume_reading()
+
+    def on_message_complete(self) -> None:
+        """What comes next is another request."""
+        super().on_message_complete()
+        self._loose, self._in_body = 0, False
+
+    def _wait_or_not(self) -> None:
+        """A timer runs where the client has begun something that nothing else waits for."""
+        if not (self.cycle.response_complete if self._in_body else self._loose):
+            self._stop_waiting()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.patience_s, self._waited)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _waited(self) -> None:
+        self._timer = None
+        if self._answering:
+            # its connection is needed, and has limits of its own
+            self._wait_or_not()
+        elif self._in_body:
+            self.transport.close()
+        else:
+            message = f"Expected the headers of a request within {self.patience_s:g} s, they were not complete by then. Send it again."
+            self._refuse(HeadersTimeoutError(message))
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: BlankslideError) -> None:
+        """Answer with an error and hang up; take nothing more."""
+        self._refused = True
+        self._unset_keepalive_if_required()
+        self._stop_waiting()
+        if self._answering:
+            # a second answer could be read as the first: that is the last, if the request was whole
+            self.cycle.keep_alive = False
+            if self._in_body:
+                self.transport.close()
+            return
+        request_id, status = uuid.uuid4().hex, status_of(error)
+        body = ErrorAnswer(error=str(error), kind=type(error).__name__, status=status).model_dump_json().encode()
+        headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + headers.encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
+        log.info("connection refused", extra={"facts": {"id": request_id, "status": int(status)}})
+
+
+def protocol_of(settings: Settings) -> type[Protocol]:
+    """The protocol of a service: uvicorn makes one for each connection, and knows none of our settings."""
+
+    class Limited(Protocol):
+        patience_s = settings.body_timeout_s
+
+    return Limited

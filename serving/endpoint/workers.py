@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
 from serving.endpoint.logs import log_json_lines
 from serving.endpoint.memory import give_back_large_arrays
-from serving.endpoint.protocol import Protocol
+from serving.endpoint.protocol import protocol_of
 from serving.live import Live
 from serving.live import names as live_names
 from serving.scoring import Scorer
@@ -79,7 +79,7 @@ def server_of(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=protocol_of(settings),
         ws="none",
         log_config=None,
         access_log=False,

@@ -36,6 +36,7 @@ class Request:
         pace_s: seconds between pieces of the body; 0 = all at once.
         cut: send only so many bytes of the body and hang up; None = all.
         raw: instead of all the above, bytes for the connection.
+        stays: with `raw`, does not say that nothing more comes.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Request:
     pace_s: float = 0.0
     cut: int | None = None
     raw: bytes | None = None
+    stays: bool = False
 
 
 def send(port: int, request: Request, timeout_s: float) -> int | None:
@@ -75,7 +77,8 @@ def send(port: int, request: Request, timeout_s: float) -> int | None:
 def _write(connection: socket.socket, request: Request) -> None:
     if request.raw is not None:
         connection.sendall(request.raw)
-        connection.shutdown(socket.SHUT_WR)
+        if not request.stays:
+            connection.shutdown(socket.SHUT_WR)
         return
     headers = {"Host": "127.0.0.1", "Connection": "close", "Content-Length": str(len(request.body)), **request.headers}
     head = "".join([f"{request.method} {request.path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
@@ -127,6 +130,7 @@ class Hostile:
             self.tensor,
             self.query,
             self.rude,
+            self.endless,
             self.slow,
         ]
 
@@ -315,6 +319,21 @@ class Hostile:
             self.rng.bytes(300),
         )
         return Request("not quite HTTP", raw=raws[int(self.rng.integers(len(raws)))])
+
+    def endless(self) -> Request:
+        """Headers that go on, or that stop before their end on a connection that stays open."""
+        # few stop: each holds a client of the soak for as long as the service waits
+        if self.rng.random() < 0.1:
+            starts = (b"", b"\r\n", b"POST /v1/emb", b"GET /healthz HTTP/1.1\r\nX-A: b\r\n", b"GET /healthz HTTP/1.1\r\nX-A: ")
+            return Request("headers that stop", raw=starts[int(self.rng.integers(5))], stays=True)
+        start, more = (
+            (b"GET /healthz HTTP/1.1\r\nX-A: ", b"a"),
+            (b"GET /healthz HTTP/1.1\r\n", b"X-A: b\r\n"),
+            (b"GET /", b"a"),
+            (b"", b"\r\n"),
+            (b"POST /v1/embed?model=tiny HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-A: ", b"a"),
+        )[int(self.rng.integers(5))]
+        return Request("headers that go on", raw=start + more * (int(self.rng.choice([70_000, 2_000_000])) // len(more)), stays=True)
 
     def slow(self) -> Request:
         # one of many: each holds a client of the soak for as long as it takes

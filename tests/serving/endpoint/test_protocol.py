@@ -1,16 +1,21 @@
-"""A body is read ahead of who takes it as far as is said, and no farther, over a real connection."""
+"""What a connection may hold, over a real one: a body is read ahead as far as is said, and headers end."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.endpoint.protocol import READ_AHEAD, Protocol
+from serving.endpoint.protocol import MOST_HEAD, READ_AHEAD, Protocol
+from serving.endpoint.server import answering
 from serving.endpoint.workers import server_of
+from serving.schema import ErrorAnswer
 from serving.settings import Settings
 
 
@@ -75,3 +80,120 @@ async def _settled(connection: Protocol) -> int:
         before = now
         await asyncio.sleep(0.1)
     return now
+
+
+PATIENCE_S = 1.0
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
+LATE = b"GET /late HTTP/1.1\r\nHost: here\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Waits for the end of a body, but for `/early`; `/late` takes its time."""
+    if scope["type"] != "http":
+        return
+    more = scope["path"] != "/early"
+    while more:
+        more = (await receive()).get("more_body", False)
+    if scope["path"] == "/late":
+        await asyncio.sleep(1.5 * PATIENCE_S)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[int]:
+    """The port of a service that waits for headers."""
+    with answering(lambda _url: answer, Settings()) as url:
+        yield int(url.rpartition(":")[2])
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[int]:
+    """The port of one that does not."""
+    with answering(lambda _url: answer, Settings(body_timeout_s=PATIENCE_S)) as url:
+        yield int(url.rpartition(":")[2])
+
+
+@contextmanager
+def connected(port: int, again: bool = False) -> Iterator[socket.socket]:
+    """A connection that stays open to write; `again`: on which a request was answered before."""
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        if again:
+            client.sendall(GET + b"\r\n")
+            until_ok(client)
+        yield client
+
+
+def until_ok(client: socket.socket) -> None:
+    found = b""
+    while b"ok" not in found:
+        piece = client.recv(4096)
+        assert piece, found
+        found += piece
+    assert found.startswith(b"HTTP/1.1 200 ")
+
+
+def rest(client: socket.socket) -> bytes:
+    """All that comes until the service hangs up."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def error_of(said: bytes) -> tuple[int, str]:
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", head)
+    error = ErrorAnswer.model_validate_json(body)
+    assert error.status == int(head.split(b" ", 2)[1])
+    return error.status, error.kind
+
+
+@pytest.mark.parametrize("again", [False, True])
+class TestHeaders:
+    @pytest.mark.parametrize(("start", "more"), [(GET + b"X-A: ", b"a"), (GET, b"X-A: b\r\n"), (b"GET /", b"a"), (b"", b"\r\n")])
+    def test_that_go_on_are_refused(self, patient: int, again: bool, start: bytes, more: bytes) -> None:
+        with connected(patient, again) as client:
+            client.sendall(start + more * (MOST_HEAD // len(more) + 1))
+            assert error_of(rest(client)) == (431, "HeadersTooLargeError")
+
+    @pytest.mark.parametrize("above", [0, 1])
+    def test_the_largest(self, patient: int, again: bool, above: int) -> None:
+        start, end = GET + b"Connection: close\r\nX-A: ", b"\r\n\r\n"
+        with connected(patient, again) as client:
+            client.sendall(start + b"a" * (MOST_HEAD + above - len(start) - len(end)) + end)
+            assert rest(client).split(b" ", 2)[1] == (b"431" if above else b"200")
+
+    def test_an_answer_that_is_due_comes_before_the_end(self, patient: int, again: bool) -> None:
+        with connected(patient, again) as client:
+            client.sendall(LATE + b"\r\n" + GET + b"X-A: " + b"a" * 2 * MOST_HEAD)
+            until_ok(client)
+            assert rest(client) == b""
+
+    def test_behind_a_body_they_end_too(self, patient: int, again: bool) -> None:
+        with connected(patient, again) as client:
+            client.sendall(CHUNKED + b"X-A: ")
+            with pytest.raises(ConnectionError):
+                client.sendall(b"a" * 2**26)
+
+    @pytest.mark.parametrize("start", [b"\r\n", GET + b"X-A: b\r\n"])
+    def test_that_stop_are_not_waited_for(self, impatient: int, again: bool, start: bytes) -> None:
+        with connected(impatient, again) as client:
+            client.sendall(start)
+            assert error_of(rest(client)) == (408, "HeadersTimeoutError")
+
+    def test_an_answer_may_take_longer_than_they_may(self, impatient: int, again: bool) -> None:
+        with connected(impatient, again) as client:
+            client.sendall(LATE + b"\r\n" + GET)
+            until_ok(client)
+
+
+def test_a_connection_without_a_word(impatient: int) -> None:
+    with connected(impatient) as client:
+        assert error_of(rest(client)) == (408, "HeadersTimeoutError")
+
+
+def test_a_body_that_was_answered_is_not_waited_for(impatient: int) -> None:
+    with connected(impatient) as client:
+        client.sendall(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n")
+        until_ok(client)
+        client.sendall(b"a")
+        assert rest(client) == b""
