@@ -136,7 +136,9 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
 
     async def of_body(request: Request, body: bytes, model: str, framing: Framing, score: bool, kind: str, pictures: bool) -> Response:
         form = is_form(request)
-        sources = files_of(body, request.headers["content-type"], settings.max_images) if form else [FileSource(body)]
+        sources = [FileSource(body)]
+        if form:
+            sources = await models.aside(lambda: files_of(body, request.headers["content-type"], settings.max_images))
         batcher = models.batcher(model)
         found: list[Found] = await batcher.answers(sources, framing, score, settings.answer_timeout_s)
         several = form or framing.policy != "refuse"

@@ -6,6 +6,7 @@ https://github.com/kserve/open-inference-protocol
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -13,11 +14,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from registry.errors import BlankslideError, NotFoundError
+from serving.endpoint.batching import Batcher
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import read_body
 from serving.endpoint.responses import ERRORS, NOT_FOUND
 from serving.endpoint.served import ServedModels
-from serving.endpoint.tensors import EMBEDDING, HEADER_LENGTH, model_metadata, parse, respond
+from serving.endpoint.tensors import EMBEDDING, HEADER_LENGTH, Inference, model_metadata, parse, respond, split
 from serving.errors import BodyKindError
 from serving.framing import WHOLE
 from serving.scoring import Scorer
@@ -25,6 +27,8 @@ from serving.settings import Settings
 from serving.sources import TensorSource
 
 EXTENSIONS = ["binary_tensor_data"]
+#: JSON of so many bytes is parsed sooner than a thread takes it over
+SHORT_BYTES = 2**14
 _REQUEST: dict[str, Any] = {
     "requestBody": {
         "description": "JSON; with `Inference-Header-Content-Length`, JSON and then the bytes of tensors. gzip is unpacked.",
@@ -75,14 +79,22 @@ def add_routes(app: FastAPI, models: ServedModels, settings: Settings, examples:
         _version(models, name, version)
         with models.bodies.room() as room:
             try:
-                body = await read_body(request, settings, room, gzip=True)
+                body = await read_body(request, settings, room, models.aside)
             except BodyKindError as error:
                 raise BodyKindError(f"{str(error).removesuffix('.')}, or by gzip, which is read here.") from error
-            return await answered(body, request.headers.get(HEADER_LENGTH), name)
+            return await answered(*split(body, request.headers.get(HEADER_LENGTH)), name)
 
-    async def answered(body: bytes, header_length: str | None, name: str) -> Response:
-        batcher = models.batcher(name)
-        inference = parse(body, header_length, batcher.scorer, settings.max_images)
+    async def parsed(head: bytes, rest: bytes, name: str) -> tuple[Batcher, Inference]:
+        while True:
+            batcher = models.batcher(name)
+            work = partial(parse, head, rest, batcher.scorer, settings.max_images)
+            inference = work() if len(head) <= SHORT_BYTES else await models.aside(work)
+            # one that was replaced meanwhile takes no more, and the next may take other images
+            if models.batcher(name) is batcher:
+                return batcher, inference
+
+    async def answered(head: bytes, rest: bytes, name: str) -> Response:
+        batcher, inference = await parsed(head, rest, name)
         score = any(one.name != EMBEDDING for one in inference.wanted)
         sources = [TensorSource(pixels, f"image {i}") for i, pixels in enumerate(inference.pixels)]
         found = await batcher.answers(sources, WHOLE, score, settings.answer_timeout_s)

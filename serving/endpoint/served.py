@@ -74,7 +74,7 @@ class ServedModels:
             OverloadedError: that many wait already.
         """
         if self._waiting >= self._settings.queue_length:
-            raise OverloadedError(f"{self._waiting} pictures wait to be drawn, which is all that may. Try again in a moment.")
+            raise OverloadedError(f"{self._waiting} requests wait to be unpacked or drawn, which is all that may. Try again in a moment.")
         self._waiting += 1
         try:
             async with self._turns:

@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 
 from registry.errors import BundleError, InputError, NotFoundError
 from registry.images import ImageSpec
+from serving.errors import BodyTooLargeError
 from serving.schema import EmbeddingAnswer, Reading
 from serving.scoring import Scorer
 
 HEADER_LENGTH = "inference-header-content-length"
 INPUT = "pixels"
 EMBEDDING = "embedding"
+#: a number as text with all that surrounds it, in the most wasteful layout, and everything that is no number
+NUMBER_BYTES = 64
+OTHER_BYTES = 2**16
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32", "float64": "FP64"}
 
 
@@ -89,13 +93,20 @@ def model_metadata(scorer: Scorer) -> dict[str, Any]:
     return {"name": scorer.name, "versions": [scorer.bundle.identity[:12]], "platform": "blankslide_onnx", "inputs": inputs, "outputs": outputs}
 
 
-def parse(body: bytes, header_length: str | None, scorer: Scorer, max_images: int) -> Inference:
-    """A request of the protocol.
+def parse(head: bytes, rest: bytes, scorer: Scorer, max_images: int) -> Inference:
+    """A request of the protocol. Numbers as text take long: not for the event loop.
+
+    Args:
+        head: JSON.
+        rest: the bytes behind it.
+        scorer: of the model that is asked.
+        max_images: of one request.
 
     Raises:
+        BodyTooLargeError: longer than any request to the model has to be.
         InputError: not JSON, not the model's input, an output it does not have, or tensors of another size than stated.
     """
-    head, rest = _split(body, header_length)
+    _check_length(head, scorer.bundle.card.image, max_images)
     try:
         said = orjson.loads(head)
     except orjson.JSONDecodeError as error:
@@ -107,12 +118,28 @@ def parse(body: bytes, header_length: str | None, scorer: Scorer, max_images: in
     return Inference(identity[:200] if isinstance(identity, str) else None, pixels, _wanted(said, [EMBEDDING, *_probabilities(scorer)]))
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+def split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+    """The JSON of a request, and the bytes behind it.
+
+    Raises:
+        InputError: the body is shorter than is said.
+    """
     if header_length is None:
         return body, b""
     if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > len(body):
         raise InputError(f"Expected `Inference-Header-Content-Length` of at most the body's {len(body)} bytes, got `{header_length[:20]}`.")
     return body[: int(header_length)], body[int(header_length) :]
+
+
+def _check_length(head: bytes, spec: ImageSpec, max_images: int) -> None:
+    """Before anything is built of it: a byte of JSON can become fifty in memory."""
+    numbers = max_images * math.prod(spec.shape)
+    longest, commas = numbers * NUMBER_BYTES + OTHER_BYTES, head.count(b",")
+    if len(head) > longest or commas > numbers + OTHER_BYTES:
+        raise BodyTooLargeError(
+            f"Expected JSON of at most {longest} bytes and {numbers} numbers ({max_images} images), got {len(head)} bytes and {commas} commas."
+            f" Send fewer images, or their numbers as bytes behind the JSON (`binary_data_size`)."
+        )
 
 
 def _only_input(said: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -150,15 +177,20 @@ def _tensor(said: Mapping[str, Any], rest: bytes, spec: ImageSpec, max_images: i
 
 def _flat(data: Any, count: int) -> list[float]:
     """Numbers of a flat or nested list."""
-    found, todo = [], [data]
+    found: list[float] = []
+    todo = [iter([data])]
     while todo:
-        value = todo.pop()
-        if isinstance(value, list):
-            todo.extend(reversed(value))
-        elif type(value) in (int, float):
+        for value in todo[-1]:
+            if isinstance(value, list):
+                todo.append(iter(value))
+                break
+            if type(value) not in (int, float):
+                raise InputError(f"Expected numbers in `data` of `{INPUT}`, got {type(value).__name__}.")
+            if len(found) == count:
+                raise InputError(f"Expected {count} numbers in `data` of `{INPUT}`, got more.")
             found.append(float(value))
         else:
-            raise InputError(f"Expected numbers in `data` of `{INPUT}`, got {type(value).__name__}.")
+            todo.pop()
     if len(found) != count:
         raise InputError(f"Expected {count} numbers in `data` of `{INPUT}`, got {len(found)}.")
     return found

@@ -14,6 +14,7 @@ import pytest
 
 from registry.errors import ImageError
 from serving.endpoint.answers import ARROW, JSON, MOST_HEADER, NPY, Found, accepted, arrow, warnings_header
+from serving.endpoint.intake import files_of
 from serving.endpoint.server import running
 from serving.errors import AcceptError
 from serving.schema import EmbeddingBatch, Reading, ReadingBatch
@@ -87,6 +88,23 @@ class TestSeveral:
         body = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
         answer = http.post("/v1/embed", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
         assert (answer.status_code, "at least one file" in answer.json()["error"]) == (400, True)
+
+    @pytest.mark.parametrize("lead", [b"", b"\r\n"])
+    def test_more_parts_than_images_and_fields(self, http: httpx.Client, tiny: TinyBundle, lead: bytes) -> None:
+        image = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.npy"\r\n\r\n' + npy(tiny.images[0]) + b"\r\n"
+        for fields, status in ((24, 200), (26, 400), (1_000_000, 400)):
+            body = lead + image + b"--x\r\nA:b\r\n\r\n\r\n" * fields + b"--x--\r\n"
+            answer = http.post("/v1/embed", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+            assert answer.status_code == status
+            assert status == 200 or f"at most 25 parts in the multipart form, got {fields + 1}" in answer.json()["error"]
+
+    def test_is_taken_apart_beside_the_event_loop(self, http: httpx.Client, tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        def while_others_are_answered(*given: Any) -> Any:
+            httpx.get(f"{http.base_url}/healthz", timeout=20).raise_for_status()
+            return files_of(*given)
+
+        monkeypatch.setattr("serving.endpoint.app.files_of", while_others_are_answered)
+        assert http.post("/v1/embed", files=form(tiny, [0]), timeout=60).status_code == 200
 
 
 class TestFields:

@@ -13,7 +13,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from serving.endpoint.intake import unzipped
 from serving.endpoint.server import running
+from serving.endpoint.tensors import parse
 from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy
@@ -124,6 +126,8 @@ class TestRefused:
             ({"inputs": [{**PIXELS, "shape": [True, 3, 24, 20]}]}, "of shape"),
             ({"inputs": [{**PIXELS, "shape": [10**30, 3, 24, 20]}]}, "Expected"),
             ({"inputs": [{**PIXELS, "data": [1, 2]}]}, "Expected 1440 numbers in `data` of `pixels`, got 2"),
+            ({"inputs": [{**PIXELS, "data": [1] * 1441}]}, "Expected 1440 numbers in `data` of `pixels`, got more"),
+            ({"inputs": [{**PIXELS, "data": [[[1] * 7, [[]]], [1]]}]}, "Expected 1440 numbers in `data` of `pixels`, got 8"),
             ({"inputs": [{**PIXELS, "data": ["a"] * 1440}]}, "Expected numbers in `data`"),
             ({"inputs": [{**PIXELS, "data": [0.5] * 1440}]}, "Expected whole numbers of UINT16"),
             ({"inputs": [{**PIXELS, "data": [-1] * 1440}]}, "Expected whole numbers of UINT16"),
@@ -155,3 +159,36 @@ class TestRefused:
     def test_truncated_gzip(self, url: str) -> None:
         answer = httpx.post(f"{url}/v2/models/tiny/infer", content=gzip.compress(bytes(1000))[:-9], headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, "truncated" in answer.json()["error"]) == (400, True)
+
+    @pytest.mark.parametrize("text", [b"[" + b"0," * 90_000 + b"0]", b"[" + b"[]," * 90_000 + b"[]]", b'"' + b"x" * 1_600_000 + b'"'])
+    def test_more_text_than_any_request_needs(self, generous: str, text: bytes) -> None:
+        said = json.dumps({"inputs": [{**PIXELS, "data": 0}]}).encode().replace(b'"data": 0', b'"data": ' + text)
+        answer = httpx.post(f"{generous}/v2/models/tiny/infer", content=said)
+        assert (answer.status_code, "bytes and 23040 numbers (16 images), got" in answer.json()["error"]) == (413, True)
+
+    def test_the_most_wasteful_layout(self, generous: str) -> None:
+        data = np.full((16, 3, 24, 20), 65535.0).tolist()
+        said = json.dumps({"inputs": [{**PIXELS, "shape": [16, 3, 24, 20], "data": data}]}, indent=4)
+        assert httpx.post(f"{generous}/v2/models/tiny/infer", content=said, timeout=60).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def generous(tiny: TinyBundle) -> Iterator[str]:
+    """A service at the usual limit of a body."""
+    with running([Scorer.open(tiny.folder)], Settings(max_images=16)) as address:
+        yield address
+
+
+@pytest.mark.parametrize(("place", "compress"), [("openinference.parse", False), ("intake.unzipped", True)])
+def test_is_parsed_beside_the_event_loop(generous: str, place: str, compress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = {"openinference.parse": parse, "intake.unzipped": unzipped}[place]
+
+    def while_others_are_answered(*given: Any) -> Any:
+        httpx.get(f"{generous}/healthz", timeout=20).raise_for_status()
+        return real(*given)
+
+    monkeypatch.setattr(f"serving.endpoint.{place}", while_others_are_answered)
+    body = json.dumps({"inputs": [{**PIXELS, "shape": [8, 3, 24, 20], "data": [1] * 8 * 1440}]}).encode()
+    headers = {"Content-Encoding": "gzip"} if compress else {}
+    answer = httpx.post(f"{generous}/v2/models/tiny/infer", content=gzip.compress(body) if compress else body, headers=headers, timeout=60)
+    assert answer.status_code == 200

@@ -15,7 +15,7 @@ from serving.settings import Settings
 from tests.serving.bundles import TinyBundle
 
 
-def test_pictures_take_turns_and_do_not_pile_up(tiny: TinyBundle) -> None:
+def test_it_takes_turns_and_does_not_pile_up(tiny: TinyBundle) -> None:
     at_work: list[int] = []
     most: list[int] = []
     go = threading.Event()
@@ -30,7 +30,7 @@ def test_pictures_take_turns_and_do_not_pile_up(tiny: TinyBundle) -> None:
     async def story() -> list[int]:
         tasks = [asyncio.create_task(models.aside(work)) for _ in range(4)]
         await asyncio.sleep(0.1)
-        with pytest.raises(OverloadedError, match="4 pictures wait"):
+        with pytest.raises(OverloadedError, match="4 requests wait"):
             await models.aside(work)
         go.set()
         found = [await task for task in tasks]
