@@ -27,7 +27,7 @@ from serving.endpoint.metrics import CONTENT_TYPE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
 from serving.endpoint.responses import ERRORS, NOT_FOUND
 from serving.endpoint.served import ServedModels
-from serving.errors import OverloadedError, TooSlowError
+from serving.errors import BodyKindError, OverloadedError, TooSlowError
 from serving.framing import Framing
 from serving.schema import Channels, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
@@ -38,15 +38,13 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 #: seconds after which a client may try again
 RETRY_AFTER = "1"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
+_IMAGE = dict.fromkeys(("application/octet-stream", "image/tiff", "image/png", "image/jpeg"), _BINARY)
+_FORM = {"schema": {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}}
+_BODY = {"description": "The bytes of an image file.", "required": True, "content": _IMAGE}
+_BODIES = {
     "description": "The bytes of an image file, or a form of several.",
     "required": True,
-    "content": {
-        **dict.fromkeys(("application/octet-stream", "image/tiff", "image/png", "image/jpeg"), _BINARY),
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}
-        },
-    },
+    "content": {**_IMAGE, "multipart/form-data": _FORM},
 }
 # nothing from elsewhere, nothing inline: what a file's name or a label says can never become code
 _PAGE_POLICY = (
@@ -121,7 +119,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         answer = {"description": f"`{one.__name__}`; of a form of several images, or of a field that is cut, `{several.__name__}`.", "content": forms}
         return {
             "responses": {200: {"model": one | several, **answer}, **ERRORS},
-            "openapi_extra": {"requestBody": _BODY, **examples.post(path)},
+            "openapi_extra": {"requestBody": _BODIES, **examples.post(path)},
             "tags": ["images"],
         }
 
@@ -170,6 +168,8 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     async def channels(request: Request, model: ModelName) -> Channels:
         """Small grey pictures of an image's channels, for looking at; of any size."""
         scorer = models.scorer(model)
+        if is_form(request):
+            raise BodyKindError("Expected the bytes of one image file as the body, got a form. With curl: `--data-binary @FILE`.")
         with models.bodies.room() as room:
             source = FileSource(await read_body(request, settings, room))
             return await models.aside(lambda: scorer.channels(source))

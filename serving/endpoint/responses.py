@@ -22,7 +22,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     406: _said("The answer does not come in the form that is asked for."),
     408: _said("The body did not arrive in time."),
     413: _said("The body is too large."),
-    415: _said("The body is compressed."),
+    415: _said("The body is compressed, or a form where one image is asked for."),
     422: _said("The body is not the image the model takes: says what was expected and what came."),
     429: _said("Too many images wait: try again after `Retry-After` seconds."),
     503: _said("No answer in time: try again after `Retry-After` seconds."),

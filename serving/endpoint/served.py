@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-from starlette.concurrency import run_in_threadpool
 
 from registry.errors import BundleError, NotFoundError
 from serving.endpoint.batching import Batcher
 from serving.endpoint.intake import Bodies
 from serving.endpoint.metrics import Metrics
-from serving.errors import OverloadedError
+from serving.errors import OverloadedError, TooSlowError
 from serving.scoring import Scorer
 from serving.settings import Settings
 
@@ -39,7 +38,7 @@ class ServedModels:
         self.metrics = metrics
         self.bodies = Bodies(settings.bodies_bytes)
         self._settings = settings
-        self._turns, self._waiting = asyncio.Semaphore(settings.runners), 0
+        self._hands, self._waiting = ThreadPoolExecutor(settings.runners, "aside"), 0
         self._by_name = {scorer.name: self._batcher(scorer) for scorer in scorers}
 
     def _batcher(self, scorer: Scorer) -> Batcher:
@@ -72,13 +71,18 @@ class ServedModels:
 
         Raises:
             OverloadedError: that many wait already.
+            TooSlowError: not done within `settings.answer_timeout_s`.
         """
         if self._waiting >= self._settings.queue_length:
             raise OverloadedError(f"{self._waiting} requests wait to be unpacked or drawn, which is all that may. Try again in a moment.")
         self._waiting += 1
+        limit = self._settings.answer_timeout_s
         try:
-            async with self._turns:
-                return await run_in_threadpool(work)
+            async with asyncio.timeout(limit):
+                # a thread cannot be stopped: what is given up there keeps its turn to its end
+                return await asyncio.get_running_loop().run_in_executor(self._hands, work)
+        except TimeoutError as error:
+            raise TooSlowError(f"The body was not unpacked or drawn within {limit:g} s. Try again later.") from error
         finally:
             self._waiting -= 1
 
@@ -95,3 +99,4 @@ class ServedModels:
         """Finish what waits and end all runners."""
         for batcher in self._by_name.values():
             batcher.close()
+        self._hands.shutdown(cancel_futures=True)

@@ -19,7 +19,7 @@ from numpy.random import Generator
 
 from tests.serving.bundles import npy, ome, png, tiff
 
-PATHS = ("/v1/embed", "/v1/score")
+PATHS = ("/v1/embed", "/v1/score", "/v1/channels")
 INTERESTING = (0, 1, 2, 3, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
 
 
@@ -145,7 +145,7 @@ class Hostile:
 
     def _path(self, **query: str) -> str:
         given = "".join(f"&{name}={value}" for name, value in query.items())
-        return f"{PATHS[int(self.rng.integers(2))]}?model=tiny{given}"
+        return f"{PATHS[int(self.rng.integers(len(PATHS)))]}?model=tiny{given}"
 
     def _file(self) -> tuple[str, bytearray]:
         names = sorted(self.files)

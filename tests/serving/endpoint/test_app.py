@@ -258,6 +258,12 @@ class TestDocumentation:
         assert set(answer["tasks"][0]) == set(schemas["TaskReading"]["properties"])
         assert set(answer["tasks"][0]["encoder"]) == set(schemas["Opinion"]["properties"])
 
+    def test_a_form_is_taken_where_the_document_says_so(self, http: httpx.Client, tiny: TinyBundle) -> None:
+        paths = http.get("/openapi.json").json()["paths"]
+        for path, takes in {"/v1/embed": True, "/v1/score": True, "/v1/channels": False}.items():
+            answer = http.post(path, params={"model": "tiny"}, files={"image": npy(tiny.images[0])})
+            assert ("multipart/form-data" in paths[path]["post"]["requestBody"]["content"], answer.status_code) == (takes, 200 if takes else 415)
+
     @pytest.mark.parametrize(("path", "kind"), [("/", "html"), ("/docs", "html"), ("/page.css", "css"), ("/page.js", "javascript")])
     def test_the_page_needs_no_other_host(self, http: httpx.Client, path: str, kind: str) -> None:
         page = http.get(path)

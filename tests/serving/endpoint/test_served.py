@@ -9,7 +9,7 @@ import pytest
 
 from serving.endpoint.metrics import Metrics
 from serving.endpoint.served import ServedModels
-from serving.errors import OverloadedError
+from serving.errors import OverloadedError, TooSlowError
 from serving.scoring import Scorer
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle
@@ -41,3 +41,21 @@ def test_it_takes_turns_and_does_not_pile_up(tiny: TinyBundle) -> None:
     assert len(asyncio.run(story())) == 4
     assert max(most) == 2
     models.close()
+
+
+def test_it_is_given_up_and_keeps_its_turn_to_its_end(tiny: TinyBundle) -> None:
+    go = threading.Event()
+
+    async def story() -> int:
+        for _ in range(2):
+            with pytest.raises(TooSlowError, match=r"within 1 s"):
+                await models.aside(lambda: go.wait(20))
+        go.set()
+        return await models.aside(lambda: 7)
+
+    models = ServedModels([Scorer.open(tiny.folder)], Settings(threads=1, answer_timeout_s=1.0), Metrics())
+    try:
+        assert asyncio.run(story()) == 7
+    finally:
+        go.set()
+        models.close()
