@@ -172,6 +172,7 @@ class ErrorAnswer(_Answer):
     kind: str = Field(description="Class of the error.")
     status: int
     expected: dict[str, Any] | None = Field(default=None, description="What the model takes, where the image was at fault; else what is known.")
+    request_id: str | None = Field(default=None, description="Under which the service's log has the request, where the service was at fault.")
 
 
 class Licence(_Model):

@@ -18,6 +18,11 @@ from serving.schema import ErrorAnswer
 
 #: paths that answer without a token: whether the service lives, and the page, which asks for the token itself
 OPEN = frozenset({"/", "/docs", "/page.css", "/page.js", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+_UNAUTHORIZED = ErrorAnswer(
+    error="Expected `Authorization: Bearer TOKEN` with this service's token. Whoever runs the service has it.",
+    kind=UnauthorizedError.__name__,
+    status=HTTPStatus.UNAUTHORIZED,
+)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("blankslide")
 
@@ -44,7 +49,10 @@ class Access:
         start, headers = perf_counter(), Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        status = 0
+        method, status = scope["method"], 0
+        if method == "HEAD":
+            # answered as GET: the server leaves the body away
+            scope = {**scope, "method": "GET"}
 
         async def answered(message: Message) -> None:
             nonlocal status
@@ -57,18 +65,21 @@ class Access:
             if self._admits(scope["path"], headers):
                 await self._app(scope, receive, answered)
             else:
-                await _refuse(answered)
-        except Exception:
-            # answered with 500 by what surrounds this
-            status = 500
+                await _send(answered, _UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+        except Exception as error:
             log.exception("request failed", extra={"facts": {"id": request_id}})
-            raise
+            if status:
+                # half an answer is no answer: the connection ends
+                status = 500
+                raise
+            message = f"The service failed on this request; its log says where, under {request_id}. Please report it."
+            await _send(answered, ErrorAnswer(error=message, kind=type(error).__name__, status=500, request_id=request_id))
         finally:
             seconds = perf_counter() - start
             # the template, not the path: a request must not choose what is counted
             route = getattr(scope.get("route"), "path", "") or "unknown"
             self._metrics.request(route, status, seconds)
-            facts = {"id": request_id, "method": scope["method"], "path": scope["path"][:200], "status": status, "ms": round(1000 * seconds, 2)}
+            facts = {"id": request_id, "method": method, "path": scope["path"][:200], "status": status, "ms": round(1000 * seconds, 2)}
             log.info("request", extra={"facts": facts})
 
     def _admits(self, path: str, headers: Headers) -> bool:
@@ -78,10 +89,8 @@ class Access:
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
 
 
-async def _refuse(send: Send) -> None:
-    status = HTTPStatus.UNAUTHORIZED
-    message = "Expected `Authorization: Bearer TOKEN` with this service's token. Whoever runs the service has it."
-    body = ErrorAnswer(error=message, kind=UnauthorizedError.__name__, status=status).model_dump_json().encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"www-authenticate", b"Bearer")]
-    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+async def _send(send: Send, said: ErrorAnswer, *more: tuple[bytes, bytes]) -> None:
+    body = said.model_dump_json().encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": "http.response.start", "status": said.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

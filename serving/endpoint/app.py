@@ -253,9 +253,7 @@ def _add_error_handlers(app: FastAPI, models: ServedModels) -> None:
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         paths = sorted(app.openapi()["paths"])
         message = f"`{request.method} {request.url.path[:200]}` is not served ({error.detail}). There is: {', '.join(paths)}."
-        return answer(ErrorAnswer(error=message, kind="HTTPException", status=error.status_code, expected={"paths": paths}))
-
-    @app.exception_handler(Exception)
-    async def on_unknown(_: Request, error: Exception) -> JSONResponse:
-        message = "The service failed on this request; its log says where. Please report it."
-        return answer(ErrorAnswer(error=message, kind=type(error).__name__, status=500))
+        response = answer(ErrorAnswer(error=message, kind="HTTPException", status=error.status_code, expected={"paths": paths}))
+        for name, value in (error.headers or {}).items():
+            response.headers[name] = f"{value}, HEAD" if (name, value) == ("Allow", "GET") else value
+        return response

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from registry.errors import BlankslideError
+from registry.errors import BlankslideError, InputError
 from serving.errors import HeadersTimeoutError, HeadersTooLargeError, status_of
 from serving.schema import ErrorAnswer
 from serving.settings import Settings
@@ -71,6 +71,10 @@ class Protocol(HttpToolsProtocol):
         if not self._refused:
             self._wait_or_not()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered as every other error."""
+        self._refuse(InputError(f"{msg} Expected HTTP/1.1, without TLS. Send it with a client for HTTP."))
+
     def on_message_begin(self) -> None:
         """A request begins, maybe behind another in what one read brought."""
         super().on_message_begin()
@@ -126,12 +130,16 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         self._unset_keepalive_if_required()
         self._stop_waiting()
-        if self._answering:
-            # a second answer could be read as the first: that is the last, if the request was whole
+        if self._answering and (not self._in_body or self.cycle.response_started or self.pipeline):
+            # a second answer would be read as the first: that is the last, if its request was whole
             self.cycle.keep_alive = False
             if self._in_body:
                 self.transport.close()
             return
+        if self._answering:
+            # its request is the one that is refused
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         request_id, status = uuid.uuid4().hex, status_of(error)
         body = ErrorAnswer(error=str(error), kind=type(error).__name__, status=status).model_dump_json().encode()
         headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"

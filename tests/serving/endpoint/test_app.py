@@ -19,13 +19,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from registry.errors import BundleError, ParamsError
 from serving.client import ScoringClient
 from serving.client.retries import ONCE
+from serving.endpoint.access import Access
 from serving.endpoint.app import create_app
-from serving.endpoint.server import running, serve
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.server import answering, running, serve
 from serving.errors import ServiceError
+from serving.schema import ErrorAnswer
 from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
 from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
@@ -197,7 +201,36 @@ class TestRefused:
             "There is: /healthz, /metrics, /v1/channels, /v1/embed, /v1/example, /v1/models, /v1/models/{name}, /v1/score, /v2"
             in answer.json()["error"]
         )
-        assert http.get("/v1/score?model=tiny").status_code == 405
+        for method, path, allowed in (("GET", "/v1/score", "POST"), ("HEAD", "/v1/score", "POST"), ("POST", "/v1/models", "GET, HEAD")):
+            answer = http.request(method, path, params={"model": "tiny"})
+            assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_a_fault_of_the_service_can_be_found_in_its_log(self, begun: bool, caplog: pytest.LogCaptureFixture) -> None:
+        async def broken(scope: Scope, _receive: Receive, send: Send) -> None:
+            if begun and scope["type"] == "http":
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            raise ZeroDivisionError
+
+        with answering(lambda _url: Access(broken, Metrics()), Settings()) as address, caplog.at_level("INFO", "blankslide"):
+            if begun:
+                with pytest.raises(httpx.RemoteProtocolError):
+                    httpx.get(address)
+            else:
+                answer = httpx.get(address)
+                said = ErrorAnswer.model_validate(answer.json())
+                assert (answer.status_code, said.status, said.kind) == (500, 500, "ZeroDivisionError")
+                assert said.request_id == answer.headers["x-request-id"]
+                assert said.request_id in said.error
+        facts = {record.message: vars(record)["facts"] for record in caplog.records if record.name == "blankslide"}
+        assert facts["request"]["status"] == 500
+        assert facts["request failed"]["id"] == facts["request"]["id"]
+        assert begun or facts["request"]["id"] == said.request_id
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/nothing"])
+    def test_head_says_what_get_says_without_it(self, http: httpx.Client, path: str) -> None:
+        head, get = http.head(path), http.get(path)
+        assert (head.status_code, head.headers["content-length"], head.content) == (get.status_code, get.headers["content-length"], b"")
 
     def test_two_bundles_of_one_name(self, tiny: TinyBundle) -> None:
         with pytest.raises(BundleError, match="Serve each name once"):
@@ -282,6 +315,7 @@ import sys
 {before}
 import httpx, numpy, io
 from pathlib import Path
+from serving.schema import ErrorAnswer
 from serving.scoring import Scorer
 from serving.endpoint.server import running
 scorer = Scorer.open(Path({str(folder)!r}))

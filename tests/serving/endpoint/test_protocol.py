@@ -170,9 +170,8 @@ class TestHeaders:
 
     def test_behind_a_body_they_end_too(self, patient: int, again: bool) -> None:
         with connected(patient, again) as client:
-            client.sendall(CHUNKED + b"X-A: ")
-            with pytest.raises(ConnectionError):
-                client.sendall(b"a" * 2**26)
+            client.sendall(CHUNKED + b"X-A: " + b"a" * 2**20)
+            assert error_of(rest(client)) == (431, "HeadersTooLargeError")
 
     @pytest.mark.parametrize("start", [b"\r\n", GET + b"X-A: b\r\n"])
     def test_that_stop_are_not_waited_for(self, impatient: int, again: bool, start: bytes) -> None:
@@ -197,3 +196,11 @@ def test_a_body_that_was_answered_is_not_waited_for(impatient: int) -> None:
         until_ok(client)
         client.sendall(b"a")
         assert rest(client) == b""
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("said", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", CHUNKED.replace(b"\r\n2\r\n", b"\r\nzz\r\n")])
+def test_what_is_no_http_is_answered_as_other_errors_are(patient: int, again: bool, said: bytes) -> None:
+    with connected(patient, again) as client:
+        client.sendall(said)
+        assert error_of(rest(client)) == (400, "InputError")
