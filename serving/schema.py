@@ -149,9 +149,7 @@ class Neighbour(_Model):
     distance: float = Field(description="As `distance.nearest`.")
     labels: dict[str, str] = Field(description="Per task; tasks in which it takes no part are left out.")
     thumbnail: str | None = Field(
-    thumbnail: str | None = Field(
         description="A small picture as a data URI (JPEG); null where it may not travel or was not asked for, `thumbnails` says why."
-    )
     )
 
 
