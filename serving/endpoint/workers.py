@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: as `serving.endpoint.metrics.MULTIPROCESS`: the supervisor must not import what reads it
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
-#: a worker that lived this long had started well
+#: a worker that has answered and lived this long had started well
 STABLE_S = 10.0
 LONGEST_PAUSE_S = 30.0
 #: after the drain
@@ -72,6 +72,7 @@ class Worker:
     process: BaseProcess
     said: Connection
     since: float
+    ready: bool = False
 
 
 def server_of(app: ASGIApp, settings: Settings) -> uvicorn.Server:
@@ -125,7 +126,7 @@ def _keep(workers: list[Worker], plan: Plan, listener: socket.socket, stop: thre
             if i not in due and not worker.process.is_alive():
                 reason = _last_words(worker)
                 _forget(worker)
-                pauses[i] = 0.0 if monotonic() - worker.since > STABLE_S else min(LONGEST_PAUSE_S, 2 * pauses[i] + 0.5)
+                pauses[i] = 0.0 if worker.ready and monotonic() - worker.since > STABLE_S else min(LONGEST_PAUSE_S, 2 * pauses[i] + 0.5)
                 due[i] = monotonic() + pauses[i]
                 facts = {"pid": worker.process.pid, "status": worker.process.exitcode, "reason": reason, "again_in_s": pauses[i]}
                 log.error("worker ended", extra={"facts": facts})
@@ -153,6 +154,7 @@ def _until_ready(worker: Worker, say: Callable[[str], None], stop: threading.Eve
             worker.process.join()
             raise ProviderError(f"A worker ended with status {worker.process.exitcode} before it was ready; its log says why.") from error
         if kind == "ready":
+            worker.ready = True
             return
         if kind in REFUSALS:
             raise REFUSALS[kind](text)
@@ -165,6 +167,7 @@ def _last_words(worker: Worker) -> str:
     with contextlib.suppress(EOFError, OSError):
         while worker.said.poll():
             kind, text = worker.said.recv()
+            worker.ready |= kind == "ready"
             reason = text if kind in REFUSALS else reason
     return reason
 
