@@ -65,7 +65,8 @@ class Replicates:
         null: mean over treatments of the normalised average precision of permuted ones: what plates alone give, and is taken out.
         significant: share of the treatments that are found at a false discovery rate of 5 %.
         treatments: how many were scored.
-        drop: of the value when positives must lie in other wells; NaN where that is not estimable, and where they must in the question itself.
+        drop: of the normalised average precision of treated wells when positives must lie in other wells; NaN where that is not estimable, and where
+            they must in the question itself.
         drop_share: share of the queries that the drop rests on: those with positives both ways; NaN of such a question.
         drop_note: why it is not.
         replicating: share of the treatments that correlate better than 95 % of pairs of different treatments, as the older literature has it.
@@ -165,7 +166,7 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
             n_permutations=permutations,
             seed=seed,
         )
-        position = position_control(profiles[kept], columns, RULES[question], distance="euclidean")
+        position = position_control(profiles[kept], columns, RULES[question], distance="euclidean", queries=treated[kept])
     except InputError as error:
         return _none(row, question, str(error))
     treatments = np.unique(wells.columns[PERTURBATION][treated])

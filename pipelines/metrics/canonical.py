@@ -75,7 +75,9 @@ class PositionControl:
     reason: str
 
 
-def position_control(features: Floats, columns: Columns, rule: PairRule, well: str = WELL, distance: str = "cosine") -> PositionControl:
+def position_control(
+    features: Floats, columns: Columns, rule: PairRule, well: str = WELL, distance: str = "cosine", queries: Mask | None = None
+) -> PositionControl:
     """Ask a question with positives anywhere and with positives in other wells only.
 
     Args:
@@ -84,9 +86,10 @@ def position_control(features: Floats, columns: Columns, rule: PairRule, well: s
         rule: the question, such as one of `RULES`.
         well: the column of positions; a profile whose position is missing has no positives elsewhere and is none.
         distance: "cosine" or "euclidean".
+        queries: (n,) which profiles the drop is of, such as treated wells; None = all.
 
     Raises:
-        InputError: as `pair_scores`, for the question as it is; positions of another length.
+        InputError: as `pair_scores`, for the question as it is; positions or queries of another length.
     """
     anywhere = pair_scores(features, columns, rule, distance)
     if well in rule.pos_diffby:
@@ -94,24 +97,28 @@ def position_control(features: Floats, columns: Columns, rule: PairRule, well: s
     if well not in columns:
         return _no_control(anywhere, f"there is no column `{well}` of positions")
     known = _known(column_values(columns, well, len(features)))
+    asked = np.ones(len(features), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
+    if asked.shape != (len(features),):
+        raise InputError(f"Expected {len(features)} flags of queries, got shape {asked.shape}.")
     if not known.any():
         return _no_control(anywhere, f"the positions in `{well}` are missing")
     # two wells whose positions are not known cannot be said to differ in them: they are no positives of any
     places = {**columns, _PLACED: np.where(known, "", np.arange(len(known)).astype(np.str_))}
     apart = replace(rule, pos_sameby=(*rule.pos_sameby, _PLACED), pos_diffby=(*rule.pos_diffby, well))
     pairs = apart.pairs(places, len(features))
-    with_positives = [query for query in range(len(features)) if pairs.positive(query).any()]
+    with_positives = [query for query in np.flatnonzero(asked).tolist() if pairs.positive(query).any()]
     if not with_positives:
         of_known = "" if known.all() else " whose positions are known"
         return _no_control(anywhere, f"all replicates{of_known} lie in the same well of their plates")
     if not any(pairs.negative(query).any() for query in with_positives):
         return _no_control(anywhere, "no query that has replicates in other wells has negatives")
     elsewhere = pair_scores(features, places, apart, distance)
-    both = ~np.isnan(anywhere.ap) & ~np.isnan(elsewhere.ap)
+    usable = ~np.isnan(anywhere.ap) & asked[anywhere.query]
+    both = usable & ~np.isnan(elsewhere.ap)
     if not both.any():
         return PositionControl(anywhere, elsewhere, None, 0.0, "not estimable: no query has positives both ways")
     drop = float((anywhere.normalised[both] - elsewhere.normalised[both]).mean())
-    return PositionControl(anywhere, elsewhere, drop, float(both.sum() / (~np.isnan(anywhere.ap)).sum()), "")
+    return PositionControl(anywhere, elsewhere, drop, float(both.sum() / usable.sum()), "")
 
 
 def _no_control(anywhere: PairScores, reason: str) -> PositionControl:

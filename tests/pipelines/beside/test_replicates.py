@@ -112,6 +112,9 @@ def test_activity_in_other_wells_is_no_score_of_the_position(tmp_path: Path) -> 
     same = screen(tmp_path / "same", layouts=1)
     one = ask(same, vectors(same, effect=3.0))["activity-other-wells"]
     assert one.note == "not estimable: no treatment has both replicates in other wells and negatives"
+    # control wells lie in several positions, and the drop is not of them
+    within = ask(same, vectors(same, effect=3.0))["activity-within-plates"]
+    assert (within.drop_share, within.drop_note) == (0.0, "not estimable: all replicates lie in the same well of their plates")
 
 
 def test_activity_in_other_wells_is_that_of_the_production_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,13 @@ def test_where_every_plate_has_one_layout_the_control_is_not_estimable() -> None
     # control wells lie in four positions of every plate and can be asked
     assert position_control(features, columns, RULES["replicability"]).share == pytest.approx(4 / 12)
     treated = columns["kind"] == "trt"
+    # and say nothing of wells that are treated
+    of_treated = position_control(features, columns, RULES["activity-within-plates"], queries=treated)
+    assert (of_treated.drop, of_treated.share) == (None, 0.0)
+    assert of_treated.reason == "not estimable: all replicates lie in the same well of their plates"
+    of_controls = position_control(features, columns, RULES["replicability"], queries=~treated)
+    assert of_controls.share == 1.0
+    assert of_controls.drop == position_control(features, columns, RULES["replicability"]).drop
     found = position_control(features[treated], {name: values[treated] for name, values in columns.items()}, RULES["replicability"])
     assert (found.elsewhere, found.drop, found.share) == (None, None, 0.0)
     assert found.reason == "not estimable: all replicates lie in the same well of their plates"
