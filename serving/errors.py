@@ -39,6 +39,10 @@ class UnauthorizedError(InputError):
     """A request without the service's token, or with another."""
 
 
+class MisdirectedError(InputError):
+    """A request under a name that is not this machine's, to a service that asks for no token."""
+
+
 class AcceptError(InputError):
     """An answer was asked for in a form that there is not."""
 
@@ -67,6 +71,7 @@ STATUS: dict[type[BlankslideError], HTTPStatus] = {
     HeadersTooLargeError: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     HeadersTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    MisdirectedError: HTTPStatus.MISDIRECTED_REQUEST,
     AcceptError: HTTPStatus.NOT_ACCEPTABLE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     TooSlowError: HTTPStatus.SERVICE_UNAVAILABLE,

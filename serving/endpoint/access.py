@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the token, one line in the log, the counters. Nothing of a body is ever logged."""
+"""What surrounds every request: its id, the token or the host it asks, one line in the log, the counters. Nothing of a body is ever logged."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import hmac
 import logging
 import re
 import uuid
-from http import HTTPStatus
+from functools import lru_cache
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.endpoint.metrics import Metrics
-from serving.errors import UnauthorizedError
+from serving.errors import STATUS, MisdirectedError, UnauthorizedError
 from serving.schema import ErrorAnswer
+from serving.settings import PREFIX, is_loopback
 
 #: paths that answer without a token: whether the service lives, and the page, which asks for the token itself
 OPEN = frozenset({"/", "/docs", "/page.css", "/page.js", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _UNAUTHORIZED = ErrorAnswer(
     error="Expected `Authorization: Bearer TOKEN` with this service's token. Whoever runs the service has it.",
     kind=UnauthorizedError.__name__,
-    status=HTTPStatus.UNAUTHORIZED,
+    status=STATUS[UnauthorizedError],
 )
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HOST = re.compile(r"(\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(:[0-9]*)?")
 log = logging.getLogger("blankslide")
 
 
@@ -33,7 +35,7 @@ class Access:
     Args:
         app: the application.
         metrics: where requests are counted.
-        token: that every request must carry as `Authorization: Bearer`; "" if none is asked for.
+        token: that every request must carry as `Authorization: Bearer`; "" if none is asked for, but only under names of this machine.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str = "") -> None:
@@ -62,7 +64,9 @@ class Access:
             await send(message)
 
         try:
-            if self._admits(scope["path"], headers):
+            if not self._token and (other := [host for host in headers.getlist("host") if not _of_this_machine(host)]):
+                await _send(answered, _misdirected(other[0]))
+            elif self._admits(scope["path"], headers):
                 await self._app(scope, receive, answered)
             else:
                 await _send(answered, _UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
@@ -87,6 +91,21 @@ class Access:
             return True
         kind, _, given = headers.get("authorization", "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+
+
+@lru_cache(64)
+def _of_this_machine(host: str) -> bool:
+    """Whether a `Host` names this machine alone. A browser always sends one: a page whose own name leads here (DNS rebinding) is found by it."""
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback((found["name"] or found["v6"]).lower())
+
+
+def _misdirected(host: str) -> ErrorAnswer:
+    message = (
+        f"Expected `Host` to be localhost, 127.0.0.1 or [::1], got `{host[:80]}`. Without a token the service answers under no other name,"
+        f" or any web page could ask it. For another name, or behind a proxy, set {PREFIX}TOKEN."
+    )
+    return ErrorAnswer(error=message, kind=MisdirectedError.__name__, status=STATUS[MisdirectedError])
 
 
 async def _send(send: Send, said: ErrorAnswer, *more: tuple[bytes, bytes]) -> None:

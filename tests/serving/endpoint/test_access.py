@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,13 @@ def records() -> Iterator[io.StringIO]:
 @pytest.fixture(scope="module")
 def url(tiny: TinyBundle) -> Iterator[str]:
     with running([Scorer.open(tiny.folder)], Settings(token=TOKEN)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def without(tiny: TinyBundle) -> Iterator[str]:
+    """A service that asks for no token."""
+    with running([Scorer.open(tiny.folder)]) as address:
         yield address
 
 
@@ -98,6 +106,36 @@ class TestToken:
         settings = Settings(token=TOKEN)
         assert TOKEN not in repr(settings)
         assert TOKEN not in str(settings.as_environment())
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        "host",
+        ["example.org", "example.org:8000", "127.0.0.1.example.org", "localhost.example.org:1", "192.168.1.2", "[::2]:1", "", "a:b:1", "x@localhost"],
+    )
+    @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nothing"])
+    def test_another_is_refused_where_no_token_is_asked_for(self, without: str, host: str, path: str) -> None:
+        answer = httpx.get(without + path, headers={"Host": host})
+        said = answer.json()
+        assert (answer.status_code, said["status"], said["kind"]) == (421, 421, "MisdirectedError")
+        assert f"[::1], got `{host}`" in said["error"]
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "127.8.9.1", "[::1]", "[::1]:8000", "localhost:"])
+    def test_this_machines(self, without: str, host: str) -> None:
+        assert httpx.get(f"{without}/v1/models", headers={"Host": host}).status_code == 200
+
+    def test_one_of_two(self, without: str) -> None:
+        connection = HTTPConnection(without.removeprefix("http://"), timeout=20)
+        connection.putrequest("GET", "/healthz", skip_host=True)
+        for host in ("localhost", "example.org"):
+            connection.putheader("Host", host)
+        connection.endheaders()
+        assert connection.getresponse().status == 421
+        connection.close()
+
+    def test_with_a_token_any(self, url: str) -> None:
+        headers = {"Host": "example.org", "Authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 200
 
 
 class TestRequestIds:

@@ -28,7 +28,7 @@ def url(tiny: TinyBundle) -> Iterator[str]:
 def half_sent(url: str, path: str, size: int) -> socket.socket:
     """A request whose body stops after `size` bytes."""
     client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
-    client.sendall(f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {size + 1}\r\n\r\n".encode() + bytes(size))
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size + 1}\r\n\r\n".encode() + bytes(size))
     return client
 
 

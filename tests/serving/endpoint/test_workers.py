@@ -133,7 +133,7 @@ def test_a_request_that_was_begun_before_sigterm_is_answered(tiny: TinyBundle, t
     with service(["--bundle", str(tiny.folder)], tmp_path / "log", processes=processes) as running:
         port = int(running.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), 20) as connection:
-            head = f"POST /v1/embed?model=tiny HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            head = f"POST /v1/embed?model=tiny HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             connection.sendall(head + body[:1000])
             time.sleep(0.3)
             running.process.send_signal(signal.SIGTERM)
