@@ -144,12 +144,13 @@ class Settings:
         return token
 
     def check_address(self, host: str) -> None:
-        """Refuse to listen beyond this machine without a token.
+        """Refuse a token that cannot be used, and to listen beyond this machine without one.
 
         Raises:
-            ParamsError: `host` is not loopback and there is no token.
+            ParamsError: as `secret`; `host` is not loopback and there is no token.
         """
-        if not is_loopback(host) and not self.secret():
+        token = self.secret()
+        if not is_loopback(host) and not token:
             raise ParamsError(
                 f"`{host}` can be reached from other machines, and there is no token."
                 f" Set {PREFIX}TOKEN or {PREFIX}TOKEN_FILE, or listen on 127.0.0.1."

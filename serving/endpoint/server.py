@@ -48,7 +48,7 @@ def serve(
     Raises:
         BundleError: a bundle is altered, incomplete, cannot be served, or does not compute what it should on this machine.
         ProviderError: the provider asked for is not there.
-        ParamsError: the port is taken, it can be reached from elsewhere and there is no token, or the environment's settings cannot be used.
+        ParamsError: the port is taken, the token cannot be used, there is none and others reach the port, or the environment's settings are wrong.
     """
     settings = settings or Settings.from_environment()
     settings.check_address(host)

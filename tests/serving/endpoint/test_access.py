@@ -98,6 +98,13 @@ class TestToken:
         with pytest.raises(ParamsError, match="token"):
             Settings(token_file=str(path)).secret()
 
+    def test_is_refused_before_anything_is_loaded(self, tiny: TinyBundle, tmp_path: Path) -> None:
+        said: list[str] = []
+        for settings in (Settings(token="short"), Settings(token_file=str(tmp_path / "none"))):
+            with pytest.raises(ParamsError, match="token"):
+                serve([tiny.folder], port=0, settings=settings, say=said.append)
+        assert said == []
+
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ParamsError, match="cannot be read"):
             Settings(token_file=str(tmp_path / "none")).secret()
