@@ -343,6 +343,31 @@ class Hostile:
         return Request("slow", self._path(), self.files["npy"], pace_s=float(self.rng.choice([0.02, 0.2])))
 
 
+def large(size: int) -> list[Request]:
+    """What takes long to take apart, in bodies of about `size` bytes."""
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    part, close = b"--x\r\nA:b\r\n\r\n\r\n", b"--x--\r\n"
+    near = b"--x\r\nA:b\r\n\r\n" + b"\r\n--xa" * (size // 6) + b"\r\n" + close
+    file = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.npy"\r\n\r\n' + bytes(size // 64) + b"\r\n"
+    infer = "/v2/models/tiny/infer"
+
+    def numbers(text: bytes) -> bytes:
+        start = b'{"inputs": [{"name": "pixels", "datatype": "UINT16", "shape": [64, 3, 24, 20], "data": ['
+        return start + (text + b",") * (size // (len(text) + 1)) + text + b"]}]}"
+
+    return [
+        Request("form of empty parts", "/v1/embed?model=tiny", part * (size // len(part)) + close, kind),
+        Request("form of empty parts without end", "/v1/score?model=tiny", part * (size // len(part)), kind),
+        Request("form of almost boundaries", "/v1/embed?model=tiny", near, kind),
+        Request("form of large files", "/v1/score?model=tiny", file * 64 + close, kind),
+        Request("numbers", infer, numbers(b"0")),
+        Request("long numbers", infer, numbers(b"0." + b"1" * 300)),
+        Request("nested numbers", infer, numbers(b"[[[0]]]")),
+        Request("packed numbers", infer, gzip.compress(numbers(b"0"), 1), {"Content-Encoding": "gzip"}),
+        Request("headers", raw=b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * size, stays=True),
+    ]
+
+
 def _png_of_zeros(width: int, height: int) -> bytes:
     """Compressed row by row: the picture is never in memory here."""
     packer = zlib.compressobj(9)

@@ -2,9 +2,10 @@
 
     python -m tests.serving.endpoint.soak --requests 10000
 
-Four clients send what `tests.serving.endpoint.hostile` draws, one in five what schemathesis makes of the service's own OpenAPI document, and every
-fiftieth is valid and must be answered. Fails on an answer of 500 or more, on a request without an end, on a valid one that is not answered, on a
-worker that died, and where memory at the end is more than 1.1 of what it was after the first tenth (at 10,000 the first 1,000).
+First a few large requests to a service with the usual limits, which must say within two seconds that it lives. Then four clients send what
+`tests.serving.endpoint.hostile` draws, one in five what schemathesis makes of the service's own OpenAPI document, and every fiftieth is valid and
+must be answered. Fails on an answer of 500 or more, on a request without an end, on a valid one that is not answered, on a worker that died, and
+where memory at the end is more than 1.1 of what it was after the first tenth (at 10,000 the first 1,000).
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import httpx
 import psutil
 
 from tests.serving.bundles import TinyBundle, export_networks, make_bundle
-from tests.serving.endpoint.hostile import Hostile, Request, send
+from tests.serving.endpoint.hostile import Hostile, Request, large, send
 from tests.serving.service import service
 
 CLIENTS = 4
 LONGEST_S = 30.0
 MOST_GROWTH = 1.1
+#: who asks whether a service lives waits no longer
+LIVES_S = 2.0
 
 
 @dataclass
@@ -114,6 +117,38 @@ def soak(tiny: TinyBundle, requests: int, log: Path, seed: int = 0, say: Any = p
     return outcome
 
 
+def at_the_usual_limits(tiny: TinyBundle, log: Path, size: int = 20_000_000) -> Outcome:
+    """Large requests, one after another, to a service of one process with the usual limits; meanwhile it must say that it lives."""
+    outcome, ended, sent = Outcome(), threading.Event(), [""]
+
+    def ask(url: str) -> None:
+        with httpx.Client(timeout=LONGEST_S) as http:
+            while not ended.wait(0.02):
+                during, start = sent[-1], time.monotonic()
+                try:
+                    outcome.note("valid", http.get(f"{url}/healthz").status_code)
+                except httpx.TransportError as error:
+                    outcome.note("valid", None)
+                    outcome.faults.append(f"{during}: /healthz was not answered, {type(error).__name__}")
+                if (waited := time.monotonic() - start) > LIVES_S:
+                    outcome.faults.append(f"{during}: /healthz was answered after {waited:.1f} s")
+
+    with service(["--bundle", str(tiny.folder)], log, processes=1) as running:
+        asking = threading.Thread(target=ask, args=(running.url,))
+        asking.start()
+        try:
+            for request in large(size):
+                sent.append(request.kind)
+                try:
+                    outcome.note(request.kind, send(int(running.url.rpartition(":")[2]), request, LONGEST_S))
+                except TimeoutError:
+                    outcome.faults.append(f"{request.kind}: no end within {LONGEST_S:g} s")
+        finally:
+            ended.set()
+            asking.join()
+    return outcome
+
+
 def _resident(workers: list[psutil.Process]) -> int:
     return sum(worker.memory_info().rss for worker in workers)
 
@@ -177,7 +212,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tiny = make_bundle(Path(folder) / "tiny", export_networks(Path(folder)))
+        usual = at_the_usual_limits(tiny, Path(folder) / "log")
         outcome = soak(tiny, options.requests, Path(folder) / "log", options.seed)
+        outcome.faults[:0] = usual.faults
         if outcome.faults:
             lines = [json.loads(line) for line in (Path(folder) / "log").read_text().splitlines()]
             print(*(line["traceback"] for line in lines if line["message"] == "request failed"), sep="\n")
