@@ -36,7 +36,7 @@ from pipelines.metrics.statistic import Statistic
 from pipelines.params import Params
 from pipelines.scores import Predictions, Scored, write_scores
 from pipelines.tasks import FoldFeatures, Question, cross_fitted, fold_features, probe_settings
-from registry.arrays import Ints
+from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
@@ -219,19 +219,17 @@ class _Retrieved:
 
 
 def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> _Retrieved | None:
-    """Replicate retrieval among the test profiles of each fold; None where nothing is a replicate: every image is its own unit, or
-    no fold tests a label in two units.
+    """Replicate retrieval; None where nothing is a replicate: every image is its own unit, or no label lies in two units of one space.
 
-    Profiles are means of the images of one label in one well; distances are euclidean after standardisation on the fold's
-    training images. Labels are permuted within unit for the null.
+    Profiles are means of the images of one label in one well; distances are euclidean after standardisation. Labels are permuted within unit
+    for the null.
     """
-    if benchmark.card.unit == "image":
+    spaces = _spaces(question, features, benchmark)
+    if benchmark.card.unit == "image" or not spaces:
         return None
     vectors, labels, units, folds = [], [], [], []
-    for number in sorted(features):
-        taking_part = question.codes >= 0
-        train, test = taking_part & (question.folds != number), taking_part & (question.folds == number)
-        standardised = fit_projection(features[number][train], params.evaluate.max_dim).transform(features[number][test])
+    for number, (features_here, train, test) in spaces.items():
+        standardised = fit_projection(features_here[train], params.evaluate.max_dim).transform(features_here[test])
         profiles, first, member_of = np.unique(question.profiles[test], return_index=True, return_inverse=True)
         sums = np.zeros((len(profiles), standardised.shape[1]))
         np.add.at(sums, member_of, standardised)
@@ -254,6 +252,23 @@ def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark,
     scored = ~np.isnan(found.ap)
     per_class = [found.chance[scored & (y == c)].mean() for c in range(n_classes) if (scored & (y == c)).any()]
     return _Retrieved(found.map, found.normalised, float(np.mean(per_class)), note)
+
+
+def _spaces(question: Question, features: FoldFeatures, benchmark: Benchmark) -> dict[int, tuple[Floats, Mask, Mask]]:
+    """What is retrieved from what, by fold: vectors of all images, the images that standardise them, the queries and candidates.
+
+    Where rows may be fitted to a fold's training images, a fold's test images are looked for among themselves, standardised by its training
+    images. Vectors that were made elsewhere are fitted to none: all tested images lie in one space, standardised by all images, without a look at
+    labels. Folds would tear them for nothing, and classes of few units with them. {} for a row that is another one in each fold even so (the
+    positive control may be).
+    """
+    taking_part = question.codes >= 0
+    if benchmark.card.image.present:
+        return {n: (features[n], taking_part & (question.folds != n), taking_part & (question.folds == n)) for n in sorted(features)}
+    first, *others = features.values()
+    if not all(other is first or np.array_equal(other, first) for other in others):
+        return {}
+    return {0: (first, np.ones(len(first), dtype=bool), taking_part & (question.folds >= 0))}
 
 
 def evaluate_oracle(benchmark: Benchmark, folder: Path, params: Params, out: Path) -> None:

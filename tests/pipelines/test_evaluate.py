@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
@@ -21,6 +21,7 @@ from registry.cards import EncoderCard
 from registry.errors import BenchmarkError
 from registry.files import read_json
 from registry.heads import heads_of
+from registry.images import ImageSpec
 from tests.pipelines.noise import noise_benchmark, write_row
 
 PARAMS = Params(
@@ -64,6 +65,32 @@ def test_without_replicates_in_a_fold_there_is_no_retrieval_and_all_else_is_scor
     found = scores_of(tmp_path, donors, {"main": np.random.default_rng(1).normal(size=(len(index), 4))})
     assert "retrieval.map" not in found
     assert found["logistic.balanced_accuracy"].statistic.n_units == 3
+
+
+def test_vectors_made_elsewhere_are_retrieved_from_all_of_them(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    """Eight classes of three compounds and five folds: folds would tear every class. Unlabelled rows are in no list."""
+    rng = np.random.default_rng(3)
+    compound = np.repeat(np.arange(27), 4)
+    index = benchmark_on_disk.index.iloc[: len(compound)].assign(
+        unit=[f"c{c:02d}" for c in compound], fold=compound % 5, label_planted=[f"class-{c // 3}" if c < 24 else None for c in compound]
+    )
+    card = replace(benchmark_on_disk.card, unit="compound", image=ImageSpec.none())
+    screen = write_benchmark(tmp_path / "screen", card, index)
+    x = rng.normal(size=(len(compound), 6)) + 1.5 * rng.normal(size=(9, 6))[compound // 3]
+    found = scores_of(tmp_path, screen, {"main": x})["retrieval.map"].statistic
+
+    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    labelled = np.flatnonzero(compound < 24)
+    scores: dict[int, list[float]] = {}
+    for query in labelled:
+        others = labelled[compound[labelled] != compound[query]]
+        near = others[np.argsort(np.linalg.norm(standard[others] - standard[query], axis=1))]
+        mine = compound[query] // 3
+        scores.setdefault(mine, []).append(average_precision_score(compound[near] // 3 == mine, -np.arange(len(near))))
+    assert found.value == pytest.approx(np.mean([np.mean(ap) for ap in scores.values()]), abs=1e-9)
+    assert found.n_units == 24
+    assert np.isfinite(found.without).all()
+    assert found.n_eff == pytest.approx(24)
 
 
 def test_a_random_count_is_at_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:

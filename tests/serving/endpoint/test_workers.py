@@ -175,9 +175,9 @@ def test_a_worker_that_cannot_come_back_delays_no_other(exported: dict[str, Expo
         broken, other = running.workers
         (bundle.folder / "card.json").write_bytes(b"{}")
         broken.kill()
-        until(lambda: '"again_in_s": 3.5' in running.log.read_text(), 120)
+        until(lambda: '"again_in_s":3.5' in running.log.read_text(), 120)
         other.kill()
-        until(lambda: f'"pid": {other.pid}' in running.log.read_text(), 3)
+        until(lambda: f'"pid":{other.pid}' in running.log.read_text(), 3)
 
 
 def answers(url: str, body: bytes) -> bool:
