@@ -295,6 +295,7 @@ def serve(options: argparse.Namespace) -> None:
     settings = Settings.from_environment()
     if options.provider:
         settings = replace(settings, provider=options.provider)
+    settings.check_address(options.host)  # before bundles are fetched
     evidence: dict[Path, str] = {}
     with _live(options) as live, bundles(options, list(options.names), evidence, optional=live is not None) as found:
         serve_bundles(found, options.host, options.port, settings, evidence=evidence, live=live)
