@@ -80,7 +80,7 @@ def _sections(index: pd.DataFrame) -> NDArray[np.str_] | None:
     """The batch of each image, which of tissue is its slide or sample; None where the index does not name it for all."""
     if BATCH not in index or index[BATCH].isna().any():
         return None
-    return index[BATCH].astype(str).to_numpy(dtype=np.str_)
+    return whole_names(index[BATCH], "batches", missing="")
 
 
 @dataclass(frozen=True)

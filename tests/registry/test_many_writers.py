@@ -175,7 +175,8 @@ def test_a_registration_killed_in_the_middle_of_a_file_is_completed_by_the_next(
     golden = small.golden
     assert golden is not None
     pixels = np.random.default_rng(0).integers(0, 4000, (400_000, *golden.pixels.shape[1:])).astype(np.uint16)
-    bundle = write_bundle(tmp_path / "simclr", small.card, small.scorecard, onnx=small.onnx, golden=replace(golden, pixels=pixels))
+    golden = replace(golden, pixels=pixels, embedding=np.resize(golden.embedding, (len(pixels), *golden.embedding.shape[1:])))
+    bundle = write_bundle(tmp_path / "simclr", small.card, small.scorecard, onnx=small.onnx, golden=golden)
     artifacts = Path(sqlite_uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     killed(forks, workers.register_and_die_while_copying, sqlite_uri, str(bundle.folder), str(artifacts))
     (half,) = artifacts.rglob("golden.npz")
