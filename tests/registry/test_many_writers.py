@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from registry import tags
-from registry.bundle import Bundle, read_bundle, write_bundle
+from registry.bundle import Bundle, Golden, read_bundle, write_bundle
 from registry.registration import register
 from registry.store import Store
 from tests.registry import workers
@@ -175,7 +175,8 @@ def test_a_registration_killed_in_the_middle_of_a_file_is_completed_by_the_next(
     golden = small.golden
     assert golden is not None
     pixels = np.random.default_rng(0).integers(0, 4000, (400_000, *golden.pixels.shape[1:])).astype(np.uint16)
-    golden = replace(golden, pixels=pixels, embedding=np.resize(golden.embedding, (len(pixels), *golden.embedding.shape[1:])))
+    probabilities = {task: np.resize(p, (len(pixels), p.shape[1])) for task, p in golden.probabilities.items()}
+    golden = Golden(pixels, np.resize(golden.embedding, (len(pixels), golden.embedding.shape[1])), probabilities)
     bundle = write_bundle(tmp_path / "simclr", small.card, small.scorecard, onnx=small.onnx, golden=golden)
     artifacts = Path(sqlite_uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     killed(forks, workers.register_and_die_while_copying, sqlite_uri, str(bundle.folder), str(artifacts))
