@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
 from serving.endpoint.logs import log_json_lines
-from serving.endpoint.memory import give_back_large_arrays
+from serving.endpoint.memory import give_back_from_now_on
 from serving.endpoint.protocol import protocol_of
 from serving.live import Live
 from serving.live import names as live_names
@@ -248,7 +248,7 @@ def work(plan: Plan, listener: socket.socket, said: Connection) -> None:
     # Ctrl-C reaches the whole group: the supervisor decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_json_lines()
-    give_back_large_arrays()
+    give_back_from_now_on()
     try:
         app = app_of(plan, lambda line: said.send(("said", line)))
     except BlankslideError as error:

@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 import psutil
 
+from serving.endpoint.memory import EVERY_S
 from tests.serving.bundles import TinyBundle, export_networks, make_bundle
 from tests.serving.endpoint.hostile import Hostile, Request, large, send
 from tests.serving.service import service
@@ -45,7 +46,7 @@ class Outcome:
     Attributes:
         statuses: how many answers of each status; None where the service hung up.
         faults: what must not be.
-        memory: resident bytes of the service's workers after the first tenth and at the end.
+        memory: resident bytes of the service's workers after the first tenth and at the end, each when they have given back what is free.
     """
 
     statuses: Counter[int | None] = field(default_factory=Counter)
@@ -104,13 +105,13 @@ def soak(tiny: TinyBundle, requests: int, log: Path, seed: int = 0, say: Any = p
             made = list(documented(httpx.get(f"{running.url}/openapi.json").json(), requests // 5, seed))
         first = requests // 10
         _send_all(running.url, port, tiny, first, made[: first // 5], seed, outcome)
-        level = _resident(running.workers)
+        level = _settled(running.workers)
         start = time.monotonic()
         for part in range(1, 10):
             share = made[part * requests // 50 : (part + 1) * requests // 50]
             _send_all(running.url, port, tiny, first, share, seed + part, outcome)
             say(f"{(part + 1) * first} requests, {time.monotonic() - start:.0f} s, {_resident(running.workers) / 2**20:.0f} MB", flush=True)
-        outcome.memory = (level, _resident(running.workers))
+        outcome.memory = (level, _settled(running.workers))
         if {worker.pid for worker in running.workers} != before:
             outcome.faults.append("a worker died")
         outcome.note("valid", send(port, Hostile(tiny.images[0], seed).valid(), LONGEST_S))
@@ -147,6 +148,12 @@ def at_the_usual_limits(tiny: TinyBundle, log: Path, size: int = 20_000_000) -> 
             ended.set()
             asking.join()
     return outcome
+
+
+def _settled(workers: list[psutil.Process]) -> int:
+    """When the workers have given back what they have free."""
+    time.sleep(EVERY_S + 1)
+    return _resident(workers)
 
 
 def _resident(workers: list[psutil.Process]) -> int:

@@ -1,4 +1,4 @@
-"""What large arrays took goes back to the kernel, in a process of its own: allocation settings cannot be undone."""
+"""What large arrays took goes back to the kernel, in a process of its own, whose memory nothing else touches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import sys
 GROW = """
 import os, sys, threading
 import numpy as np
-from serving.endpoint.memory import give_back_large_arrays
-
-if sys.argv[1] == "given back":
-    give_back_large_arrays()
+from serving.endpoint.memory import give_back
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -31,6 +28,8 @@ threads = [threading.Thread(target=answer) for _ in range(4)]
 [thread.join() for thread in threads]
 for large in kept:
     del large[0]
+if sys.argv[1] == "given back":
+    give_back()
 print(resident() - before)
 """
 
