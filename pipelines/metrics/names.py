@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from registry.errors import InputError
 
 
-def whole_names(values: ArrayLike | pd.Series, what: str, missing: str | None = None) -> NDArray[np.str_]:
+def whole_names(values: ArrayLike, what: str, missing: str | None = None) -> NDArray[np.str_]:
     """(n,) names as text, each in full.
 
     pandas' own `to_numpy(np.str_)` cuts every name of a text column that lacks some to its first letter, and NumPy calls what lacks a name
@@ -26,10 +25,17 @@ def whole_names(values: ArrayLike | pd.Series, what: str, missing: str | None = 
     if isinstance(values, np.ndarray) and values.dtype.kind == "U":
         return values
     found = np.asarray(values, dtype=object)
-    lacking = np.asarray(pd.isna(found), dtype=bool)
+    lacking = np.array([_is_missing(value) for value in found.ravel()], dtype=bool).reshape(found.shape)
     if lacking.any():
         if missing is None:
             first = int(np.flatnonzero(lacking)[0])
             raise InputError(f"Expected a name for each of {found.size} {what}, got none for {lacking.sum()}, the first at {first}. Leave those out.")
         found = np.where(lacking, missing, found)
     return np.asarray(found, dtype=np.str_)
+
+
+def _is_missing(value: object) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA does not say whether it is another
+        return True
