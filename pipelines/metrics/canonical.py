@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
+from pipelines.metrics.names import whole_names
 from pipelines.metrics.pairs import Columns, PairRule, PairScores, column_values, pair_scores
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -40,8 +41,6 @@ RULES = {
 }
 #: pairs that a median of the null of percent replicating is taken over, at most
 _MOST_PAIRS = 50
-#: what a missing position is written as
-_MISSING = ("", "nan", "None", "<NA>")
 #: column in which two profiles agree where the positions of both are known
 _PLACED = "position known"
 
@@ -96,14 +95,15 @@ def position_control(
         return PositionControl(anywhere, anywhere, 0.0, 1.0, "")
     if well not in columns:
         return _no_control(anywhere, f"there is no column `{well}` of positions")
-    known = _known(column_values(columns, well, len(features)))
+    positions = _positions(columns, well, len(features))
+    known = positions != ""
     asked = np.ones(len(features), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
     if asked.shape != (len(features),):
         raise InputError(f"Expected {len(features)} flags of queries, got shape {asked.shape}.")
     if not known.any():
         return _no_control(anywhere, f"the positions in `{well}` are missing")
     # two wells whose positions are not known cannot be said to differ in them: they are no positives of any
-    places = {**columns, _PLACED: np.where(known, "", np.arange(len(known)).astype(np.str_))}
+    places = {**columns, well: positions, _PLACED: np.where(known, "", np.arange(len(known)).astype(np.str_))}
     apart = replace(rule, pos_sameby=(*rule.pos_sameby, _PLACED), pos_diffby=(*rule.pos_diffby, well))
     pairs = apart.pairs(places, len(features))
     with_positives = [query for query in np.flatnonzero(asked).tolist() if pairs.positive(query).any()]
@@ -222,8 +222,8 @@ def control_positions(features: Floats, columns: Columns, *, samples: int = 1000
         InputError: a column is missing or too short, one plate, one position, no position on two plates; as `percent_replicating`.
     """
     features = check_features(features)
-    plates, wells = column_values(columns, PLATE, len(features)), column_values(columns, WELL, len(features))
-    known = _known(columns[WELL])
+    plates, wells = column_values(columns, PLATE, len(features)), _positions(columns, WELL, len(features))
+    known = wells != ""
     if not known.any():
         raise InputError(f"Expected control wells with a position, got {len(known)} without.")
     features, plates, wells = features[known], plates[known], wells[known]
@@ -235,6 +235,7 @@ def control_positions(features: Floats, columns: Columns, *, samples: int = 1000
     return percent_replicating(features, wells, plates, samples=samples, seed=seed)
 
 
-def _known(values: Sequence[str] | NDArray[np.str_]) -> Mask:
-    """(n,) which values are there."""
-    return np.asarray(~np.isin(np.asarray(values, dtype=np.str_), _MISSING))
+def _positions(columns: Columns, name: str, n: int) -> NDArray[np.str_]:
+    """(n,) values of a column, "" where they are missing; errors as `column_values`."""
+    filled = {name: whole_names(columns[name], "positions", missing="")} if name in columns else {}
+    return column_values({**columns, **filled}, name, n)

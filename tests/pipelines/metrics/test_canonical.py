@@ -85,7 +85,7 @@ def test_positions_that_are_not_there_are_no_positions_in_common() -> None:
     without = {name: values for name, values in columns.items() if name != "well"}
     missing = {
         "there is no column `well` of positions": without,
-        "the positions in `well` are missing": {**columns, "well": np.repeat("nan", len(features))},
+        "the positions in `well` are missing": {**columns, "well": np.full(len(features), None, dtype=object)},
     }
     for reason, other in missing.items():
         found = position_control(features, other, RULES["replicability"])
@@ -109,7 +109,7 @@ def test_a_profile_without_a_position_is_asked_nothing_about_other_wells_and_is_
     same, table = plates(layouts=1, effect=1.0, position=1.0)
     kept = table["kind"] == "trt"
     some = {name: values[kept] for name, values in table.items()}
-    some["well"] = np.where(some["perturbation"] == "c0", "nan", some["well"])
+    some["well"] = np.where(some["perturbation"] == "c0", None, some["well"])
     reason = position_control(same[kept], some, RULES["replicability"]).reason
     assert reason == "not estimable: all replicates whose positions are known lie in the same well of their plates"
 
@@ -187,7 +187,7 @@ class TestControlPositions:
     def test_a_position_that_is_missing_takes_no_part(self) -> None:
         features, columns = controls(position=1.0)
         found = control_positions(features, columns)
-        more = {"well": np.array([*columns["well"], "nan", ""]), "plate": np.array([*columns["plate"], "p0", "p1"])}
+        more = {"well": np.array([*columns["well"], None, ""], dtype=object), "plate": np.array([*columns["plate"], "p0", "p1"])}
         again = control_positions(np.concatenate([features, features[:2]]), more)
         assert (again.names, again.share) == (found.names, found.share)
 
@@ -198,7 +198,7 @@ class TestControlPositions:
             ({"plate": np.repeat("p0", n)}, "control wells on several plates, got all of them at `p0`"),
             ({"well": np.repeat("A01", n)}, "control wells in several positions, got all of them at `A01`"),
             ({"well": np.array([f"{w}{p}" for w, p in zip(columns["well"], columns["plate"], strict=True)])}, "no position is met again"),
-            ({"well": np.repeat("nan", n)}, f"with a position, got {n} without"),
+            ({"well": np.full(n, None, dtype=object)}, f"with a position, got {n} without"),
         ):
             with pytest.raises(InputError, match=reason):
                 control_positions(features, {**columns, **other})
