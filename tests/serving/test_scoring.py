@@ -173,7 +173,8 @@ class TestRefused:
         bundle = read_bundle(altered().folder)
         folder, parts = bundle.folder, {"onnx": bundle.onnx, "heads": bundle.heads, "reference": bundle.reference, "golden": bundle.golden}
         for golden in (bundle.golden, None):
-            odd = write_bundle(folder.with_name("odd"), bundle.card, replace(bundle.scorecard, notes=[5]), **{**parts, "golden": golden})  # type: ignore[list-item]
+            scorecard = replace(bundle.scorecard, notes=[5])  # type: ignore[list-item]  # a number where words belong is the point
+            odd = write_bundle(folder.with_name("odd"), bundle.card, scorecard, **{**parts, "golden": golden})
             with pytest.raises(BundleError, match=r"cannot be opened \(ValidationError.* Package the benchmark again"):
                 Scorer.open(odd.folder)
 

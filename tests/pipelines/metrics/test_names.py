@@ -25,6 +25,6 @@ def test_names_are_whole(make: type) -> None:
 @pytest.mark.parametrize("missing", MISSING, ids=str)
 def test_a_missing_name_is_no_name(missing: object) -> None:
     with pytest.raises(InputError, match="Expected a name for each of 3 units, got none for 1, the first at 1"):
-        index_units(["a", missing, "b"])  # type: ignore[list-item]
+        index_units(["a", missing, "b"])  # type: ignore[list-item]  # what no type forbids at run time
     with pytest.raises(InputError, match="each of 3 values of `Metadata_Well`"):
         column_values({"Metadata_Well": np.array(["a", missing, "b"], dtype=object)}, "Metadata_Well", 3)
