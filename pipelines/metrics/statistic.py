@@ -18,7 +18,7 @@ from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 #: A unit of a cross-fitted statistic takes part twice: it is tested, and it trains what tests others. In simulation the variance of a difference
-#: is 1.0 to 1.9 times the jackknife's with five folds and 1.6 to 2.2 times with two, which train each other whole; with these factors intervals
+#: is 0.9 to 1.9 times the jackknife's with five folds and 1.9 to 2.2 times with two, which train each other whole; with these factors intervals
 #: cover .93 to .98 (docs/decisions/0017-cross-fitting.md).
 CROSS_FITTED = 1.6
 CROSS_FITTED_BY_HALVES = 2.0

@@ -14,8 +14,8 @@ def give_back_from_now_on() -> None:
 
     glibc keeps what is freed among small things that live on, and raises its own limit of what it keeps with every larger array that is freed.
     What the most unlucky moment of all threads took would never be given back: requests whose headers announce large images, few of which come
-    at once, let a service grow for hours. Giving every large array back at once costs a busy service a tenth of its throughput; this costs
-    nothing that can be measured.
+    at once, let a service grow for hours. Giving every large array back when it is freed would cost a busy service page faults in every
+    batch.
     """
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         threading.Thread(target=_keep_giving_back, name="memory", daemon=True).start()
