@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipelines.benchmarks.card import Task
+from pipelines.benchmarks.index import Benchmark
 from pipelines.board import CONFOUND, Board, questions, variant
+from pipelines.embeddings import Row
 from pipelines.evaluate import RETRIEVAL
 from pipelines.kept import Kept
 from pipelines.metrics.baseline import InformationSettings
@@ -20,6 +23,7 @@ from pipelines.parallel import in_parallel
 from pipelines.params import Params
 from pipelines.progress import Progress
 from pipelines.tasks import Question, fold_features
+from registry.arrays import Floats
 
 #: noise says nothing, and a position is no content of an image
 LEFT_OUT = (CONFOUND, "random")
@@ -63,7 +67,7 @@ def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) 
     fits = len(board.benchmark.folds) * (1 + sum(map(len, twins.values())) + settings.random_networks)
     progress = Progress(f"[diagnose {board.benchmark.card.name}] bits of {encoder} on {task.name}", fits, "fits", at_end=False)
     found = beyond_controls(
-        controls_together(board),
+        controls_together(board.benchmark, board.rows),
         fold_features(board.rows[encoder], "main", board.benchmark),
         twins,
         question.codes,
@@ -78,11 +82,16 @@ def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) 
     return described(encoder, task, found, settings, board, params)
 
 
-def controls_together(board: Board) -> FoldFeatures:
-    """All negative controls side by side, for each fold."""
-    names = [name for name in board.names("negative") if name not in LEFT_OUT]
-    parts = [fold_features(board.rows[name], "main", board.benchmark) for name in names]
-    return {fold.number: np.concatenate([part[fold.number] for part in parts], axis=1) for fold in board.benchmark.folds}
+def controls_together(benchmark: Benchmark, rows: Mapping[str, Row]) -> dict[int, Floats]:
+    """All negative controls that apply side by side, for each fold; {} where there are none.
+
+    Args:
+        benchmark: of the rows.
+        rows: that were extracted, by name.
+    """
+    controls = [row for name, row in rows.items() if row.manifest.card["role"] == "negative" and name not in LEFT_OUT]
+    parts = [fold_features(row, "main", benchmark) for row in controls if not row.manifest.not_applicable]
+    return {fold.number: np.concatenate([part[fold.number] for part in parts], axis=1) for fold in benchmark.folds} if parts else {}
 
 
 def twin_features(board: Board, encoder: str) -> dict[str, list[FoldFeatures]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipelines.params import Params
 from pipelines.workspace import Workspace
@@ -113,3 +115,32 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         versions=installed(),
         settings={"evaluate": asdict(params.evaluate), "diagnose": asdict(params.diagnose), "seed": params.seed},
     )
+
+
+def metric_facts(workspace: Workspace, params: Params, benchmark: str) -> dict[str, dict[str, Any]]:
+    """What the values of all metrics hang on, as plain values: the benchmark, protocols, settings and libraries."""
+    from pipelines.beyond import information_settings
+
+    now = facts_of(workspace, params, benchmark)
+    return {
+        "data": {benchmark: now.data_hash},
+        "protocols": {**now.protocols, "bits": information_settings(params).protocol_id, "shortcut": now.shortcut},
+        "settings": {name: now.settings[name] for name in ("evaluate", "seed")},
+        "versions": dict(now.versions),
+    }
+
+
+def differences(was: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What of `metric_facts` is another one now, in words.
+
+    Args:
+        was: as it was recorded.
+        now: as it is.
+    """
+    words = {"data": "the index of `{}`", "protocols": "the protocol of `{}`", "settings": "`{}` of params.yaml", "versions": "{}"}
+    return [
+        form.format(name)
+        for part, form in words.items()
+        for name in sorted({*was.get(part, {}), *now[part]})
+        if was.get(part, {}).get(name) != now[part].get(name)
+    ]

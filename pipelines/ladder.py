@@ -13,21 +13,30 @@ import numpy as np
 import pandas as pd
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.current import metric_facts
+from pipelines.embeddings import read_rows
+from pipelines.every_metric import CONFOUNDS, GENES, GEOMETRY, INFORMATION, KNOWLEDGE, PROBING, SHORTCUT, TREATMENTS
 from pipelines.metrics import ladder as judging
 from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, Agreement, Judged, Lead, Order, Rise, orientation
 from pipelines.params import Params
 from pipelines.reporting.ladders import ladder_tables
-from pipelines.rungs import BATCH, CONFOUNDS, GEOMETRY, METHODS, TREATMENTS, TRUE, ladder_values, stated_settings
+from pipelines.rungs import BATCH, METHODS, TRUE, Rungs, ladder_values, stated_settings
 from pipelines.workspace import Workspace
 from registry.arrays import Floats
 from registry.evidence import Scorecard
 from registry.files import published, read_json, write_json
 
+#: stand where tasks are
+NO_TASK = (TREATMENTS, GENES)
+#: begin the names of metrics that are asked beside others about the same thing
+BESIDE = (PROBING, INFORMATION, SHORTCUT, KNOWLEDGE)
+
 
 def ladder(workspace: Workspace, params: Params, name: str) -> None:
     """Write `out/ladder/<benchmark>/ladder.json` (what is said of each metric), `ladder.md` (the same as tables) and `ladder.parquet` (every value).
 
-    Metrics are compared over the registered rows too, where there are scorecards.
+    Metrics are compared over the registered rows too, where there are scorecards. Bits and the share of brightness need the controls, and without
+    images an encoder: both are read from the embeddings of the workspace.
 
     Args:
         workspace: holds the benchmark.
@@ -38,45 +47,52 @@ def ladder(workspace: Workspace, params: Params, name: str) -> None:
         BlankslideError: as `ladder_values`.
     """
     benchmark, folder = Benchmark.read(workspace.data(name)), workspace.ladder(name)
-    found = ladder_values(benchmark, params, folder)
+    found = ladder_values(benchmark, read_rows(workspace.embeddings(name)), params, folder)
     with published(folder / "ladder.parquet") as temporary:
         found.table.to_parquet(temporary, index=False, compression="zstd")
     scorecards = [Scorecard.from_dict(read_json(path)) for path in sorted(workspace.verdicts(name).glob("*.scorecard.json"))]
-    concluded = conclude(found.table, found.epochs, scorecards)
-    training = {method: stated_settings(params, name, method) for method in METHODS}
-    facts = {"benchmark": name, "data_hash": benchmark.data_hash(), "settings": asdict(params.ladder), "training": training, "learned": found.learned}
+    concluded = conclude(found.table, found.rungs, scorecards)
+    facts = {
+        "benchmark": name,
+        "made_with": metric_facts(workspace, params, name),
+        "settings": asdict(params.ladder),
+        "training": {method: stated_settings(params, name, method) for method in METHODS if method in found.rungs},
+        "learned": found.learned,
+        "without": found.without,
+        "first_of_splits": len(benchmark.folds) if found.learned.keys() & set(METHODS) else 1,
+    }
     with published(folder / "ladder.md") as temporary:
         temporary.write_text(ladder_tables(facts | concluded), encoding="utf-8")
     write_json(folder / "ladder.json", facts | concluded)
     print(f"[ladder] {name}: {concluded['summary']}", flush=True)
 
 
-def conclude(table: pd.DataFrame, epochs: Mapping[str, Sequence[int]], scorecards: Sequence[Scorecard] = ()) -> dict[str, Any]:
+def conclude(table: pd.DataFrame, rungs: Mapping[str, Rungs], scorecards: Sequence[Scorecard] = ()) -> dict[str, Any]:
     """What the values say of every metric, as plain values for `ladder.json`.
 
     Args:
         table: columns ladder, seed, rung, labels, task, metric, value, as in `pipelines.rungs.Values`.
-        epochs: of each rung, by ladder.
+        rungs: by ladder.
         scorecards: of the benchmark's registered rows.
     """
-    n_rungs = {name: len(found) for name, found in epochs.items()}
-    # replicates may be estimable for no encoder
-    parts = {str(name): part for name, part in table.groupby("task", sort=False) if name != TREATMENTS or part["value"].notna().any()}
+    n_rungs = {name: len(found.at) for name, found in rungs.items()}
+    # what is asked about no task may be estimable for no encoder
+    parts = {str(name): part for name, part in table.groupby("task", sort=False) if name not in NO_TASK or part["value"].notna().any()}
     tasks = [_Task.of(name, part, n_rungs) for name, part in parts.items()]
     judged: dict[str, dict[str, Judged]] = {}
     for task in tasks:
         for metric in task.metrics:
             judged.setdefault(metric.name, {})[task.name] = metric.judged
-    asked = [task for task in tasks if task.name != TREATMENTS]
+    asked = [task for task in tasks if task.name not in NO_TASK]
     known = [task for task in asked if any(m.judged.word != judging.NO_LADDER for m in task.metrics)] or asked
-    beside = [metric for task in tasks if task.name == TREATMENTS for metric in task.metrics]
+    beside = [metric for task in tasks if task.name in NO_TASK for metric in task.metrics]
     batch: dict[str, list[Order]] = {}
     for metric in (metric for task in tasks for metric in task.metrics):
         if metric.batch is not None:
             batch.setdefault(metric.name, []).append(metric.batch)
     over_rows = [found for task in known if (found := _over_rows(task.name, scorecards)) is not None]
     return {
-        "epochs": {name: list(found) for name, found in epochs.items()},
+        "rungs": {name: asdict(found) for name, found in rungs.items()},
         "tasks": [task.as_dict() for task in tasks],
         "agreement": {
             "tasks": [task.name for task in known],
@@ -148,7 +164,7 @@ class _Task:
 
     @classmethod
     def of(cls, name: str, table: pd.DataFrame, n_rungs: Mapping[str, int]) -> _Task:
-        """Judge every metric that has a value for every encoder; what knows nothing may be refused, but then always."""
+        """Judge every metric that has a value for every encoder; what knows nothing may have none, and tells nothing unless all of its draws have."""
         parts = {str(metric): part for metric, part in table.groupby("metric", sort=False)}
         gone = tuple(sorted(metric for metric, part in parts.items() if not _has_value(part)))
         parts = {metric: part for metric, part in parts.items() if metric not in gone}
@@ -161,7 +177,9 @@ class _Task:
             m: {ladder: _leads(grid[:, -1], nothing[m], permuted[m][ladder], orientation(m)) for ladder, grid in of.items()}
             for m, of in grids.items()
         }
-        asked = [m for m in grids if not m.startswith((GEOMETRY, CONFOUNDS))]
+        labelled = [m for m in grids if not m.startswith((GEOMETRY, CONFOUNDS))]
+        # what is asked beside the scores of a task has no say where there are such scores: several shots are one question asked often
+        asked = [m for m in labelled if not m.startswith(BESIDE)] or labelled
         rises = {name: judging.rise([orders[m][name] for m in asked], [leads[m][name] for m in asked], n) for name, n in n_rungs.items()}
         metrics = [
             _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m]), _batch(parts[m]))
@@ -191,30 +209,32 @@ def _grid(part: pd.DataFrame, ladder: str) -> Floats:
 
 
 def _has_value(part: pd.DataFrame) -> bool:
-    """Whether every encoder has a value, and each kind of what stands beside them has one always or never."""
-    missing, encoder = part["value"].isna(), (part["labels"] == TRUE) & (part["rung"] >= 0)
-    beside = missing[~encoder].groupby([part["ladder"], part["labels"]]).nunique()
-    return not missing[encoder].any() and bool((beside == 1).all())
+    """Whether every encoder has a value."""
+    return not part["value"][(part["labels"] == TRUE) & (part["rung"] >= 0)].isna().any()
 
 
 def _on_nothing(part: pd.DataFrame, kind: str) -> Floats:
-    """(K,) values on draws of an embedding that knows nothing, in order of their seeds, or none."""
-    return part[part["ladder"] == kind].sort_values("seed", kind="stable")["value"].dropna().to_numpy(np.float64)
+    """(K,) values on draws of an embedding that knows nothing, in order of their seeds; none unless all have one."""
+    return _all_or_none(part[part["ladder"] == kind])
+
+
+def _all_or_none(draws: pd.DataFrame) -> Floats:
+    values = draws.sort_values("seed", kind="stable")["value"].to_numpy(np.float64)
+    return np.zeros(0) if np.isnan(values).any() else values
 
 
 def _batch(part: pd.DataFrame) -> Order | None:
-    """Of the trained ends with a batch added, most first, and of those ends themselves; None where no batch was added, or it has no value."""
-    added = part[(part["labels"] == BATCH) & part["value"].notna()]
-    if added.empty:
+    """Of the trained ends with a batch added, most first, and of those ends themselves; None where no batch was added, or one has no value."""
+    added = part[part["labels"] == BATCH]
+    if added.empty or added["value"].isna().any():
         return None
     grid = added.pivot(index="seed", columns="rung", values="value").to_numpy(np.float64)
     return judging.order(np.column_stack([grid, _grid(part, str(added["ladder"].iloc[0]))[:, -1]]), orientation(str(part["metric"].iloc[0])))
 
 
 def _on_permuted(part: pd.DataFrame, ladder: str) -> Floats:
-    """(S,) values on permuted labels in the order of the seeds, or none."""
-    mine = part[(part["ladder"] == ladder) & (part["labels"] == PERMUTED)]
-    return mine.sort_values("seed", kind="stable")["value"].dropna().to_numpy(np.float64)
+    """(S,) values on permuted labels in the order of the seeds; none unless all have one."""
+    return _all_or_none(part[(part["ladder"] == ladder) & (part["labels"] == PERMUTED)])
 
 
 def _leads(trained: Floats, nothing: Mapping[str, Floats], permuted: Floats, direction: int) -> dict[str, Lead]:

@@ -17,6 +17,7 @@ from pipelines.beside.knowledge import read_all as read_knowledge
 from pipelines.beside.probing import read_all as read_probing
 from pipelines.beside.replicates import read_all as read_replicates
 from pipelines.claims import Claim, claims
+from pipelines.current import metric_facts
 from pipelines.embeddings import read_rows
 from pipelines.params import Params
 from pipelines.reporting import words
@@ -72,7 +73,7 @@ def write_report(workspace: Workspace, params: Params) -> None:
             contact(b, tiles),
             params.diagnose.margin,
             read_confounds(workspace.scores(b.card.name)),
-            read_ladder(workspace.ladder(b.card.name), b.data_hash()),
+            read_ladder(workspace.ladder(b.card.name), metric_facts(workspace, params, b.card.name)),
             read_replicates(workspace.scores(b.card.name)),
             read_probing(workspace.scores(b.card.name)),
             expression_view(workspace.scores(b.card.name), read_rows(workspace.embeddings(b.card.name)), b.card.unit, params.diagnose),

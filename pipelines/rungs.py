@@ -1,7 +1,8 @@
 """Encoders of known quality, and embeddings that know nothing, through every metric of the flow.
 
 The benchmark's small network is trained by several methods and seeds on the outer-train images, and its backbone is kept at several shares
-of the epochs: the rungs of a ladder. What a run gave is a file of its own, so a killed command goes on where it was.
+of the epochs: the rungs of a ladder. Vectors that were made elsewhere cannot be trained; noise is added to them instead. What a run gave is a file
+of its own, so a killed command goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,44 +18,51 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
-from pipelines.beside import replicates
-from pipelines.beside.confounding import Design, decodings, mixing
-from pipelines.beside.wells import Wells, wells_of
 from pipelines.embeddings import Row
-from pipelines.evaluate import score
+from pipelines.every_metric import Asked, ByTask, every_metric, of_confounds
 from pipelines.extract import ExtractSettings, extract
 from pipelines.extraction.plan import MemberPlan, RowPlan
 from pipelines.extraction.shards import code_digest
-from pipelines.metrics.geometry import describe
-from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, permuted_labels
+from pipelines.metrics.ladder import CONSTANT, DILUTION, EPOCHS, NOISE, PERMUTED
 from pipelines.metrics.names import whole_names
 from pipelines.parallel import in_parallel
 from pipelines.params import EncoderParams, Params
 from pipelines.progress import Progress
 from pipelines.rows import facts_of, stated_card
-from pipelines.scores import Confound
-from pipelines.tasks import Question, probe_settings
 from pipelines.training.settings import settings_for
 from registry.arrays import Floats
 from registry.errors import BenchmarkError, ParamsError
 from registry.files import read_json, sha256_of_file, sha256_of_json, write_json
+from registry.staleness import installed
 
 #: how the network is trained: without labels, and with those of the tasks
 METHODS = ("simclr", "supervised")
-#: begin the names of metrics that look at no label, of those of batch and place, and of those of replicates
-GEOMETRY, CONFOUNDS, REPLICATES = "geometry.", "confounds.", "replicates."
-#: stands for a task where metrics of replicates are: they ask about the treatments and not about a label, and no task can have its name
-TREATMENTS = "all treatments"
+#: begins the name of a ladder of vectors that were made elsewhere
+DILUTED = "diluted "
+#: how much noise is added to vectors that were made elsewhere, most first, in standard deviations of each column
+ADDED_NOISE = (8.0, 2.0, 0.5, 0.0)
 #: of the table of all values
-COLUMNS = ["ladder", "seed", "rung", "epoch", "labels", "task", "metric", "value"]
+COLUMNS = ["ladder", "seed", "rung", "at", "labels", "task", "metric", "value"]
 #: labels as they are, and on a trained end to which a batch was added
 TRUE, BATCH = "true", "batch"
 #: how much of it, most first, in standard deviations of each column; the trained end itself is the last rung of this ladder
 ADDED = (2.0, 1.0, 0.5)
 #: what a run's card names as its twin; the rung of no training is its own
 TWIN = "untrained"
+#: what is not asked where no control was extracted
+WITHOUT_CONTROLS = "Bits beyond the controls and the share that brightness reaches were not asked: no control was extracted for this benchmark."
 #: code that decides what a value is, beside that of training and extraction
-SCORING = ("pipelines/rungs.py", "pipelines/evaluate.py", "pipelines/tasks.py", "pipelines/beside", "pipelines/metrics")
+SCORING = (
+    "pipelines/rungs.py",
+    "pipelines/every_metric.py",
+    "pipelines/evaluate.py",
+    "pipelines/tasks.py",
+    "pipelines/beyond.py",
+    "pipelines/brightness.py",
+    "pipelines/sensitivity.py",
+    "pipelines/beside",
+    "pipelines/metrics",
+)
 
 
 def kept_epochs(epochs: int, shares: Sequence[float]) -> tuple[int, ...]:
@@ -78,82 +86,99 @@ def stated_settings(params: Params, benchmark: str, method: str) -> dict[str, An
 
 
 @dataclass(frozen=True)
+class Rungs:
+    """The rungs of one ladder, least known first.
+
+    Attributes:
+        of: EPOCHS of training, or DILUTION: noise that was added, in standard deviations of each column.
+        at: how many, or how much.
+    """
+
+    of: str
+    at: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Values:
     """Every value of one benchmark.
 
     Attributes:
-        table: columns ladder, seed, rung, epoch, labels ("true", "permuted", or "batch"), task, metric, value; `ladder` is a method of training,
-            "constant" or "noise", and an embedding that knows nothing has rung -1. Where `labels` is "batch" the rung counts the amounts of ADDED.
-        epochs: of each rung, by method.
-        learned: label columns that a method learned from.
+        table: columns ladder, seed, rung, at, labels ("true", "permuted", or "batch"), task, metric, value; `ladder` is one of `rungs`, "constant" or
+            "noise", and an embedding that knows nothing has rung -1. Where `labels` is "batch" the rung counts the amounts of ADDED.
+        rungs: by ladder.
+        learned: label columns that the runs of a ladder learned from.
+        without: what was not asked, and why, in a sentence; "".
     """
 
     table: pd.DataFrame
-    epochs: dict[str, tuple[int, ...]]
+    rungs: dict[str, Rungs]
     learned: dict[str, list[str]]
+    without: str
 
 
-def ladder_values(benchmark: Benchmark, params: Params, folder: Path) -> Values:
-    """Train, embed and score every rung; prints progress to stderr.
+def ladder_values(benchmark: Benchmark, rows: Mapping[str, Row], params: Params, folder: Path) -> Values:
+    """Make, embed and score every rung; prints progress to stderr.
+
+    With images, networks are trained; of several outer splits on the first. Without images, noise is added to the vectors of the encoders:
+    by the data-processing inequality they know no more than before, so that the order is known there too.
 
     Args:
-        benchmark: whose images, with a single outer split.
+        benchmark: with images or encoders.
+        rows: that were extracted for it, by name: what bits are measured beyond, and what is diluted.
         params: its section `ladder` says how.
         folder: `runs/` in it keeps what each run gave, for as long as nothing that decides it changes.
 
     Raises:
-        BenchmarkError: there are no images.
+        BenchmarkError: there are neither images nor encoders.
         ParamsError: fewer than 2 seeds, no draw of noise, or as `kept_epochs`.
         BlankslideError: as training and extraction.
     """
     wanted, name = params.ladder, benchmark.card.name
-    if not benchmark.card.image.present:
-        raise BenchmarkError(f"`{name}` has no images; encoders of known quality can only be trained on a benchmark that has.")
     if wanted.seeds < 2 or wanted.noise < 1:
         raise ParamsError(f"`ladder`: expected at least 2 `seeds` and 1 draw of `noise`, got {wanted.seeds} and {wanted.noise}.")
-    epochs = {}
-    for method in METHODS:
-        settings = settings_for(method, benchmark.card.modality, stated_settings(params, name, method))
-        epochs[method] = kept_epochs(settings.epochs, wanted.rungs)
+    diluted = {} if benchmark.card.image.present else _encoders(name, rows)
+    benchmark = first_split(benchmark) if benchmark.card.image.present else benchmark
+    rungs = {f"{DILUTED}{row}": Rungs(DILUTION, ADDED_NOISE) for row in diluted} or {
+        method: Rungs(EPOCHS, kept_epochs(settings_for(method, benchmark.card.modality, told).epochs, wanted.rungs))
+        for method in METHODS
+        for told in [stated_settings(params, name, method)]
+    }
     # the permutation p of retrieval is no value of the ladder
     scoring = replace(params, evaluate=replace(params.evaluate, permutations=1))
-    asked = Asked.of(benchmark, params.seed)
-    total = wanted.seeds * sum(len(found) for found in epochs.values()) + 1 + wanted.noise
-    work = _Work(benchmark, asked, scoring, folder / "runs", Progress(f"[ladder] {name}", total, "embeddings"))
-    runs = [_Piece(method, seed, epochs[method]) for seed in range(wanted.seeds) for method in METHODS]
+    asked = Asked.of(benchmark, rows, params)
+    total = wanted.seeds * sum(len(found.at) for found in rungs.values()) + 1 + wanted.noise
+    progress = Progress(f"[ladder] {name}", total, "embeddings")
+    work = _Work(benchmark, asked, scoring, folder / "runs", progress, diluted, next(iter(rungs)), _vectors_of(rows, asked))
+    runs = [_Piece(ladder, seed, found) for seed in range(wanted.seeds) for ladder, found in rungs.items()]
     found = work.all(work.run, runs)
     # as wide as the network's own
     nothing = [_Piece(kind, draw, dim=found[0]["dim"]) for kind, draws in ((CONSTANT, 1), (NOISE, wanted.noise)) for draw in range(draws)]
     table = pd.DataFrame([record for piece in found + work.all(work.nothing, nothing) for record in piece["values"]], columns=COLUMNS)
-    return Values(table, epochs, {method: found[number]["learned"] for number, method in enumerate(METHODS)})
+    without = "" if asked.controls is not None else WITHOUT_CONTROLS
+    return Values(table, rungs, {ladder: found[number]["learned"] for number, ladder in enumerate(rungs)}, without)
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What every embedding of one benchmark is asked.
+def first_split(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with its first outer split alone: all other images are for training."""
+    number = benchmark.folds[0].number
+    fold = benchmark.index["fold"].where(benchmark.index["fold"] == number, -1)
+    return replace(benchmark, index=benchmark.index.assign(fold=fold)) if len(benchmark.folds) > 1 else benchmark
 
-    Attributes:
-        questions: its tasks.
-        design: what is batch and place.
-        wells: with their treatments; None where the benchmark names none.
-    """
 
-    questions: tuple[Question, ...]
-    design: Design
-    wells: Wells | None
+def _encoders(name: str, rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The encoders whose vectors can be diluted."""
+    found = {row: each for row, each in rows.items() if each.manifest.card["role"] == "encoder" and not each.manifest.not_applicable}
+    if not found:
+        raise BenchmarkError(
+            f"`{name}` has no images to train on and no vectors of an encoder to add noise to. Import vectors with `blankslide profiles`."
+        )
+    return found
 
-    @classmethod
-    def of(cls, benchmark: Benchmark, seed: int) -> Asked:
-        """As the benchmark says."""
-        questions = tuple(Question.of(benchmark, task) for task in benchmark.card.tasks)
-        wells = wells_of(benchmark)
-        return cls(questions, Design.of(benchmark, seed), wells if wells is not None and wells.placed else None)
 
-    def permuted(self, *seed: int) -> Asked:
-        """The same with labels that say nothing, for tasks, and with treatments that say nothing; without what the design allows neither for."""
-        drawn = [permuted(question, *seed) for question in self.questions]
-        wells = replicates.permuted_wells(self.wells, seed) if self.wells is not None else None
-        return replace(self, questions=tuple(question for question in drawn if question is not None), wells=wells)
+def _vectors_of(rows: Mapping[str, Row], asked: Asked) -> dict[str, str]:
+    """sha256 of the manifests of the controls that take part."""
+    controls = {name: row for name, row in rows.items() if row.manifest.card["role"] == "negative" and asked.controls is not None}
+    return {name: sha256_of_file(row.folder / "manifest.json") for name, row in controls.items()}
 
 
 @dataclass(frozen=True)
@@ -162,66 +187,81 @@ class _Piece:
 
     kind: str
     seed: int
-    epochs: tuple[int, ...] = ()
+    rungs: Rungs = Rungs("", ())
     dim: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.seed}"
+        return f"{self.kind.replace(' ', '-')}-{self.seed}"
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        return tuple(map(int, self.rungs.at))
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What the pieces of one benchmark share."""
+    """What the pieces of one benchmark share: `diluted` are encoders without images, `batched` the ladder to whose ends a batch is added, `controls`
+    names the vectors of the controls.
+    """
 
     benchmark: Benchmark
     asked: Asked
     params: Params
     folder: Path
     progress: Progress
+    diluted: Mapping[str, Row]
+    batched: str
+    controls: Mapping[str, str]
 
     def all(self, function: Callable[[_Piece], dict[str, Any]], pieces: Sequence[_Piece]) -> list[dict[str, Any]]:
         """What each piece gave; only what is not there yet is computed, several side by side."""
         finished = {piece.name: self._finished(piece) for piece in pieces}
         missing = [piece for piece in pieces if finished[piece.name] is None]
-        self.progress.skip(sum(max(len(piece.epochs), 1) for piece in pieces if finished[piece.name] is not None))
+        self.progress.skip(sum(max(len(piece.rungs.at), 1) for piece in pieces if finished[piece.name] is not None))
         made = dict(zip([piece.name for piece in missing], in_parallel(function, missing, self.params.threads), strict=True))
         return [finished[piece.name] or made[piece.name] for piece in pieces]
 
     def run(self, piece: _Piece) -> dict[str, Any]:
-        """Train one run, embed and score its rungs."""
-        learned = self._train(piece)
+        """Make one run, embed and score its rungs."""
+        if piece.rungs.of == DILUTION:
+            learned, every = [], dilutions(self._vectors(piece), piece.rungs.at, self.params.seed, piece.seed)
+        else:
+            learned, every = self._train(piece), self._embeddings(piece)
         records: list[dict[str, Any]] = []
-        every = self._embeddings(piece)
-        for rung, vectors in enumerate(every):
-            key = {"ladder": piece.kind, "seed": piece.seed, "rung": rung, "epoch": piece.epochs[rung]}
-            records += values(vectors, self.benchmark, self.asked, self.params, {**key, "labels": TRUE})
-            if rung == len(every) - 1:
-                drawn = self.asked.permuted(self.params.seed, piece.seed)
-                records += values(vectors, self.benchmark, drawn, self.params, {**key, "labels": PERMUTED})
-                if piece.kind == METHODS[0]:
-                    records += self._with_batch(vectors, {**key, "labels": BATCH}, piece.seed)
-            self.progress.advance(1)
+        last = len(every) - 1
+        keys = [{"ladder": piece.kind, "seed": piece.seed, "rung": rung, "at": at} for rung, at in enumerate(piece.rungs.at)]
+        for key, found in zip(keys, every_metric(every, self.benchmark, self.asked, self.params, self.progress.advance), strict=True):
+            records += _records({**key, "labels": TRUE}, found)
+        drawn = self.asked.permuted(self.params, self.params.seed, piece.seed)
+        (found,) = every_metric(every[last:], self.benchmark, drawn, self.params)
+        records += _records({**keys[last], "labels": PERMUTED}, found)
+        if piece.kind == self.batched:
+            records += self._with_batch(every[last], {**keys[last], "labels": BATCH}, piece.seed)
         return self._finish(piece, {"dim": every[0].shape[1], "learned": learned, "values": records})
 
     def _with_batch(self, vectors: Floats, key: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
         """Scores of batch and place after a batch was added to the test images."""
-        design, records = self.asked.design, []
+        design = self.asked.design
+        records: list[dict[str, Any]] = []
         for rung, amount in enumerate(ADDED):
             added = vectors.copy()
             added[design.images] = with_batch(vectors[design.images], design.batch, amount, self.params.seed, seed)
-            for task, found in of_confounds(added, self.asked, self.params).items():
-                records += [{**key, "rung": rung, "task": task, "metric": metric, "value": value} for metric, value in found.items()]
+            records += _records({**key, "rung": rung}, of_confounds(added, self.asked, self.params))
         return records
 
     def nothing(self, piece: _Piece) -> dict[str, Any]:
         """Score an embedding that knows nothing."""
         shape = (len(self.benchmark.index), piece.dim)
         vectors = np.ones(shape) if piece.kind == CONSTANT else np.random.default_rng([self.params.seed, piece.seed]).normal(size=shape)
-        key = {"ladder": piece.kind, "seed": piece.seed, "rung": -1, "epoch": -1, "labels": TRUE}
-        records = values(vectors, self.benchmark, self.asked, self.params, key)
-        self.progress.advance(1)
-        return self._finish(piece, {"dim": piece.dim, "learned": [], "values": records})
+        key = {"ladder": piece.kind, "seed": piece.seed, "rung": -1, "at": -1, "labels": TRUE}
+        (found,) = every_metric([vectors], self.benchmark, self.asked, self.params, self.progress.advance)
+        return self._finish(piece, {"dim": piece.dim, "learned": [], "values": _records(key, found)})
+
+    def _vectors(self, piece: _Piece) -> Floats:
+        """(n, d) vectors that were made elsewhere."""
+        row = self.diluted[piece.kind.removeprefix(DILUTED)]
+        return row.embedding(row.manifest.members[0], 0, self.benchmark.index["image_id"].tolist()).astype(np.float64)
 
     def _train(self, piece: _Piece) -> list[str]:
         """Train a run unless it is there; returns the label columns it learned from."""
@@ -266,8 +306,13 @@ class _Work:
 
     def _identity(self, piece: _Piece) -> str:
         """Names everything the values of a piece depend on."""
-        scoring = {"evaluate": asdict(self.params.evaluate), "seed": self.params.seed, "code": code_digest(SCORING)}
-        made = {"dim": piece.dim, "data": self.benchmark.data_hash()} if piece.dim else {"training": self._training(piece)}
+        scoring: dict[str, Any] = {"evaluate": asdict(self.params.evaluate), "alpha": self.params.diagnose.alpha, "seed": self.params.seed}
+        made: dict[str, Any] = {"dim": piece.dim, "data": self.benchmark.data_hash()}
+        if piece.rungs.of == DILUTION:
+            made |= {"at": piece.rungs.at, "row": sha256_of_file(self.diluted[piece.kind.removeprefix(DILUTED)].folder / "manifest.json")}
+        elif not piece.dim:
+            made = {"training": self._training(piece)}
+        scoring |= {"code": code_digest(SCORING), "controls": self.controls, "versions": installed()}
         return sha256_of_json({**scoring, "kind": piece.kind, "draw": piece.seed, **made})
 
     def _finished(self, piece: _Piece) -> dict[str, Any] | None:
@@ -280,49 +325,21 @@ class _Work:
         return made
 
 
-def values(vectors: Floats, benchmark: Benchmark, asked: Asked, params: Params, key: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every metric of one embedding on every task, one record each; `value` is None where a metric does not exist.
-
-    Args:
-        vectors: (n, d) finite.
-        benchmark: whose n images.
-        asked: with true or other labels.
-        params: how scores are computed.
-        key: what the records say of the embedding.
-    """
-    shape = describe(vectors)
-    geometry = {"participation_ratio": shape.participation_ratio, "participation_ratio_raw": shape.participation_ratio_raw}
-    features, confounds = dict.fromkeys([fold.number for fold in benchmark.folds], vectors), of_confounds(vectors, asked, params)
-    found: dict[str, dict[str, float | None]] = {}
-    for question in asked.questions:
-        scored = {s.metric: s.statistic.value for s in score("ladder", "main", question, features, benchmark, params).scored}
-        every = scored | {f"{GEOMETRY}{name}": value for name, value in geometry.items()}
-        found[question.task.name] = {name: _known(value) for name, value in every.items()} | confounds[question.task.name]
-    if asked.wells is not None:
-        found[TREATMENTS] = of_replicates(vectors, asked.wells, params)
+def _records(key: Mapping[str, Any], found: ByTask) -> list[dict[str, Any]]:
+    """Lines of the table, one for each value."""
     return [{**key, "task": task, "metric": metric, "value": value} for task, each in found.items() for metric, value in each.items()]
 
 
-def of_confounds(vectors: Floats, asked: Asked, params: Params) -> dict[str, dict[str, float | None]]:
-    """By task and metric what is batch and place in (n, d) vectors, the classes being those of the task; None where a score does not exist."""
-    rule = probe_settings(params.evaluate)
-    decoded = decodings("ladder", "main", vectors, asked.design, rule)
+def dilutions(vectors: Floats, amounts: Sequence[float], *seed: int) -> list[Floats]:
+    """(n, d) vectors to which noise was added, one array for each amount.
 
-    def name(one: Confound) -> str:
-        return f"{CONFOUNDS}{'_'.join([*one.score.split(), *([one.column] if one.score == 'decoding' else [])])}"
-
-    found = {}
-    for question in asked.questions:
-        mixed = mixing("ladder", "main", vectors, asked.design.about(question.codes), rule, reference=False)
-        found[question.task.name] = {name(one): _known(one.value) for one in [*mixed, *decoded]}
-    return found
-
-
-def of_replicates(vectors: Floats, wells: Wells, params: Params) -> dict[str, float | None]:
-    """By metric what (n, d) vectors say of replicates: of every question its value and the share of treatments found, and percent replicating."""
-    found = replicates.replicates("ladder", vectors, wells, seed=params.seed)
-    of_each = {f"{REPLICATES}{one.question}{part}": _known(value) for one in found for part, value in (("", one.value), (".found", one.significant))}
-    return of_each | {f"{REPLICATES}percent_replicating": _known(found[-1].replicating)}
+    Args:
+        vectors: (n, d).
+        amounts: standard deviations of the normal noise in units of those of each column.
+        seed: of the draw; the noise of different amounts is proportional.
+    """
+    noise = np.random.default_rng(list(seed)).normal(size=vectors.shape) * vectors.std(axis=0)
+    return [np.asarray(vectors + amount * noise) for amount in amounts]
 
 
 def with_batch(vectors: Floats, batch: Sequence[str] | NDArray[np.str_], amount: float, *seed: int) -> Floats:
@@ -337,13 +354,3 @@ def with_batch(vectors: Floats, batch: Sequence[str] | NDArray[np.str_], amount:
     names, codes = np.unique(whole_names(batch, "batches"), return_inverse=True)
     offsets = np.random.default_rng(list(seed)).normal(size=(len(names), vectors.shape[1]))
     return np.asarray(vectors + amount * vectors.std(axis=0) * offsets[codes])
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def permuted(question: Question, *seed: int) -> Question | None:
-    """The same question with labels that say nothing; None where the design allows none."""
-    drawn = permuted_labels(question.codes, question.profiles, question.units, question.folds, seed)
-    return replace(question, codes=drawn.codes) if drawn.within else None

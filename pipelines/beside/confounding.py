@@ -190,9 +190,9 @@ def _why_not(asked: _Asked, column: str) -> str:
     return ""
 
 
-def permuted(names: NDArray[T], within: NDArray[np.str_], seed: int) -> NDArray[T]:
+def permuted(names: NDArray[T], within: NDArray[np.str_], *seed: int) -> NDArray[T]:
     """`names` permuted among the images that share a value of `within`."""
-    rng, found = np.random.default_rng(seed), names.copy()
+    rng, found = np.random.default_rng(list(seed)), names.copy()
     for value in np.unique(within):
         inside = np.flatnonzero(within == value)
         found[inside] = names[rng.permutation(inside)]

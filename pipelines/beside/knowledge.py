@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.benchmarks.known import ENTITY, NANOMOLAR, PREFIX, label_sets
+from pipelines.beside.replicates import permuted_order, permuted_wells
 from pipelines.beside.wells import Wells
 from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import ALIGNMENTS, aggregate
@@ -176,7 +177,31 @@ class Question:
     held_out: bool = False
 
 
-def knowledge(row: str, vectors: Floats, screen: Screen, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Knowledge]:
+def shown(screen: Screen) -> str:
+    """The alignment that a reader of this screen meets first."""
+    return SHOWN if screen.wells.controls.any() else WITHOUT_CONTROLS
+
+
+def permuted_screen(screen: Screen, seed: Sequence[int]) -> Screen | None:
+    """The same screen after treatments, with all that is known of them, were drawn anew among the wells of each plate.
+
+    Args:
+        screen: from `Screen.of`.
+        seed: of the draw.
+
+    Returns:
+        None where no plate holds two treatments.
+    """
+    order, wells = permuted_order(screen.wells, seed), permuted_wells(screen.wells, seed)
+    if order is None or wells is None:
+        return None
+    labels = {column: [sets[well] for well in order.tolist()] for column, sets in screen.labels.items()}
+    return replace(screen, wells=wells, entities=screen.entities[order], labels=labels, negatives=negatives_of(wells))
+
+
+def knowledge(
+    row: str, vectors: Floats, screen: Screen, permutations: int = PERMUTATIONS, seed: int = 0, alignments: Sequence[str] = tuple(ALIGNMENTS)
+) -> list[Knowledge]:
     """Ask every question of one row under every alignment.
 
     Args:
@@ -185,16 +210,16 @@ def knowledge(row: str, vectors: Floats, screen: Screen, permutations: int = PER
         screen: from `Screen.of`.
         permutations: draws of every null.
         seed: of the draws.
+        alignments: that are asked under.
     """
     profiles = screen.wells.profiles(vectors)
-    controls = screen.wells.controls
-    shown = SHOWN if controls.any() else WITHOUT_CONTROLS
+    controls, first = screen.wells.controls, shown(screen)
     found: list[Knowledge] = []
-    for alignment in ALIGNMENTS:
+    for alignment in alignments:
         everything = _aligned(alignment, profiles, screen, controls)
         held_out = _aligned(alignment, profiles, screen, controls & (screen.negatives == ""))
         # permuted labels cost most: the alignment that is shown first has them
-        for question in _questions(screen, permutations, permutations if alignment == shown else 0, seed):
+        for question in _questions(screen, permutations, permutations if alignment == first else 0, seed):
             aligned, why = held_out if question.held_out else everything
             answers: dict[str, Answer] = {}
             if aligned is not None:

@@ -37,7 +37,7 @@ from pipelines.metrics.canonical import (
     position_control,
 )
 from pipelines.metrics.groups import Groups, copairs_group_scores, group_scores
-from registry.arrays import Floats
+from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 #: draws of the null of each treatment
@@ -101,6 +101,23 @@ class Replicates:
     ties: float = np.nan
 
 
+def permuted_order(wells: Wells, seed: Sequence[int]) -> Ints | None:
+    """(p,) the well whose treatment each well gets where treatments say nothing; None where no plate holds two.
+
+    Args:
+        wells: from `wells.wells_of`.
+        seed: of the draw.
+    """
+    plates = wells.columns[PLATE]
+    if all(len(set(wells.columns[PERTURBATION][plates == plate].tolist())) < 2 for plate in np.unique(plates)):
+        return None
+    rng, order = np.random.default_rng(list(seed)), np.arange(len(wells.controls))
+    for plate in np.unique(plates):
+        inside = np.flatnonzero(plates == plate)
+        order[inside] = rng.permutation(inside)
+    return order
+
+
 def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
     """Treatments, the control's among them, drawn anew among the wells of each plate; None where no plate holds two.
 
@@ -108,13 +125,9 @@ def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
         wells: from `wells.wells_of`.
         seed: of the draw.
     """
-    plates, order = wells.columns[PLATE], np.arange(len(wells.controls))
-    if all(len(set(wells.columns[PERTURBATION][plates == plate].tolist())) < 2 for plate in np.unique(plates)):
+    order = permuted_order(wells, seed)
+    if order is None:
         return None
-    rng = np.random.default_rng(list(seed))
-    for plate in np.unique(plates):
-        inside = np.flatnonzero(plates == plate)
-        order[inside] = rng.permutation(inside)
     moved = {name: wells.columns[name][order] for name in (PERTURBATION, REFERENCE, KIND)}
     return replace(wells, columns={**wells.columns, **moved}, controls=wells.controls[order])
 

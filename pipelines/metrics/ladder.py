@@ -1,8 +1,9 @@
 """Can a metric tell: whether it orders encoders of known quality, and what it gives to embeddings that know nothing.
 
 A ladder is one training run kept at several shares of its epochs (the rungs); each of several runs (seeds) has its own. Within a run more
-training is taken to be better, so a metric that sees anything must rise along it. Rungs of one run are not independent of each other, runs
-are: tau-b (Kendall 1945) is computed within each run, and its interval is the jackknife over runs; leads have Welch's (1947).
+training is taken to be better, so a metric that sees anything must rise along it. Where nothing can be trained, noise is added to vectors, less on
+each rung. Rungs of one run are not independent of each other, runs are: tau-b (Kendall 1945) is computed within each run, and its interval is the
+jackknife over runs; leads have Welch's (1947).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CLEAR = 2 / 3
 #: values closer than this are ties: far above rounding, far below one image in a million
 TIE = 1e-9
 #: metrics of which less is better, by the part of their name after the family; of batch and place, whatever shows it
-SMALLER_IS_BETTER = ("calibration_error", "log_loss_bits", "component_regression")
+SMALLER_IS_BETTER = ("calibration_error", "log_loss_bits", "component_regression", "code_length", "control_task", "share")
 #: begins the part of a name that says which column is decoded: less is better too
 DECODING = "decoding_"
 
@@ -33,6 +34,8 @@ DECODING = "decoding_"
 ORDERS, REVERSED, BLIND, UNDECIDED, NO_LADDER = "orders", "reversed", "blind", "undecided", "no ladder"
 #: what an embedding that knows nothing is made of
 CONSTANT, NOISE, PERMUTED = "constant", "noise", "permuted"
+#: what rungs differ in: training, or noise that was added to vectors
+EPOCHS, DILUTION = "epochs", "dilution"
 
 
 def orientation(metric: str) -> int:

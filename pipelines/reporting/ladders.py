@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.current import differences
+from pipelines.metrics.ladder import EPOCHS
 from pipelines.reporting import words
 from registry.errors import BenchmarkError
 from registry.files import read_json
@@ -115,8 +117,10 @@ class LadderView:
 
     Attributes:
         summary: which metrics are blind, in words.
+        stale: what has changed since it was found, in words; "" where nothing has.
+        without: what was not asked, and why; "".
         ladders: their names.
-        epochs: of their rungs, in words.
+        rungs: of each, in words.
         seeds: runs of each.
         tasks: with a line for each metric.
         heat: None where no metric is on all tasks.
@@ -125,8 +129,10 @@ class LadderView:
     """
 
     summary: str
+    stale: str
+    without: str
     ladders: list[str]
-    epochs: list[str]
+    rungs: list[str]
     seeds: int
     tasks: list[LadderTask]
     heat: Heat | None
@@ -134,41 +140,49 @@ class LadderView:
     batch: bool
 
 
-def read_ladder(folder: Path, data_hash: str) -> LadderView | None:
+def read_ladder(folder: Path, now: Mapping[str, Mapping[str, Any]]) -> LadderView | None:
     """What was found about the metrics of a benchmark; None where the command was not run.
 
     Args:
         folder: `out/ladder/<benchmark>`.
-        data_hash: of the benchmark as it is now.
+        now: what values of metrics hang on now, from `current.metric_facts`.
 
     Raises:
-        BenchmarkError: it was run on other data.
+        BenchmarkError: it was written by an earlier version.
     """
     path = folder / "ladder.json"
     if not path.is_file():
         return None
     found: dict[str, Any] = read_json(path)
-    if found["data_hash"] != data_hash:
+    if "made_with" not in found:
         raise BenchmarkError(
-            f"`out/ladder/{folder.name}` is about other data than the benchmark holds now. Repeat `blankslide ladder {folder.name}`, or remove it."
+            f"`out/ladder/{folder.name}` was written by an earlier version. Repeat `blankslide ladder {folder.name}`, or remove the folder."
         )
-    return ladder_view(found)
+    changed = differences(found["made_with"], now)
+    return replace(ladder_view(found), stale=f"{', '.join(changed)} changed since" if changed else "")
 
 
 def ladder_view(found: Mapping[str, Any]) -> LadderView:
     """Put `ladder.json` into words and drawings."""
-    epochs: Mapping[str, Sequence[int]] = found["epochs"]
-    ladders = list(epochs)
+    ladders = list(found["rungs"])
     return LadderView(
         summary=found["summary"],
+        stale="",
+        without=found.get("without", ""),
         ladders=ladders,
-        epochs=[f"{', '.join(map(str, epochs[name][:-1]))} and {epochs[name][-1]}" for name in ladders],
+        rungs=[rungs_in_words(name, **found["rungs"][name]) for name in ladders],
         seeds=found["settings"]["seeds"],
         tasks=(tasks := [_task(task, ladders) for task in found["tasks"]]),
         heat=_heat(found["agreement"]),
         agreement_on=", ".join(found["agreement"]["tasks"]),
         batch=any(line.batch for task in tasks for line in task.lines),
     )
+
+
+def rungs_in_words(ladder: str, of: str, at: Sequence[float]) -> str:
+    """ "simclr: 0, 1, 2 and 5 epochs of training"."""
+    numbers = f"{', '.join(f'{one:g}' for one in at[:-1])} and {at[-1]:g}"
+    return f"{ladder}: {numbers} epochs of training" if of == EPOCHS else f"{ladder}: noise of {numbers} standard deviations added"
 
 
 def _task(task: Mapping[str, Any], ladders: Sequence[str]) -> LadderTask:
@@ -264,7 +278,10 @@ def ladder_tables(found: Mapping[str, Any]) -> str:
         return " / ".join([_short(sum(ends) / len(ends)), *given])
 
     rises = [f"`{task['task']}`: {', '.join(n for n, of in task['ladders'].items() if of['rises']) or 'none'}" for task in tasks]
+    splits, without = found.get("first_of_splits", 1), found.get("without", "")
     parts = [
+        *([f"Trained and tested on the first of {splits} outer splits."] if splits > 1 else []),
+        *([without] if without else []),
         f"Ladders that rise: {'; '.join(rises)}.",
         "\n".join(table(of_word)),
         found["summary"],

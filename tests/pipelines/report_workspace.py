@@ -19,6 +19,7 @@ from pipelines.beside.probing import ALL, CODE_LENGTH, CONTROL_TASK, FEW_SHOT, S
 from pipelines.beside.probing import write as write_probing
 from pipelines.beside.replicates import Replicates
 from pipelines.beside.replicates import write as write_replicates
+from pipelines.current import metric_facts
 from pipelines.embeddings import Manifest
 from pipelines.scores import Confound, write_confounds
 from pipelines.workspace import Workspace
@@ -49,9 +50,9 @@ def make_workspace(root: Path, title: str = "Simulated screen") -> Workspace:
     _everyday(workspace.data("everyday"))
     for name, story in STORY.items():
         _results(workspace, Benchmark.read(workspace.data(name)), story)
-    write_json(workspace.ladder("culture") / "ladder.json", ladder(Benchmark.read(workspace.data("culture")).data_hash()))
     values = {"seed": 0, "threads": 1, "cells": {}, "compare": list(STORY), "benchmarks": {"culture": {"simulator": "culture", "seed": 1}}}
     (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    write_json(workspace.ladder("culture") / "ladder.json", ladder(metric_facts(workspace, workspace.params(), "culture")))
     return workspace
 
 
@@ -68,16 +69,17 @@ def scorecards(workspace: Workspace) -> list[Scorecard]:
 BLIND = "Blind here: `logistic.calibration_error` (scores a constant as high). No ladder rises on `texture`: no metric is judged there."
 
 
-def ladder(data_hash: str) -> dict[str, Any]:
+def ladder(made_with: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What `blankslide ladder` leaves: two tasks, three metrics, five runs of four rungs each."""
     tasks = [_ladder_task("count", {"simclr": True, "supervised": False}), _ladder_task("texture", {"simclr": False, "supervised": False})]
     names = ["logistic.balanced_accuracy", "logistic.calibration_error", "geometry.participation_ratio"]
     kendall = [[1.0, -0.42, 0.61], [-0.42, 1.0, 0.04], [0.61, 0.04, 1.0]]
     return {
         "benchmark": "culture",
-        "data_hash": data_hash,
+        "made_with": made_with,
         "settings": {"seeds": 5},
-        "epochs": {"simclr": [0, 1, 2, 8], "supervised": [0, 2, 6, 20]},
+        "without": "",
+        "rungs": {"simclr": {"of": "epochs", "at": [0, 1, 2, 8]}, "supervised": {"of": "epochs", "at": [0, 2, 6, 20]}},
         "tasks": tasks,
         "summary": BLIND,
         "agreement": {

@@ -19,25 +19,33 @@ import yaml
 
 import pipelines.train
 from pipelines.benchmarks.index import Benchmark
+from pipelines.beside.probing import ALL, FEW_SHOT, Probed
+from pipelines.beside.probing import read_all as read_probing
 from pipelines.beside.replicates import QUESTIONS, permuted_wells
 from pipelines.beside.replicates import read_all as read_replicates
 from pipelines.beside.wells import wells_of
 from pipelines.cli import main
+from pipelines.current import metric_facts
 from pipelines.embeddings import Row
 from pipelines.evaluate import evaluate_cell
+from pipelines.every_metric import permuted_question
+from pipelines.extract import extract_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
+from pipelines.params import CellParams
 from pipelines.reporting.ladders import ladder_tables, ladder_view, read_ladder
-from pipelines.rungs import kept_epochs, ladder_values, permuted, with_batch
+from pipelines.rungs import Rungs, dilutions, first_split, kept_epochs, ladder_values, with_batch
 from pipelines.scores import Confound, read_confounds, read_scores
 from pipelines.tasks import Question
 from pipelines.workspace import Workspace
+from registry.cards import EncoderCard
 from registry.errors import BenchmarkError, ParamsError
 from registry.evidence import Scorecard, ScoreEntry
 from registry.files import sha256_of_file
 from registry.images import ImageSpec
 
 from .folder import write_images
+from .noise import noise_benchmark, write_row
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"epochs": 5, "batch": 4, "augmentation": {"crop_px": 0}}
@@ -57,9 +65,11 @@ FILES = ("ladder.json", "ladder.md", "ladder.parquet")
 
 
 def make_workspace(root: Path, **changed: Any) -> Workspace:
-    write_images(root / "data" / "tiny", plates=8)
+    benchmark = write_images(root / "data" / "tiny", plates=8)
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS | changed), encoding="utf-8")
-    return Workspace(root)
+    workspace = Workspace(root)
+    extract_cell(benchmark, CellParams("tiny", "controls", ["intensity", "histogram"], "registry/controls"), workspace.params(), workspace)
+    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +109,9 @@ def test_every_rung_of_every_run_is_scored_by_every_metric_of_the_flow(workspace
     confounds = {f"confounds.decoding_{c.column}" if c.score == "decoding" else metric_of(c.score) for c in confounds_of_run(workspace)}
     assert {"confounds.iLISI", "confounds.robustness_index", "confounds.component_regression", "confounds.decoding_plate"} < confounds
     questions = {f"replicates.{q}{part}" for q in QUESTIONS for part in ("", ".found")} | {"replicates.percent_replicating"}
+    shots = {f"probing.few_shot_{p.shots}" for p in probed_of_run(workspace) if p.score == FEW_SHOT and p.shots != ALL}
+    beside = shots | {"probing.code_length", "probing.selectivity", "probing.control_task", "information.beyond_controls_bits", "shortcut.share"}
+    metrics |= beside
     by_task = {str(task): set(part["metric"]) for task, part in table.groupby("task")}
     assert by_task == {"bright": metrics | confounds, "half": metrics | confounds, "all treatments": questions}
     key = ["ladder", "seed", "rung", "labels", "task", "metric"]
@@ -114,7 +127,7 @@ def test_every_rung_of_every_run_is_scored_by_every_metric_of_the_flow(workspace
         ("supervised", "true"): 20 * each,
         ("supervised", "permuted"): 5 * each,
     }
-    assert set(table["epoch"][table["ladder"] == "simclr"]) == {0, 1, 2, 5}
+    assert set(table["at"][table["ladder"] == "simclr"]) == {0, 1, 2, 5}
     assert set(table["rung"][table["labels"] == "permuted"]) == {3}
 
 
@@ -126,6 +139,12 @@ def confounds_of_run(workspace: Workspace) -> list[Confound]:
     """What is batch and place in the last rung of a run, by the evaluate stage itself."""
     scores_of(workspace, "supervised-3")
     return [c for c in read_confounds(workspace.root / "again") if c.row == "supervised-3-rung-3"]
+
+
+def probed_of_run(workspace: Workspace) -> list[Probed]:
+    """What few-shot curves, code length and selectivity are of the last rung of a run, by the evaluate stage itself."""
+    scores_of(workspace, "supervised-3")
+    return [p for p in read_probing(workspace.root / "again") if p.row == "supervised-3-rung-3" and p.task == "bright"]
 
 
 def scores_of(workspace: Workspace, run: str) -> list[Any]:
@@ -186,7 +205,7 @@ def test_a_planted_effect_that_is_learned_makes_a_ladder(workspace: Workspace) -
 def test_permuted_labels_keep_every_unit_as_it_was(workspace: Workspace) -> None:
     benchmark = Benchmark.read(workspace.data("tiny"))
     question = Question.of(benchmark, benchmark.card.task("bright"))
-    drawn = permuted(question, 0, 0)
+    drawn = permuted_question(question, 0, 0)
     assert drawn is not None
     assert (drawn.codes != question.codes).any()
     for unit in set(question.units.tolist()):
@@ -293,7 +312,7 @@ def test_two_workers_elsewhere_give_the_same_bytes_after_a_kill(workspace: Works
 def test_the_command_takes_seeds_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_workspace(tmp_path)
     assert main(["--workspace", str(made.root), "ladder", "tiny", "--seeds", "2", "--epochs", "6"]) == 0
-    assert found(made)["epochs"] == {"simclr": [0, 1, 2, 6], "supervised": [0, 1, 2, 6]}
+    assert found(made)["rungs"] == {name: {"of": "epochs", "at": [0, 1, 2, 6]} for name in ("simclr", "supervised")}
     assert "[ladder] tiny: No ladder rises on any task" in capsys.readouterr().out
     words = {m["ladders"][name]["word"] for task in found(made)["tasks"] for m in task["metrics"] for name in ("simclr", "supervised")}
     assert words == {"undecided"}
@@ -317,29 +336,94 @@ def test_rungs_that_are_none_are_refused() -> None:
             kept_epochs(20, shares)
 
 
-def test_too_few_seeds_several_folds_and_other_data_are_refused(tmp_path: Path, workspace: Workspace) -> None:
+def test_too_few_seeds_and_nothing_to_make_encoders_of_are_refused(tmp_path: Path, workspace: Workspace) -> None:
     made = make_workspace(tmp_path)
     params = made.params()
     for wanted in (replace(params.ladder, seeds=1), replace(params.ladder, noise=0)):
         with pytest.raises(ParamsError, match="at least 2 `seeds` and 1 draw of `noise`"):
             ladder(made, replace(params, ladder=wanted), "tiny")
-    shutil.rmtree(made.data("tiny"))
-    write_images(made.data("tiny"), folds=2)
-    with pytest.raises(BenchmarkError, match="has 2 outer folds"):
-        ladder(made, params, "tiny")
     benchmark = Benchmark.read(workspace.data("tiny"))
     without_images = replace(benchmark, card=replace(benchmark.card, image=ImageSpec.none()))
-    with pytest.raises(BenchmarkError, match="`tiny` has no images"):
-        ladder_values(without_images, params, tmp_path)
-    assert read_ladder(tmp_path / "nowhere", "hash") is None
-    with pytest.raises(BenchmarkError, match=r"about other data.*Repeat `blankslide ladder tiny`"):
-        read_ladder(workspace.ladder("tiny"), "hash")
-    view = read_ladder(workspace.ladder("tiny"), Benchmark.read(workspace.data("tiny")).data_hash())
+    with pytest.raises(BenchmarkError, match="`tiny` has no images to train on and no vectors of an encoder"):
+        ladder_values(without_images, {}, params, tmp_path)
+    assert read_ladder(tmp_path / "nowhere", {}) is None
+    now = metric_facts(workspace, workspace.params(), "tiny")
+    view = read_ladder(workspace.ladder("tiny"), now)
     assert view is not None
-    assert view.summary == found(workspace)["summary"]
+    assert (view.summary, view.stale) == (found(workspace)["summary"], "")
+    other = read_ladder(workspace.ladder("tiny"), now | {"data": {"tiny": "another"}})
+    assert other is not None
+    assert other.stale == "the index of `tiny` changed since"
+
+
+# ------------------------------------------------------------------------------------------------ several splits, and no images
+
+
+def test_of_several_splits_the_first_is_trained_and_tested_on(tmp_path: Path) -> None:
+    benchmark = write_images(tmp_path / "data" / "tiny", plates=9, folds=3)
+    only = first_split(benchmark)
+    assert [fold.number for fold in only.folds] == [0]
+    assert only.folds[0].test.tolist() == benchmark.folds[0].test.tolist()
+    assert only.folds[0].train.tolist() == benchmark.folds[0].train.tolist()
+    assert first_split(only) is only
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
+    assert main(["--workspace", str(tmp_path), "ladder", "tiny", "--seeds", "2"]) == 0
+    made = Workspace(tmp_path)
+    assert found(made)["first_of_splits"] == 3
+    assert found(made)["without"].startswith("Bits beyond the controls and the share that brightness reaches were not asked")
+    assert "first of 3 outer splits" in ladder_tables(found(made))
+    rows = [Row.read(path.parent) for path in sorted(made.ladder("tiny").glob("runs/simclr-0/embeddings/*/manifest.json"))]
+    assert len(rows) == 4
+    images = int(json.loads((made.ladder("tiny") / "runs" / "simclr-0" / "weights" / "card.json").read_text())["training"]["images"])
+    assert images == int(benchmark.folds[0].train.sum())
+
+
+def test_vectors_that_noise_was_added_to_are_a_ladder_where_nothing_can_be_trained(tmp_path: Path) -> None:
+    """An encoder that knows its label is told from one that does not: only the first of two ladders rises."""
+    workspace = Workspace(tmp_path)
+    with_images = noise_benchmark(workspace.data("noise"), units=16, per_unit=8, folds=2)
+    replace(with_images.card, image=ImageSpec.none()).write(with_images.folder)
+    benchmark = Benchmark.read(with_images.folder)
+    label = (benchmark.index["label_planted"] == "class-1").to_numpy(float)
+    rng = np.random.default_rng(1)
+    for name, strength in (("knows", 3.0), ("guesses", 0.0)):
+        values = rng.normal(size=(len(label), 6)) + strength * label[:, None] * np.eye(6)[0]
+        card = EncoderCard(name, "encoder", "on trial", architecture="elsewhere", weights="trained elsewhere", twins=("untrained-net",))
+        write_row(workspace.embeddings("noise") / name, benchmark, name, {"main": values}, card)
+    told = PARAMS | {"evaluate": {"max_dim": 16, "neighbours": 3}, "ladder": {"seeds": 5, "noise": 3}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    assert main(["--workspace", str(tmp_path), "ladder", "noise"]) == 0
+    said = json.loads((workspace.ladder("noise") / "ladder.json").read_text(encoding="utf-8"))
+    assert set(said["rungs"]) == {"diluted knows", "diluted guesses"}
+    assert said["rungs"]["diluted knows"] == {"of": "dilution", "at": [8.0, 2.0, 0.5, 0.0]}
+    (planted,) = [task for task in said["tasks"] if task["task"] == "planted"]
+    assert {name: ladder["rises"] for name, ladder in planted["ladders"].items()} == {"diluted knows": True, "diluted guesses": False}
+    words = {m["metric"]: m["word"] for m in planted["metrics"]}
+    assert words["logistic.balanced_accuracy"] == words["knn.balanced_accuracy"] == "orders"
+    view = ladder_view(said)
+    assert view.rungs == [f"diluted {name}: noise of 8, 2, 0.5 and 0 standard deviations added" for name in ("guesses", "knows")]
+    # the end of a ladder is the encoder itself
+    evaluate_cell(benchmark, workspace.embeddings("noise") / "knows", workspace.params(), tmp_path / "again")
+    direct = {s.metric: s.statistic.value for s in read_scores(tmp_path / "again") if s.task == "planted"}
+    table = pd.read_parquet(workspace.ladder("noise") / "ladder.parquet")
+    last = table[(table["ladder"] == "diluted knows") & (table["rung"] == 3) & (table["seed"] == 4) & (table["labels"] == "true")]
+    assert last[last["task"] == "planted"].set_index("metric")["value"]["logistic.auroc"] == direct["logistic.auroc"]
+
+
+def test_more_noise_is_the_same_noise_and_more_of_it() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 4)) * np.array([1.0, 2.0, 0.0, 5.0])
+    most, less, none = dilutions(x, (4.0, 1.0, 0.0), 0, 1)
+    assert (none == x).all()
+    assert np.allclose(most - x, 4 * (less - x))
+    # in standard deviations of each column; one that does not vary keeps its value
+    assert np.allclose((less - x).std(axis=0) / x.std(axis=0).clip(1e-9), [1, 1, 0, 1], atol=0.25)
+    assert (dilutions(x, (1.0,), 0, 2)[0] != less).any()
 
 
 # ------------------------------------------------------------------------------------------------ what is concluded
+
+
+RUNGS = {"simclr": Rungs("epochs", (0, 1, 2, 8)), "supervised": Rungs("epochs", (0, 2, 6, 20))}
 
 
 def planted() -> pd.DataFrame:
@@ -390,7 +474,7 @@ def scorecard(row: str, *values: float) -> Scorecard:
 
 def test_planted_metrics_get_the_words_they_deserve() -> None:
     cards = [scorecard("x", 0.9, 0.8, 0.1), scorecard("y", 0.8, 0.7, 0.2), scorecard("z", 0.7, 0.9, 0.3)]
-    said = conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}, cards)
+    said = conclude(planted(), RUNGS, cards)
     (task,) = said["tasks"]
     assert {m["metric"]: (m["word"], m["rewards"]) for m in task["metrics"]} == {
         "a.good": ("orders", []),
@@ -414,11 +498,11 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
     assert encoders["kendall"][0][2] == pytest.approx(600 / 780, abs=0.1)
     # the losses of the rows fall as the first metric rises, and the second orders one pair of three
     assert np.round(rows["kendall"], 3).tolist() == [[1.0, -0.333, 1.0], [-0.333, 1.0, -0.333], [1.0, -0.333, 1.0]]
-    assert conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}, cards[:2])["agreement"]["rows"] is None
+    assert conclude(planted(), RUNGS, cards[:2])["agreement"]["rows"] is None
 
 
 def test_tables_say_what_was_concluded() -> None:
-    said = conclude(planted(), {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}) | {"settings": {"seeds": 5}}
+    said = conclude(planted(), RUNGS) | {"settings": {"seeds": 5}}
     text = ladder_tables(said)
     assert text.startswith(
         "Ladders that rise: `t`: simclr, supervised.\n\n| metric | `t` |\n| --- | --- |\n| `a.good` | orders 1 [.71, 1] 1 [.71, 1] |\n"
@@ -441,10 +525,9 @@ def test_tables_say_what_was_concluded() -> None:
 
 def test_words_hang_on_the_rungs_and_not_on_the_order_of_the_table() -> None:
     table = planted()
-    epochs = {"simclr": (0, 1, 2, 8), "supervised": (0, 2, 6, 20)}
     order_of_metrics = table.drop_duplicates("metric")["metric"].tolist()
     mixed = table.sample(frac=1, random_state=1)
     mixed = mixed.sort_values("metric", key=lambda names: names.map(order_of_metrics.index), kind="stable")
-    assert conclude(mixed, epochs) == conclude(table, epochs)
+    assert conclude(mixed, RUNGS) == conclude(table, RUNGS)
     swapped = table.assign(rung=table["rung"].where(table["rung"] < 0, 3 - table["rung"]), labels=table["labels"])
-    assert {m["word"] for m in conclude(swapped, epochs)["tasks"][0]["metrics"]} == {"no ladder"}
+    assert {m["word"] for m in conclude(swapped, RUNGS)["tasks"][0]["metrics"]} == {"no ladder"}
