@@ -54,7 +54,7 @@ PARAMS = {
     "threads": 1,
     "cells": {},
     "compare": [],
-    "evaluate": {"neighbours": 3},
+    "evaluate": {"neighbours": 3, "inner_folds": 2},
     "ladder": {
         "seeds": 5,
         "noise": 3,
