@@ -100,6 +100,7 @@ class Judge:
 
 def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
     """Facts of now about a benchmark of a workspace."""
+    from pipelines.beside import protocols as beside
     from pipelines.beyond import information_settings
     from pipelines.brightness import PROTOCOL
     from pipelines.sensitivity import METRICS, common_rule
@@ -112,6 +113,8 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         common_dim={kind: narrow.protocol_id(kind) for kind in sorted({metric.partition(".")[0] for metric in METRICS})},
         beyond=information_settings(params).protocol_id if params.diagnose.beyond else "",
         shortcut=PROTOCOL,
+        beside=beside.current(),
+        asks_beside=beside.asked_of(folder),
         versions=installed(),
         settings={"evaluate": asdict(params.evaluate), "diagnose": asdict(params.diagnose), "seed": params.seed},
     )

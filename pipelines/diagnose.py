@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.benchmarks.card import Task
+from pipelines.beside import protocols as beside_protocols
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
 from pipelines.brightness import brightness_all
@@ -63,7 +64,11 @@ def diagnose(workspace: Workspace, params: Params, benchmark: str) -> None:
         evidence.setdefault(v.encoder, []).append(found)
     narrowed = {name: _primary_entries(name, narrow.board) for name in board.roles}
     made = read_made_by(workspace, benchmark, [row.manifest for row in board.rows.values()])
-    cards = [replace(_scorecard(name, board, evidence.get(name, []), params, made), at_common_dim=narrowed[name]) for name in board.roles]
+    asked = beside_protocols.recorded(workspace.scores(benchmark))
+    cards = [
+        replace(_scorecard(name, board, evidence.get(name, []), params, made), at_common_dim=narrowed[name], beside=asked.get(name, {}))
+        for name in board.roles
+    ]
     for card in cards:
         write_json(folder / f"{card.row}.scorecard.json", card.as_dict())
     write_json(

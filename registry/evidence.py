@@ -204,6 +204,8 @@ class Scorecard:
         provenance: package versions, parameters, card hash (no times, no paths, no run ids).
         modality: of the benchmark ("cells", "tissue", "natural"): what `beats_controls.<modality>` is tagged by.
         at_common_dim: the primary scores of a probe once more, at most `diagnose.common_dim` principal components: a sensitivity run.
+        beside: protocol ids of what was asked of the row beside its tasks ("replicates", "knowledge", "hest_cv"), by what was asked; None in
+            evidence of before they were recorded.
     """
 
     row: str
@@ -220,6 +222,7 @@ class Scorecard:
     provenance: dict[str, Any] = field(default_factory=dict)
     modality: str = ""
     at_common_dim: list[ScoreEntry] = field(default_factory=list)
+    beside: dict[str, list[str]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -42,6 +42,8 @@ class Current:
         common_dim: the same for the sensitivity run at a common dimension.
         beyond: protocol id of the bits beyond the controls; "" where they are not computed.
         shortcut: protocol id of the share that brightness reaches.
+        beside: every protocol id that an answer beside the tasks may carry, by what is asked ("replicates", "hest_cv").
+        asks_beside: whether the benchmark has what any of that is asked about; evidence that records no such id is then of unknown rules.
         versions: of the installed libraries; one that is not there is not installed.
         settings: what the scorecard's provenance records under "evaluate", "diagnose" and "seed".
         card_hash: of the row's encoder card; "" is not compared.
@@ -53,6 +55,8 @@ class Current:
     common_dim: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
     shortcut: str = ""
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    asks_beside: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     card_hash: str = ""
@@ -115,7 +119,7 @@ def staleness(scorecard: Scorecard, current: Current) -> Staleness:
         scorecard: of one row on one benchmark.
         current: facts of now about that benchmark and row.
     """
-    found = [*_data(scorecard, current), *_card(scorecard, current), *_protocols(scorecard, current)]
+    found = [*_data(scorecard, current), *_card(scorecard, current), *_protocols(scorecard, current), *_beside(scorecard, current)]
     if not any(reason.cause == "protocol" for reason in found):
         found += _settings(scorecard, current, "evaluate")
     found += [*_settings(scorecard, current, "diagnose"), *_seed(scorecard, current), *_libraries(scorecard, current)]
@@ -189,6 +193,18 @@ def _protocols(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
         at = " at the common dimension" if step == "diagnose" and not {BITS, SHARE} & set(metrics) else ""
         sentence = f"{names}{at} follows `{now}` now, it followed `{was}`" if now else f"{names}{at} is not computed any more, it followed `{was}`"
         yield Reason("protocol", step, sentence)
+
+
+def _beside(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
+    # nothing is asked of a row without vectors, nor of the positive control, which is another row for each task
+    if scorecard.beside is None and current.asks_beside and not scorecard.not_applicable and scorecard.role != "positive":
+        yield Reason("protocol", "evaluate", "which protocols its answers beside the tasks follow was not recorded")
+    for asked, followed in (scorecard.beside or {}).items():
+        now = current.beside.get(asked, ())
+        was = ", ".join(f"`{name}`" for name in followed if name not in now)
+        if was:
+            follows = f"follows {f'`{now[0]}`' if len(now) == 1 else 'another protocol'} now" if now else "is not asked any more"
+            yield Reason("protocol", "evaluate", f"`{asked}` {follows}, it followed {was}")
 
 
 def _settings(scorecard: Scorecard, current: Current, section: str) -> Iterator[Reason]:

@@ -23,7 +23,7 @@ from pipelines.benchmarks.options import IMAGE_UNIT
 from pipelines.beside.confounding import permuted
 from pipelines.board import CONFOUND, variant
 from pipelines.lines import lines_of_cells, write_lines
-from pipelines.metrics.expression import PROTOCOLS, Expression, expression_scores
+from pipelines.metrics.expression import PROTOCOLS, Expression, expression_scores, protocol_id
 from pipelines.metrics.jackknife import interval, why_not_assessable
 from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import FoldFeatures, features_of_fold
@@ -155,7 +155,7 @@ def expressed(row: str, member: str, features: FoldFeatures, spots: Spots, first
     vectors: FoldFeatures = mine if several else mine[numbers[0]] if numbers else np.zeros((len(spots.images), 0))
     scores, genes, statistic = [], [], None
     for protocol in PROTOCOLS if first else (HEADLINE,):
-        blank = Expressed(row, member, protocol, "", np.nan, np.nan, np.nan, np.nan, 0, 0, len(spots.genes), "")
+        blank = Expressed(row, member, protocol, protocol_id(protocol), np.nan, np.nan, np.nan, np.nan, 0, 0, len(spots.genes), "")
         ask = partial(expression_scores, vectors, units=spots.units, folds=spots.folds, protocol=protocol, sections=spots.sections)
         try:
             if spots.unit == IMAGE_UNIT:

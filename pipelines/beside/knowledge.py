@@ -46,6 +46,8 @@ from registry.errors import InputError
 
 #: names the rule in every result, beside the alignment and the batch
 PROTOCOL = "knowledge:v2:well-means-cosine"
+#: columns that alignments take for the batch: the first that is there
+BATCHES = ("Metadata_Batch", "Metadata_Plate")
 #: the alignment a reader meets first, and where the controls do not allow it
 SHOWN, WITHOUT_CONTROLS = "centre-scale", "none"
 #: of names or profiles, for each p
@@ -121,7 +123,7 @@ class Screen:
     def of(cls, benchmark: Benchmark, wells: Wells) -> Screen:
         """Look up what the index and the tables of a benchmark say of its tested wells."""
         rows = benchmark.index.iloc[wells.first]
-        batch = next((column for column in ("Metadata_Batch", "Metadata_Plate") if column in rows), "")
+        batch = next((column for column in BATCHES if column in rows), "")
         entity = rows[ENTITY].where(~wells.controls) if ENTITY in rows else pd.Series(index=rows.index, dtype=object)
         relations: dict[str, list[tuple[str, str]]] = {}
         for source, first, second in benchmark.relations.itertuples(index=False):
@@ -230,7 +232,7 @@ def knowledge(
             for name in question.names:
                 one = answers.get(name, Answer(np.nan, np.nan, np.nan, 0))
                 note = "" if name in answers else f"not estimable: {why}"
-                protocol = _protocol(alignment, screen)
+                protocol = _protocol(alignment, screen.batch)
                 values = (one.value, one.reference, one.p, one.n, note, one.published)
                 found.append(Knowledge(row, name, question.about, alignment, protocol, *values))
     return found
@@ -240,15 +242,20 @@ def not_asked(row: str, screen: Screen, reason: str) -> list[Knowledge]:
     """Every question, with the reason it is not asked of this row."""
     note = f"not estimable: {reason}"
     return [
-        Knowledge(row, name, question.about, alignment, _protocol(alignment, screen), np.nan, np.nan, np.nan, 0, note)
+        Knowledge(row, name, question.about, alignment, _protocol(alignment, screen.batch), np.nan, np.nan, np.nan, 0, note)
         for alignment in ALIGNMENTS
         for question in _questions(screen, 0, 0, 0)
         for name in question.names
     ]
 
 
-def _protocol(alignment: str, screen: Screen) -> str:
-    return f"{PROTOCOL}:{alignment}:by-{screen.batch or 'nothing'}"
+def protocol_ids() -> tuple[str, ...]:
+    """Every id that an answer may carry."""
+    return tuple(_protocol(alignment, batch) for alignment in ALIGNMENTS for batch in (*BATCHES, ""))
+
+
+def _protocol(alignment: str, batch: str) -> str:
+    return f"{PROTOCOL}:{alignment}:by-{batch or 'nothing'}"
 
 
 def _aligned(alignment: str, profiles: Floats, screen: Screen, controls: Mask) -> tuple[Floats | None, str]:

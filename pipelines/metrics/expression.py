@@ -17,8 +17,9 @@ mean with it. R^2 is not given: without an intercept it is meaningless.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ GRID = tuple(float(a) for a in np.logspace(-2, 6, 17))
 FEWEST_SPOTS = 3
 #: parts of a single training patient, at most
 _PARTS = 5
-_BY_PATIENT = "patient"
+_BY_PATIENT, _BY_SECTION, _BY_FIFTHS = _LEFT_OUT = ("patient", "section", "contiguous-fifths")
 _CONSTANT = 1e-12
 #: axes with less than this share of the largest variance are rounding
 _RANK = 1e-13
@@ -139,15 +140,30 @@ def expression_scores(
         class_in_units=int(tested.sum()),
         inflation=inflation_of(len(numbers)),
     )
-    rules = _protocol_id(protocol, chosen)
+    rules = protocol_id(protocol, chosen - {""})
     return Expression(statistic, np.array(values), float(np.std(values)), np.mean(per_gene, axis=0), tuple(alphas), constant, rules)
 
 
-def _protocol_id(protocol: str, chosen: set[str]) -> str:
+def protocol_id(protocol: str, by: Collection[str] = ()) -> str:
+    """Names every rule of a protocol.
+
+    Args:
+        protocol: one of `PROTOCOLS`.
+        by: of `hest_cv` what was left out to choose the penalty, over all folds: "patient", "section", "contiguous-fifths"; none where nothing
+            could be fitted.
+    """
     if protocol == "hest_cv":
-        name = protocol if chosen == {_BY_PATIENT} else ONE_PATIENT
-        return f"{name}/alpha=1e-2..1e6x{len(GRID)}-by-{'-or-'.join(sorted(chosen))}/log1p/pooled-r/v2"
+        name = ONE_PATIENT if set(by) - {_BY_PATIENT} else protocol
+        chosen = f"-by-{'-or-'.join(sorted(by))}" if by else ""
+        return f"{name}/alpha=1e-2..1e6x{len(GRID)}{chosen}/log1p/pooled-r/v2"
     return f"hest_a1/pca{COMPONENTS}-exact/log1p/pooled-r/v2" if protocol == "hest_a1" else f"{protocol}/log1p/pooled-r/v2"
+
+
+def protocol_ids(protocol: str) -> tuple[str, ...]:
+    """Every id that a score by one of `PROTOCOLS` may carry: which of several it is hangs on how many patients and sections train a fold."""
+    if protocol != "hest_cv":
+        return (protocol_id(protocol),)
+    return tuple(protocol_id(protocol, by) for n in range(len(_LEFT_OUT) + 1) for by in combinations(_LEFT_OUT, n))
 
 
 def _left_out(patients: Ints, sections: Ints | None) -> tuple[Ints, str]:
@@ -155,13 +171,13 @@ def _left_out(patients: Ints, sections: Ints | None) -> tuple[Ints, str]:
     if len(np.unique(patients)) > 1:
         return patients, _BY_PATIENT
     if sections is not None and (np.unique(sections, return_counts=True)[1] >= FEWEST_SPOTS).sum() > 1:
-        return sections, "section"
+        return sections, _BY_SECTION
     parts = min(_PARTS, len(patients) // FEWEST_SPOTS)
     if parts < 2:
         raise InputError(
             f"`hest_cv` chooses its penalty inside of a single training patient, which needs at least {2 * FEWEST_SPOTS} spots, got {len(patients)}."
         )
-    return np.arange(len(patients)) * parts // len(patients), "contiguous-fifths"
+    return np.arange(len(patients)) * parts // len(patients), _BY_FIFTHS
 
 
 def _counts(counts: Floats, n: int) -> Floats:

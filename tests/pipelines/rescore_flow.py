@@ -74,6 +74,8 @@ def write_card(world: dict[str, Any], benchmark: str, row: str, protocols: dict[
     # one benchmark has no replicates, as where every image is its own unit
     kinds = metrics if benchmark == "culture" else {"logistic": metrics["logistic"]}
     made["scores"] = [vars(entry("chirality", metric, protocol_id=protocols[kind], primary=kind == "logistic")) for kind, metric in kinds.items()]
+    # the other benchmark has no wells
+    made["beside"] = {"replicates": [protocols["replicates"]]} if benchmark == "culture" and role != "positive" else {}
     for found in made["tasks"]:
         found["beyond"] = {}
     made["data_hash"] = sha(Path("data", benchmark, "index.parquet"))

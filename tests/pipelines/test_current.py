@@ -13,12 +13,14 @@ import yaml
 from safetensors.torch import save_file
 
 from pipelines.benchmarks.index import Benchmark
+from pipelines.beside import replicates
 from pipelines.current import Judge
 from pipelines.diagnose import diagnose
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
 from pipelines.metrics import few_shot, retrieval
 from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
+from pipelines.rescore import plan
 from pipelines.study import asdict_without_none
 from pipelines.workspace import Workspace
 from registry.encoders.architecture import Architecture
@@ -125,6 +127,20 @@ def test_another_benchmark_card_counts_though_the_index_is_the_same(workspace: W
     path = workspace.data("tiny") / "card.json"
     write_json(path, {**read_json(path), "title": "Another"})
     assert {(r.cause, r.step) for reasons in stale(workspace).values() for r in reasons} == {("data", "extract")}
+
+
+def test_another_rule_of_what_is_asked_beside_the_tasks_evaluates_again_the_rows_that_were_asked(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicates, "PROTOCOL", "replicates:v99")
+    found = stale(workspace)
+    # one has no vectors, and the positive control is another row for each task
+    assert set(found) == ROWS - {"composition", "oracle"}
+    assert {(r.cause, r.step, r.sentence.partition(" now,")[0]) for reasons in found.values() for r in reasons} == {
+        ("protocol", "evaluate", "`replicates` follows `replicates:v99`")
+    }
+    # neither extraction nor the positive control
+    assert plan(Judge(workspace.root), "tiny") == [*sorted(f"evaluate@tiny--{cell.cell}" for cell in CELLS), "diagnose@tiny", "package@tiny"]
 
 
 @pytest.mark.parametrize(("module", "prefix"), [(retrieval, "`retrieval."), (few_shot, "`simpleshot.")])

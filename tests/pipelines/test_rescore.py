@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
+from pipelines.beside import replicates
 from pipelines.cli import main
 from pipelines.current import Judge, protocols
 from pipelines.metrics import retrieval
@@ -80,6 +82,11 @@ def flow() -> dict[str, Any]:
     }
 
 
+def write_index(folder: Path, image: str) -> None:
+    """An index that names one image and nothing of wells."""
+    pd.DataFrame({"image_id": [image]}).to_parquet(folder / "index.parquet")
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -93,13 +100,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PARAMS.compare:
         folder = root / "data" / name
         folder.mkdir(parents=True)
-        (folder / "index.parquet").write_text(f"the index of {name}")
+        write_index(folder, f"the index of {name}")
         (folder / "gain.txt").write_text("0.12")
         write_json(folder / "card.json", {"name": name})
     for name in ("code.txt", "net.bin"):
         (root / name).write_text(name)
     now = {name: installed()[name] for name in ("numpy", "torch")}
-    write_json(root / "world.json", {"protocols": protocols(PARAMS), "versions": {"culture": now, "tissue": {**now, "numpy": "0.0.1"}}})
+    write_json(
+        root / "world.json",
+        {"protocols": {**protocols(PARAMS), "replicates": replicates.PROTOCOL}, "versions": {"culture": now, "tissue": {**now, "numpy": "0.0.1"}}},
+    )
     (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(PARAMS)))
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": flow()}))
     with pytest.MonkeyPatch.context() as patch:
@@ -154,13 +164,13 @@ def test_a_library_runs_the_cells_it_made_and_what_comes_after(workspace: Path) 
 
 
 def test_another_index_runs_that_benchmark_and_trains_what_was_trained_on_it(workspace: Path) -> None:
-    (workspace / "data" / "culture" / "index.parquet").write_text("another split")
+    write_index(workspace / "data" / "culture", "another split")
     assert stages(workspace)["culture"] == [
         *("train@culture--simclr", "extract@culture--controls", "extract@culture--simclr"),
         *("evaluate@culture--controls", "evaluate@culture--simclr", "oracle@culture", "diagnose@culture", "package@culture"),
     ]
     # the same images under another card: weights are kept
-    (workspace / "data" / "culture" / "index.parquet").write_text("the index of culture")
+    write_index(workspace / "data" / "culture", "the index of culture")
     write_json(workspace / "data" / "culture" / "card.json", {"name": "culture", "title": "Another"})
     assert stages(workspace)["culture"][0] == "extract@culture--controls"
 
@@ -172,6 +182,13 @@ def test_another_protocol_runs_no_extraction_and_no_benchmark_without_such_score
         "culture": ["evaluate@culture--controls", "evaluate@culture--simclr", "oracle@culture", "diagnose@culture", "package@culture"],
         "tissue": tissue,
     }
+
+
+def test_another_rule_beside_the_tasks_runs_the_rows_that_were_asked_by_it(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tissue = stages(workspace)["tissue"]
+    monkeypatch.setattr(replicates, "PROTOCOL", "replicates:v99")
+    culture = ["evaluate@culture--controls", "evaluate@culture--simclr", "diagnose@culture", "package@culture"]
+    assert stages(workspace) == {"culture": culture, "tissue": tissue}
 
 
 def test_another_margin_runs_verdicts_alone(workspace: Path) -> None:
@@ -222,7 +239,7 @@ def test_what_a_killed_run_left_is_known_though_dvc_had_removed_what_the_stage_m
     assert journal is not None
     assert journal.left == TISSUE[TISSUE.index(killed) :]
     # under other facts all of it is chosen anew
-    (workspace / "data" / "tissue" / "index.parquet").write_text("another split")
+    write_index(workspace / "data" / "tissue", "another split")
     assert _journal(Judge(workspace), "tissue") is None
 
 
@@ -323,7 +340,7 @@ def test_a_promotion_does_not_outlive_its_evidence(workspace: Path, store: Store
     assert promote(store, "net").passed
     assert promote(store, "simclr").passed
     upgrade(workspace)
-    (workspace / "data" / "culture" / "index.parquet").write_text("another split")
+    write_index(workspace / "data" / "culture", "another split")
     (workspace / "data" / "tissue" / "gain.txt").write_text("-0.1")
     assert run(workspace, "registry", "list") == 0
     said = capsys.readouterr()
@@ -345,7 +362,7 @@ def test_a_promotion_does_not_outlive_its_evidence(workspace: Path, store: Store
 def test_targets_choose_benchmarks(workspace: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     sync(store, workspace)
     assert promote(store, "simclr").passed
-    (workspace / "data" / "culture" / "index.parquet").write_text("another split")
+    write_index(workspace / "data" / "culture", "another split")
     judge = Judge(workspace)
     standings = look(store, judge)
     assert survey(judge, standings, ["density"]).benchmarks == ["culture", "tissue"]

@@ -423,6 +423,8 @@ PARTS = {
     "ranking.sums_by_unit": "the same",
     "ranking.sums_without_ties": "the same",
     "names.whole_names": "the check itself",
+    "expression.protocol_id": "a name",
+    "expression.protocol_ids": "names",
     "ridge.protocol_id": "a name",
     "selectivity.share_recurring": "whether `selectivity` can be asked",
     "sentences.detail": "words",

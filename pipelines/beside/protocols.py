@@ -1,0 +1,43 @@
+"""Protocol ids of what is asked beside the tasks: those that the tables of a benchmark record, and those that the code follows now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.benchmarks.index import EXPRESSION
+from pipelines.benchmarks.known import ENTITY, TREATMENT
+from pipelines.beside import expression, knowledge, replicates
+from pipelines.metrics.expression import PROTOCOLS, protocol_ids
+
+
+def current() -> dict[str, tuple[str, ...]]:
+    """Every id that an answer may carry now, by what was asked; which of several it is hangs on the design of the benchmark."""
+    return {"replicates": (replicates.PROTOCOL,), "knowledge": knowledge.protocol_ids(), **{name: protocol_ids(name) for name in PROTOCOLS}}
+
+
+def asked_of(folder: Path) -> bool:
+    """Whether a benchmark has what any of it is asked about: names of what was done to wells, or counts of genes.
+
+    Args:
+        folder: of the benchmark, with its index.
+    """
+    import pyarrow.parquet as pq
+
+    return (folder / EXPRESSION).is_file() or bool({TREATMENT, ENTITY} & set(pq.read_schema(folder / "index.parquet").names))
+
+
+def recorded(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """The ids that answers of one benchmark carry, by row and by what was asked, sorted.
+
+    Args:
+        folder: `W/out/scores/<benchmark>`.
+    """
+    answers = [
+        *(("replicates", one.row, one.protocol_id) for one in replicates.read_all(folder)),
+        *(("knowledge", one.row, one.protocol_id) for one in knowledge.read_all(folder)),
+        *((one.protocol, one.row, one.protocol_id) for one in expression.read_scores(folder)),
+    ]
+    found: dict[str, dict[str, set[str]]] = {}
+    for asked, row, followed in answers:
+        found.setdefault(row, {}).setdefault(asked, set()).add(followed)
+    return {row: {asked: sorted(ids) for asked, ids in each.items()} for row, each in found.items()}
