@@ -10,9 +10,11 @@ from functools import lru_cache
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.endpoint.metrics import Metrics
+from serving.endpoint.protocol import REFUSED
 from serving.errors import STATUS, MisdirectedError, UnauthorizedError
 from serving.schema import ErrorAnswer
 from serving.settings import PREFIX, is_loopback
@@ -26,6 +28,10 @@ _UNAUTHORIZED = ErrorAnswer(
 )
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(:[0-9]*)?")
+#: in the log and the counters: the client hung up before its body was whole, so that nobody was answered (as nginx says it)
+HUNG_UP = 499
+#: where a request's scope has its id
+REQUEST_ID = "blankslide.request_id"
 log = logging.getLogger("blankslide")
 
 
@@ -51,6 +57,7 @@ class Access:
         start, headers = perf_counter(), Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        scope[REQUEST_ID] = request_id
         method, status = scope["method"], 0
         if method == "HEAD":
             # answered as GET: the server leaves the body away
@@ -70,6 +77,9 @@ class Access:
                 await self._app(scope, receive, answered)
             else:
                 await _send(answered, _UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+        except ClientDisconnect:
+            # not a fault: nobody is there to be answered, or the connection has said why it takes no more
+            status = scope.get(REFUSED, HUNG_UP)
         except Exception as error:
             log.exception("request failed", extra={"facts": {"id": request_id}})
             if status:

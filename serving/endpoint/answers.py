@@ -144,9 +144,9 @@ def _plain(reading: Reading) -> Reading:
     return reading.model_copy(update={"nearest": nearest, "thumbnails": "The request asked for no pictures."})
 
 
-def error_answer(error: BlankslideError, expected: dict[str, Any] | None = None) -> ErrorAnswer:
-    """What is said of an error."""
-    return ErrorAnswer(error=str(error), kind=type(error).__name__, status=status_of(error), expected=expected)
+def error_answer(error: BlankslideError, expected: dict[str, Any] | None = None, request_id: str | None = None) -> ErrorAnswer:
+    """What is said of an error; under `request_id` the log has more of it."""
+    return ErrorAnswer(error=str(error), kind=type(error).__name__, status=status_of(error), expected=expected, request_id=request_id)
 
 
 def _answer(one: Found) -> EmbeddingAnswer | Reading:

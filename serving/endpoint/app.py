@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
 from importlib import metadata, resources
 from time import perf_counter
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, InputError, NotFoundError
-from serving.endpoint.access import Access
+from serving.endpoint.access import REQUEST_ID, Access, log
 from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
@@ -27,7 +28,7 @@ from serving.endpoint.metrics import CONTENT_TYPE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
 from serving.endpoint.responses import ERRORS, NOT_FOUND
 from serving.endpoint.served import ServedModels
-from serving.errors import BodyKindError, OverloadedError, TooSlowError
+from serving.errors import BodyKindError, OverloadedError, TooSlowError, status_of
 from serving.framing import Framing
 from serving.schema import Channels, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
@@ -233,12 +234,15 @@ def _add_error_handlers(app: FastAPI, models: ServedModels) -> None:
 
     @app.exception_handler(BlankslideError)
     async def on_known(request: Request, error: BlankslideError) -> JSONResponse:
-        expected = None
+        expected, request_id = None, None
         if isinstance(error, ImageError) and request.query_params.get("model") in models.names:
             expected = models.scorer(request.query_params["model"]).expected.model_dump()
         elif isinstance(error, NotFoundError):
             expected = {"known": error.known}
-        response = answer(error_answer(error, expected))
+        if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
+            request_id = request.scope[REQUEST_ID]
+            log.error("request failed", exc_info=error, extra={"facts": {"id": request_id}})
+        response = answer(error_answer(error, expected, request_id))
         if isinstance(error, OverloadedError | TooSlowError):
             response.headers["Retry-After"] = RETRY_AFTER
         return response

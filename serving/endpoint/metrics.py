@@ -23,7 +23,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter("blankslide_requests", "Requests answered.", ("route", "status"), registry=registry)
+        self._requests = Counter(
+            "blankslide_requests",
+            "Requests by the status of their answer; 499: the client hung up before its body was whole.",
+            ("route", "status"),
+            registry=registry,
+        )
         self._seconds = Histogram(
             "blankslide_request_seconds", "From a request's headers to the end of its answer.", ("route",), buckets=_SECONDS, registry=registry
         )

@@ -24,6 +24,8 @@ READ_AHEAD = 2**20
 MOST_HEAD = 2**16
 #: who is refused while it still sends would see a broken connection instead of the answer: for so long, what comes is dropped
 LINGER_S = 2.0
+#: where the scope of a request has the status with which its connection refused the rest of its body
+REFUSED = "blankslide.refused"
 log = logging.getLogger("blankslide")
 
 
@@ -138,6 +140,7 @@ class Protocol(HttpToolsProtocol):
             return
         if self._answering:
             # its request is the one that is refused
+            cast("dict[str, Any]", self.cycle.scope)[REFUSED] = int(status_of(error))
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id, status = uuid.uuid4().hex, status_of(error)

@@ -6,9 +6,12 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -23,6 +26,7 @@ from tests.serving.bundles import TinyBundle, npy
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a-token-of-this-test"
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -188,3 +192,49 @@ def test_counters(tiny: TinyBundle) -> None:
     stages = {name: said[f'blankslide_stage_seconds_count{{model="tiny",stage="{name}"}}'] for name in ("read", "wait", "decode", "embed", "score")}
     assert stages == {"read": 4, "wait": 4, "decode": 4, "embed": 3, "score": 3}
     assert said['blankslide_queue_images{model="tiny"}'] == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "path"),
+    [
+        ("Content-Length: 100000\r\n\r\n", "/v1/score?model=tiny"),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\n", "/v1/embed?model=tiny"),
+        ("Content-Length: 100000\r\n\r\n", "/v2/models/tiny/infer"),
+    ],
+)
+def test_a_client_that_hangs_up_is_no_fault_of_the_service(tiny: TinyBundle, records: io.StringIO, head: str, path: str) -> None:
+    with running([Scorer.open(tiny.folder)]) as url:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), 20) as client:
+            client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: gone\r\n{head}abcde".encode())
+        line = wait_for(lambda: next((line for line in lines(records) if line["id"] == "gone"), None))
+        text = httpx.get(f"{url}/metrics").text
+    assert (line["message"], line["level"], line["status"]) == ("request", "info", 499)
+    assert "request failed" not in records.getvalue()
+    route = "/v2/models/{name}/infer" if "infer" in path else path.partition("?")[0]
+    assert f'blankslide_requests_total{{route="{route}",status="499"}} 1.0' in text
+    assert 'status="5' not in text
+
+
+def test_a_body_that_its_connection_refuses_has_the_status_that_was_answered(tiny: TinyBundle, records: io.StringIO) -> None:
+    with running([Scorer.open(tiny.folder)]) as url:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), 20) as client:
+            client.sendall(b"POST /v1/score?model=tiny HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+        line = wait_for(lambda: next((line for line in lines(records) if line["message"] == "request"), None))
+    assert line["status"] == 400
+    assert "request failed" not in records.getvalue()
+
+
+def lines(records: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in records.getvalue().splitlines()]
+
+
+def wait_for(found: Callable[[], T]) -> T:
+    """What is found as soon as it is there."""
+    until = time.monotonic() + 20
+    while not (value := found()):
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.02)
+    return value

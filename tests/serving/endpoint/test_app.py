@@ -227,6 +227,24 @@ class TestRefused:
         assert facts["request failed"]["id"] == facts["request"]["id"]
         assert begun or facts["request"]["id"] == said.request_id
 
+    def test_a_bundle_at_fault_is_answered_in_its_own_words_and_found_in_the_log(
+        self, tiny: TinyBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: Scorer) -> None:
+            raise BundleError("The golden images are gone. Package the benchmark again.")
+
+        monkeypatch.setattr(Scorer, "example", broken)
+        with running([Scorer.open(tiny.folder)]) as address, caplog.at_level("INFO", "blankslide"):
+            answer = httpx.get(f"{address}/v1/example?model=tiny")
+        said = ErrorAnswer.model_validate(answer.json())
+        assert (answer.status_code, said.status, said.kind) == (500, 500, "BundleError")
+        assert said.error == "The golden images are gone. Package the benchmark again."
+        assert said.request_id == answer.headers["x-request-id"]
+        (record,) = [record for record in caplog.records if record.message == "request failed"]
+        assert vars(record)["facts"] == {"id": said.request_id}
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], BundleError)
+
     @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/nothing"])
     def test_head_says_what_get_says_without_it(self, http: httpx.Client, path: str) -> None:
         head, get = http.head(path), http.get(path)
