@@ -133,7 +133,8 @@ def _add_stated(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
     parser.add_argument("--expression", type=Path, metavar="TABLE", help="raw counts of genes: image_id and a column per gene, or AnnData")
     parser.add_argument("--modality", choices=("cells", "tissue", "natural"), default="cells")
-    parser.add_argument("--folds", type=int, help="outer folds (default: by the number of units)")
+    about = "outer folds (default: by the number of units), or the column that states in which fold an image is tested (-1, `train`: in none)"
+    parser.add_argument("--folds", metavar="NUMBER|COLUMN", help=about)
     parser.add_argument("--rare-labels", choices=("exclude", "keep"), default="exclude", help="labels found in fewer than --least-units units")
     parser.add_argument("--least-units", type=int, default=2, help="units a label must occur in (an interval needs 3)")
     parser.add_argument("--metric", default="logistic.balanced_accuracy", help="what verdicts are about; also retrieval.map, knn.balanced_accuracy")

@@ -75,7 +75,7 @@ def import_data(options: argparse.Namespace) -> None:
 
 def stated_of(options: argparse.Namespace) -> dict[str, Any]:
     """Fields of `ImportOptions` that images and tables of vectors are imported with alike."""
-    from pipelines.benchmarks.options import parse_multilabel, parse_where
+    from pipelines.benchmarks.options import parse_folds, parse_multilabel, parse_where
 
     return {
         "labels": tuple(options.label),
@@ -97,7 +97,7 @@ def stated_of(options: argparse.Namespace) -> dict[str, Any]:
         "licence": options.licence,
         "citation": options.citation,
         "source": options.source,
-        "folds": options.folds,
+        "folds": parse_folds(options.folds) if options.folds else None,
         "rare_labels": options.rare_labels,
         "least_units": options.least_units,
         "metric": options.metric,

@@ -57,6 +57,8 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
     labels = options.labels or (CLASS,)
     for column in labels:
         require(manifest.rows, column, "labels")
+    if isinstance(options.folds, str):
+        require(manifest.rows, options.folds, "folds")
     settle_units(manifest.rows, options.unit, manifest.rows["image_id"], control_rows(manifest.rows, options))
     options = replace(
         options, relations=tuple(located(t, folder) for t in options.relations), targets=options.targets and located(options.targets, folder)

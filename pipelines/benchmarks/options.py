@@ -20,7 +20,7 @@ LEAST_UNITS = 2
 #: a line of keys as they may be written in blankslide.yaml for the plural fields
 _ALIASES = {"label": "labels", "channel": "channels", "multilabel": "multilabels"}
 _TUPLES = ("path", "labels", "channels")
-_INTEGERS = ("crop", "folds", "least_units", "tolerate", "seed", "workers")
+_INTEGERS = ("crop", "least_units", "tolerate", "seed", "workers")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ImportOptions:
         mask: column of a label mask; with `object` each row is one object of the image.
         object: column of the object's number in the mask.
         crop: side in pixels of the square cut around each object; None: `objects.crop_side`.
-        folds: outer folds; 1: one held-out half; None: `splits.default_folds`.
+        folds: outer folds; 1: one held-out half; None: `splits.default_folds`; a column that states each image's test fold: `splits.stated_folds`.
         rare_labels: what becomes of a label that occurs in fewer than `least_units` units: "exclude" or "keep".
         least_units: see `rare_labels`; an interval needs 3 units of every class.
         metric: what verdicts are about, of all tasks.
@@ -94,7 +94,7 @@ class ImportOptions:
     mask: str | None = None
     object: str | None = None
     crop: int | None = None
-    folds: int | None = None
+    folds: int | str | None = None
     rare_labels: str = "exclude"
     least_units: int = LEAST_UNITS
     metric: str = PRIMARY_METRICS[0]
@@ -115,7 +115,7 @@ class ImportOptions:
             ("seed", self.seed, 0),
             ("workers", self.workers, 1),
         ):
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise ParamsError(f"Expected `{name}` to be at least {least}, got {value}.")
         if self.pixel_size_um is not None and self.pixel_size_um <= 0:
             raise ParamsError(f"Expected `pixel_size_um` to be more than 0, got {self.pixel_size_um}.")
@@ -174,6 +174,11 @@ def parse_multilabel(text: str) -> tuple[str, str]:
     return column, separator or "|"
 
 
+def parse_folds(text: str) -> int | str:
+    """A number of outer folds, or the column that states them."""
+    return int(text) if text.isdecimal() else text
+
+
 def benchmark_name(text: str) -> str:
     """`text` as a benchmark name: lower case, anything but letters, digits, `_` and `-` replaced by `-`.
 
@@ -210,8 +215,10 @@ def _converted(name: str, value: Any, source: str) -> Any:
         if not isinstance(value, bool):
             raise ParamsError(f"`{source}`: expected `replace` to be true or false, got `{value}`.")
         return value
-    if name in _INTEGERS or name == "pixel_size_um":
-        expected, kinds = ("a whole number", (int,)) if name in _INTEGERS else ("a number", (int, float))
+    if name == "folds" and isinstance(value, str):
+        return parse_folds(value)
+    if name in (*_INTEGERS, "folds", "pixel_size_um"):
+        expected, kinds = ("a number", (int, float)) if name == "pixel_size_um" else ("a whole number", (int,))
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise ParamsError(f"`{source}`: expected `{name}` to be {expected}, got `{value}`.")
         return value

@@ -12,7 +12,9 @@ from pipelines.benchmarks.annotations import confound_notes, metadata, position_
 from pipelines.benchmarks.card import Task
 from pipelines.benchmarks.known import label_columns
 from pipelines.benchmarks.options import IMAGE_UNIT, ImportOptions, benchmark_name
-from pipelines.benchmarks.splits import assign_folds, default_folds
+from pipelines.benchmarks.splits import assign_folds, default_folds, stated_folds
+from pipelines.benchmarks.tables import require
+from registry.arrays import Ints
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,21 @@ def ask(rows: pd.DataFrame, units: pd.Series, labels: Sequence[str], options: Im
         index[task.column] = settled.values
         tasks.append(replace(task, question=_question(column, settled.values.nunique(), unit, thing)))
         notes += [*settled.notes, *confound_notes(column, settled.values, meta, units)]
-    folds = options.folds or default_folds(units.nunique())
-    index["fold"] = assign_folds(units, index[[task.column for task in tasks]], folds, options.seed)
-    how = f"{folds} folds" if folds > 1 else "One half of the units held out"
-    notes.append(f"{how} by `{unit}`, balanced over classes.")
+    index["fold"], how = _split(rows, units, index[[task.column for task in tasks]], options)
+    notes.append(how)
     return Asked(index, tuple(tasks), tuple(notes))
+
+
+def _split(rows: pd.DataFrame, units: pd.Series, labels: pd.DataFrame, options: ImportOptions) -> tuple[Ints, str]:
+    """The fold of each row, and a sentence that says whose the split is."""
+    if isinstance(options.folds, str):
+        stated = stated_folds(require(rows, options.folds, "folds"), units)
+        names = ", ".join(f"`{name}`" for name in stated.names)
+        always = f"; {int((stated.fold < 0).sum())} are never tested" if (stated.fold < 0).any() else ""
+        return stated.fold, f"Split as column `{options.folds}` states: tested in {names}{always}."
+    folds = options.folds or default_folds(units.nunique())
+    how = f"{folds} folds" if folds > 1 else "One half of the units held out"
+    return assign_folds(units, labels, folds, options.seed), f"{how} by `{options.unit}`, balanced over classes."
 
 
 def _task_name(column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,63 @@ from registry.errors import BenchmarkError
 
 #: folds of a benchmark with enough units
 USUAL_FOLDS = 5
+#: what a stated split calls images that are never tested
+ALWAYS_TRAINING = ("-1", "train")
 
 
 def default_folds(n_units: int) -> int:
     """The number of outer folds unless one is asked for: 5, or one per unit where there are fewer than 5 units."""
     return min(USUAL_FOLDS, n_units)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A split that others have made.
+
+    Attributes:
+        fold: (n,) in which an image is tested, -1 = always training.
+        names: what the folds are called, in their order.
+    """
+
+    fold: Ints
+    names: tuple[str, ...]
+
+
+def stated_folds(values: pd.Series, units: pd.Series) -> Stated:
+    """A split as a column states it: of each image the name of the fold in which it is tested.
+
+    Every fold is trained on all images that are not its own: a published split in which some are neither is not of this kind.
+
+    Args:
+        values: (n,) names; `-1` and `train` stand for images that are never tested. Whole numbers are ordered as numbers, other names as text.
+        units: (n,) what must not be torn.
+
+    Raises:
+        BenchmarkError: an image without a fold, a unit in two folds, no fold, or nothing to train on.
+    """
+    names = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    if (names == "").any():
+        missing = int((names == "").sum())
+        raise BenchmarkError(
+            f"Column `{values.name}` states no fold of {missing} of {len(values)} images. State the fold in which each is tested, or `-1` for none."
+        )
+    trained = names.str.lower().isin(ALWAYS_TRAINING)
+    torn = names.groupby(units).nunique()
+    if (torn > 1).any():
+        unit = torn.index[torn > 1][0]
+        listed = ", ".join(f"`{name}`" for name in sorted(set(names[units == unit]))[:5])
+        raise BenchmarkError(
+            f"Column `{values.name}` puts unit `{unit}` into several folds ({listed}), so that it would be tested by what has learned from it."
+            " Name another unit, or correct the column."
+        )
+    found = sorted(set(names[~trained]), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    if not found or (len(found) == 1 and not trained.any()):
+        raise BenchmarkError(
+            f"Expected `{values.name}` to name two folds or more, or one beside images that are always training (`-1`, `train`),"
+            f" got {', '.join(f'`{name}`' for name in sorted(set(names)))}."
+        )
+    number = {name: i for i, name in enumerate(found)}
+    return Stated(np.array([-1 if always else number[name] for name, always in zip(names, trained, strict=True)], np.int64), tuple(found))
 
 
 def assign_folds(units: pd.Series, labels: pd.DataFrame, folds: int, seed: int) -> Ints:

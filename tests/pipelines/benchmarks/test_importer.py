@@ -246,6 +246,17 @@ def test_copies_lie_in_one_fold_when_images_are_units_and_are_reported_otherwise
     assert any("3 images have an exact copy in another fold" in note for note in by_plate.card.notes)
 
 
+def test_a_published_split_is_taken_as_it_is_stated(tmp_path: Path) -> None:
+    frame = table(tmp_path / "raw")
+    frame["split"] = frame["plate"].map({"P0": "second", "P1": "first", "P2": "first", "P3": "train", "P4": "second", "P5": "train"})
+    frame.to_csv(tmp_path / "raw" / "cells.csv", index=False)
+    made = imported(tmp_path / "raw", replace(TABLE, folds="split"))
+    by_plate = made.index.groupby("unit")["fold"].unique().map(list).to_dict()
+    assert by_plate == {"P0": [1], "P1": [0], "P2": [0], "P3": [-1], "P4": [1], "P5": [-1]}
+    assert "Split as column `split` states: tested in `first`, `second`; 8 are never tested." in made.card.notes
+    assert not any("balanced over classes" in note for note in made.card.notes)
+
+
 def test_a_batch_that_gives_the_class_away_is_told(tmp_path: Path) -> None:
     frame = table(tmp_path / "raw")
     frame["batch"] = frame["phenotype"].map({"round": "monday", "flat": "tuesday"})
@@ -472,6 +483,8 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
     assert "There is no column `rig` for the batch" in refused(tmp_path / "raw", replace(TABLE, batch="rig"))
     assert "There is no table" in refused(tmp_path / "raw", replace(TABLE, table=Path("no.csv")))
     assert "at least 9 units for 9 folds, got 6" in refused(tmp_path / "raw", replace(TABLE, folds=9))
+    assert "There is no column `split` for the folds" in refused(tmp_path / "raw", replace(TABLE, folds="split"))
+    assert "puts unit `P0` into several folds" in refused(tmp_path / "raw", replace(TABLE, folds="well"))
     for change, message in (
         ({"phenotype": "round"}, "expected at least two classes, got one class, `round`"),
         ({"phenotype": None}, "no label at all"),
@@ -514,8 +527,9 @@ def test_options_are_checked() -> None:
         ImportOptions.from_mapping({"lable": "a"}, "x.yaml")
     with pytest.raises(ParamsError, match=r"`x\.yaml`: Expected `modality` to be `cells` or `tissue` or `natural`, got `cell`"):
         ImportOptions.from_mapping({"modality": "cell"}, "x.yaml")
-    with pytest.raises(ParamsError, match="expected `folds` to be a whole number, got `five`"):
-        ImportOptions.from_mapping({"folds": "five"}, "x.yaml")
+    with pytest.raises(ParamsError, match=r"expected `folds` to be a whole number, got `2\.5`"):
+        ImportOptions.from_mapping({"folds": 2.5}, "x.yaml")
+    assert [ImportOptions.from_mapping({"folds": value}, "x.yaml").folds for value in (3, "3", "split")] == [3, 3, "split"]
     with pytest.raises(ParamsError, match="Objects need both `mask`"):
         ImportOptions(mask="m")
     assert parse_where("run=a=b") == ("run", "a=b")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pipelines.benchmarks.splits import assign_folds, default_folds
+from pipelines.benchmarks.splits import assign_folds, default_folds, stated_folds
 from registry.errors import BenchmarkError
 
 
@@ -118,3 +120,31 @@ def test_too_few_units_are_refused() -> None:
 @pytest.mark.parametrize(("units", "folds"), [(2, 2), (3, 3), (4, 4), (5, 5), (45, 5), (2000, 5)])
 def test_default_folds(units: int, folds: int) -> None:
     assert default_folds(units) == folds
+
+
+class TestStated:
+    UNITS = pd.Series(["p1", "p1", "p2", "p3", "p10"])
+
+    def test_of_each_image_the_fold_in_which_it_is_tested(self) -> None:
+        found = stated_folds(pd.Series(["10", "10", " 2", "train", "a"], name="split"), self.UNITS)
+        assert found.names == ("2", "10", "a")
+        assert found.fold.tolist() == [1, 1, 0, -1, 2]
+        assert found.fold.dtype == np.int64
+
+    def test_one_fold_beside_training_images(self) -> None:
+        found = stated_folds(pd.Series(["test", "test", "Train", "-1", "train"], name="split"), self.UNITS)
+        assert (found.names, found.fold.tolist()) == (("test",), [0, 0, -1, -1, -1])
+
+    @pytest.mark.parametrize(
+        ("values", "said"),
+        [
+            (["0", "0", None, "1", ""], "states no fold of 2 of 5 images"),
+            (["0", "1", "1", "1", "1"], "puts unit `p1` into several folds (`0`, `1`)"),
+            (["0", "-1", "1", "1", "1"], "puts unit `p1` into several folds (`-1`, `0`)"),
+            (["x"] * 5, "two folds or more, or one beside images that are always training (`-1`, `train`), got `x`."),
+            (["train"] * 5, "got `train`."),
+        ],
+    )
+    def test_refused(self, values: list[str | None], said: str) -> None:
+        with pytest.raises(BenchmarkError, match=re.escape(said)):
+            stated_folds(pd.Series(values, name="split", dtype=object), self.UNITS)
