@@ -125,9 +125,10 @@ def metric_facts(workspace: Workspace, params: Params, benchmark: str) -> dict[s
     from pipelines.beyond import information_settings
 
     now = facts_of(workspace, params, benchmark)
+    beside = {asked: ", ".join(ids) for asked, ids in now.beside.items()}
     return {
         "data": {benchmark: now.data_hash},
-        "protocols": {**now.protocols, "bits": information_settings(params).protocol_id, "shortcut": now.shortcut},
+        "protocols": {**now.protocols, **beside, "bits": information_settings(params).protocol_id, "shortcut": now.shortcut},
         "settings": {name: now.settings[name] for name in ("evaluate", "seed")},
         "versions": dict(now.versions),
     }
