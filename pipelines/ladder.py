@@ -58,8 +58,7 @@ def ladder(workspace: Workspace, params: Params, name: str) -> None:
         "settings": asdict(params.ladder),
         "training": {method: stated_settings(params, name, method) for method in METHODS if method in found.rungs},
         "learned": found.learned,
-        "without": found.without,
-        "first_of_splits": len(benchmark.folds) if found.learned.keys() & set(METHODS) else 1,
+        "notes": found.notes,
     }
     with published(folder / "ladder.md") as temporary:
         temporary.write_text(ladder_tables(facts | concluded), encoding="utf-8")

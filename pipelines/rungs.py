@@ -49,6 +49,8 @@ TRUE, BATCH = "true", "batch"
 ADDED = (2.0, 1.0, 0.5)
 #: what a run's card names as its twin; the rung of no training is its own
 TWIN = "untrained"
+#: of several outer splits
+FIRST_OF = "Trained and tested on the first of {} outer splits."
 #: what is not asked where no control was extracted
 WITHOUT_CONTROLS = "Bits beyond the controls and the share that brightness reaches were not asked: no control was extracted for this benchmark."
 #: code that decides what a value is, beside that of training and extraction
@@ -107,13 +109,13 @@ class Values:
             "noise", and an embedding that knows nothing has rung -1. Where `labels` is "batch" the rung counts the amounts of ADDED.
         rungs: by ladder.
         learned: label columns that the runs of a ladder learned from.
-        without: what was not asked, and why, in a sentence; "".
+        notes: sentences on what is not as usual.
     """
 
     table: pd.DataFrame
     rungs: dict[str, Rungs]
     learned: dict[str, list[str]]
-    without: str
+    notes: list[str]
 
 
 def ladder_values(benchmark: Benchmark, rows: Mapping[str, Row], params: Params, folder: Path) -> Values:
@@ -136,6 +138,7 @@ def ladder_values(benchmark: Benchmark, rows: Mapping[str, Row], params: Params,
     wanted, name = params.ladder, benchmark.card.name
     if wanted.seeds < 2 or wanted.noise < 1:
         raise ParamsError(f"`ladder`: expected at least 2 `seeds` and 1 draw of `noise`, got {wanted.seeds} and {wanted.noise}.")
+    splits = len(benchmark.folds)
     diluted = {} if benchmark.card.image.present else _encoders(name, rows)
     benchmark = first_split(benchmark) if benchmark.card.image.present else benchmark
     rungs = {f"{DILUTED}{row}": Rungs(DILUTION, ADDED_NOISE) for row in diluted} or {
@@ -154,8 +157,8 @@ def ladder_values(benchmark: Benchmark, rows: Mapping[str, Row], params: Params,
     # as wide as the network's own
     nothing = [_Piece(kind, draw, dim=found[0]["dim"]) for kind, draws in ((CONSTANT, 1), (NOISE, wanted.noise)) for draw in range(draws)]
     table = pd.DataFrame([record for piece in found + work.all(work.nothing, nothing) for record in piece["values"]], columns=COLUMNS)
-    without = "" if asked.controls is not None else WITHOUT_CONTROLS
-    return Values(table, rungs, {ladder: found[number]["learned"] for number, ladder in enumerate(rungs)}, without)
+    notes = [FIRST_OF.format(splits)] * (splits > len(benchmark.folds)) + [WITHOUT_CONTROLS] * (asked.controls is None)
+    return Values(table, rungs, {ladder: found[number]["learned"] for number, ladder in enumerate(rungs)}, notes)
 
 
 def first_split(benchmark: Benchmark) -> Benchmark:

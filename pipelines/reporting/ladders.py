@@ -118,7 +118,7 @@ class LadderView:
     Attributes:
         summary: which metrics are blind, in words.
         stale: what has changed since it was found, in words; "" where nothing has.
-        without: what was not asked, and why; "".
+        notes: sentences on what is not as usual.
         ladders: their names.
         rungs: of each, in words.
         seeds: runs of each.
@@ -130,7 +130,7 @@ class LadderView:
 
     summary: str
     stale: str
-    without: str
+    notes: list[str]
     ladders: list[str]
     rungs: list[str]
     seeds: int
@@ -168,7 +168,7 @@ def ladder_view(found: Mapping[str, Any]) -> LadderView:
     return LadderView(
         summary=found["summary"],
         stale="",
-        without=found.get("without", ""),
+        notes=found["notes"],
         ladders=ladders,
         rungs=[rungs_in_words(name, **found["rungs"][name]) for name in ladders],
         seeds=found["settings"]["seeds"],
@@ -278,10 +278,8 @@ def ladder_tables(found: Mapping[str, Any]) -> str:
         return " / ".join([_short(sum(ends) / len(ends)), *given])
 
     rises = [f"`{task['task']}`: {', '.join(n for n, of in task['ladders'].items() if of['rises']) or 'none'}" for task in tasks]
-    splits, without = found.get("first_of_splits", 1), found.get("without", "")
     parts = [
-        *([f"Trained and tested on the first of {splits} outer splits."] if splits > 1 else []),
-        *([without] if without else []),
+        *found["notes"],
         f"Ladders that rise: {'; '.join(rises)}.",
         "\n".join(table(of_word)),
         found["summary"],

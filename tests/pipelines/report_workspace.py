@@ -78,7 +78,7 @@ def ladder(made_with: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "benchmark": "culture",
         "made_with": made_with,
         "settings": {"seeds": 5},
-        "without": "",
+        "notes": ["Trained and tested on the first of 3 outer splits."],
         "rungs": {"simclr": {"of": "epochs", "at": [0, 1, 2, 8]}, "supervised": {"of": "epochs", "at": [0, 2, 6, 20]}},
         "tasks": tasks,
         "summary": BLIND,

@@ -369,9 +369,10 @@ def test_of_several_splits_the_first_is_trained_and_tested_on(tmp_path: Path) ->
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
     assert main(["--workspace", str(tmp_path), "ladder", "tiny", "--seeds", "2"]) == 0
     made = Workspace(tmp_path)
-    assert found(made)["first_of_splits"] == 3
-    assert found(made)["without"].startswith("Bits beyond the controls and the share that brightness reaches were not asked")
-    assert "first of 3 outer splits" in ladder_tables(found(made))
+    first, without = found(made)["notes"]
+    assert first == "Trained and tested on the first of 3 outer splits."
+    assert without.startswith("Bits beyond the controls and the share that brightness reaches were not asked")
+    assert ladder_tables(found(made)).startswith(f"{first}\n\n{without}\n\nLadders that rise")
     rows = [Row.read(path.parent) for path in sorted(made.ladder("tiny").glob("runs/simclr-0/embeddings/*/manifest.json"))]
     assert len(rows) == 4
     images = int(json.loads((made.ladder("tiny") / "runs" / "simclr-0" / "weights" / "card.json").read_text())["training"]["images"])
@@ -432,7 +433,7 @@ def planted() -> pd.DataFrame:
     `confounds.mixed` notices an added batch, falls as encoders learn, gives its best to noise and refuses a constant; `confounds.deaf` notices none.
     """
     rng = np.random.default_rng(0)
-    records = []
+    records: list[dict[str, Any]] = []
 
     def put(ladder: str, seed: int, rung: int, labels: str, **values: float | None) -> None:
         records.extend(
@@ -502,7 +503,7 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
 
 
 def test_tables_say_what_was_concluded() -> None:
-    said = conclude(planted(), RUNGS) | {"settings": {"seeds": 5}}
+    said = conclude(planted(), RUNGS) | {"settings": {"seeds": 5}, "notes": []}
     text = ladder_tables(said)
     assert text.startswith(
         "Ladders that rise: `t`: simclr, supervised.\n\n| metric | `t` |\n| --- | --- |\n| `a.good` | orders 1 [.71, 1] 1 [.71, 1] |\n"

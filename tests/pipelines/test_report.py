@@ -249,6 +249,7 @@ def test_which_metrics_can_tell_is_said_where_it_was_asked(page: Page) -> None:
     assert (
         "5 runs of each ladder, with rungs at simclr: 0, 1, 2 and 8 epochs of training; supervised: 0, 2, 6 and 20 epochs of training." in page.text
     )
+    assert "no metric is judged there. Trained and tested on the first of 3 outer splits." in page.text
     table = page.text.split("Framed: the last rung is not clearly ahead of it.")[1].split("How alike the metrics rank")[0]
     count, texture = table.split("texture no ladder rises")
     assert "count simclr rises" in count
