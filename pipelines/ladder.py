@@ -98,8 +98,18 @@ def conclude(table: pd.DataFrame, rungs: Mapping[str, Rungs], scorecards: Sequen
             "encoders": _mean_agreement([task.agreement(beside) for task in known]),
             "rows": _mean_agreement(over_rows),
         },
-        "summary": " ".join(filter(None, [judging.summary(judged), judging.batch_summary(batch)])),
+        "summary": " ".join(filter(None, [judging.summary(judged), _not_judged(tasks), judging.batch_summary(batch)])),
     }
+
+
+def _not_judged(tasks: Sequence[_Task]) -> str:
+    """Which metrics could not be asked, because an encoder has no value; "" where all could."""
+    where: dict[str, list[str]] = {}
+    for task in tasks:
+        for metric in task.without_value:
+            where.setdefault(metric, []).append(f"`{task.name}`")
+    said = [f"`{metric}` on {', '.join(names)}" for metric, names in where.items()]
+    return f"Not judged, because some encoder has no value: {'; '.join(said)}." if said else ""
 
 
 @dataclass(frozen=True)

@@ -491,6 +491,7 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
     said_of_batch = "these get better as it becomes less, on every task: `confounds.mixed`; these do not: `confounds.deaf`."
     assert said["summary"].endswith(f"A batch was added to trained encoders: {said_of_batch}")
     assert task["without_value"] == ["partial"]
+    assert "Not judged, because some encoder has no value: `partial` on `t`." in said["summary"]
     assert {name: (each["rises"], each["ahead"]) for name, each in task["ladders"].items()} == dict.fromkeys(("simclr", "supervised"), (True, 0.6))
     assert "Blind here: `still` (scores a constant, noise and permuted labels as high); `collapse` (scores a constant as high);" in said["summary"]
     encoders, rows = said["agreement"]["encoders"], said["agreement"]["rows"]
