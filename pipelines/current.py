@@ -113,7 +113,7 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         common_dim={kind: narrow.protocol_id(kind) for kind in sorted({metric.partition(".")[0] for metric in METRICS})},
         beyond=information_settings(params).protocol_id if params.diagnose.beyond else "",
         shortcut=PROTOCOL,
-        beside=beside.current(),
+        beside=beside.current(params.evaluate),
         asks_beside=beside.asked_of(folder),
         versions=installed(),
         settings={"evaluate": asdict(params.evaluate), "diagnose": asdict(params.diagnose), "seed": params.seed},

@@ -214,7 +214,8 @@ def _replicates(vectors: Floats, wells: Wells, params: Params) -> dict[str, floa
 
 def _knowledge(vectors: Floats, screen: Screen, params: Params) -> dict[str, float | None]:
     """Every question under the alignment that a reader meets first."""
-    found = knowledge.knowledge("ladder", vectors, screen, seed=params.seed, alignments=(knowledge.shown(screen),))
+    rules = knowledge.Rules.of(params.evaluate)
+    found = knowledge.knowledge("ladder", vectors, screen, seed=params.seed, rules=rules, alignments=(knowledge.shown(screen),))
     return {f"{KNOWLEDGE}{' of '.join(filter(None, [one.question, one.about]))}": _known(one.value) for one in found}
 
 

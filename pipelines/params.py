@@ -81,12 +81,24 @@ class ExtractParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    """How vectors are scored; part of every `protocol_id`."""
+    """How vectors are scored; part of the `protocol_id`, or of the names, of what it is about.
+
+    `recall` and `sphere_epsilon` are about known biology (`beside.knowledge.Rules`): the tails of all pairs in which a known relation counts as
+    found, and what is added to singular values when profiles are sphered.
+    """
 
     max_dim: int = 128
     neighbours: int = 15
     inner_folds: int = 3
     permutations: int = 200
+    recall: list[float] = field(default_factory=lambda: [0.05, 0.95])
+    sphere_epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if len(self.recall) != 2 or not 0 < self.recall[0] < self.recall[1] < 1:
+            raise ParamsError(f"Expected `recall` to be two shares with 0 < low < high < 1, got {self.recall}.")
+        if not 0 <= self.sphere_epsilon < float("inf"):
+            raise ParamsError(f"Expected `sphere_epsilon` to be at least 0, got {self.sphere_epsilon}.")
 
 
 @dataclass(frozen=True)

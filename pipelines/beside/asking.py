@@ -12,7 +12,7 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.beside import expression, knowledge, probing, replicates
 from pipelines.beside.confounding import Design, confounds_of
 from pipelines.beside.expression import Answer, Expressed, Gene, Spots
-from pipelines.beside.knowledge import Knowledge, Screen
+from pipelines.beside.knowledge import Knowledge, Rules, Screen
 from pipelines.beside.probing import Probed, Types
 from pipelines.beside.replicates import Replicates
 from pipelines.beside.wells import Wells, wells_of
@@ -86,14 +86,15 @@ def _knowledge(benchmark: Benchmark, wells: Wells | None, rows: list[Row], param
     if wells is None:
         return []
     screen = Screen.of(benchmark, wells)
-    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed), {row.name: row for row in rows}, params.threads)
+    rules = Rules.of(params.evaluate)
+    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed, rules), {row.name: row for row in rows}, params.threads)
     return [one for each in found for one in each]
 
 
-def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, row: Row) -> list[Knowledge]:
+def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, rules: Rules, row: Row) -> list[Knowledge]:
     if row.manifest.folds:
-        return knowledge.not_asked(row.name, screen, _REFITTED)
-    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed)
+        return knowledge.not_asked(row.name, screen, _REFITTED, rules)
+    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed, rules=rules)
 
 
 def _probing(benchmark: Benchmark, questions: Sequence[Question], rows: list[Row], params: Params, kept: Kept) -> list[Probed]:

@@ -9,7 +9,7 @@
 | labels | `--multilabel` | mean normalised AP of treatments that share a label, mean over labels | 0 |
 | labels found | `--multilabel` | share of labels found at a false discovery rate of 5 % | 0 |
 
-Profiles are means over the tested images of a well; the wells are aligned by every rule of `alignment.ALIGNMENTS` that the controls allow, then
+Profiles are means over the tested images of a well; the wells are aligned by every rule of `alignment.alignments` that the controls allow, then
 averaged by treatment or entity, and compared by cosines. The batch of an alignment is `Metadata_Batch`, else `Metadata_Plate`.
 
 Consistency and magnitude need perturbations that do nothing. Here they are control wells, put together as the wells of a treatment are: the first
@@ -35,12 +35,13 @@ from pipelines.benchmarks.known import ENTITY, NANOMOLAR, PREFIX, label_sets
 from pipelines.beside.replicates import permuted_order, permuted_wells
 from pipelines.beside.wells import Wells
 from pipelines.lines import lines_of_cells, read_lines, write_lines
-from pipelines.metrics.alignment import ALIGNMENTS, aggregate
+from pipelines.metrics.alignment import EPSILON, Alignment, aggregate, alignments
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
 from pipelines.metrics.multilabel import label_scores
 from pipelines.metrics.names import whole_names
-from pipelines.metrics.relations import Signal, consistency, magnitude, recall
+from pipelines.metrics.relations import THRESHOLDS, Signal, consistency, magnitude, recall
 from pipelines.metrics.targets import Interaction, target_scores
+from pipelines.params import EvaluateParams
 from registry.arrays import Floats, Mask
 from registry.errors import InputError
 
@@ -64,14 +65,47 @@ FILE = "knowledge.parquet"
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What may be set of the questions. What is not as published is in the name of the alignment or of the question.
+
+    Attributes:
+        recall: shares of the null below and above which a known pair counts as found, as `relations.recall` takes them.
+        sphere_epsilon: as `alignment.spherize` takes it.
+    """
+
+    recall: tuple[float, float] = THRESHOLDS
+    sphere_epsilon: float = EPSILON
+
+    @classmethod
+    def of(cls, settings: EvaluateParams) -> Rules:
+        """As parameters say."""
+        low, high = settings.recall
+        return cls((low, high), settings.sphere_epsilon)
+
+    @property
+    def alignments(self) -> dict[str, Alignment]:
+        """The rules of alignment by name."""
+        return alignments(self.sphere_epsilon)
+
+    def recalled(self, source: str, scope: str) -> str:
+        """What a recall is about."""
+        tails = "" if self.recall == THRESHOLDS else f", tails up to {self.recall[0]!r} and from {self.recall[1]!r}"
+        return f"{source}, null over {scope}{tails}"
+
+
+#: as published
+PUBLISHED = Rules()
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """One row, question and alignment.
 
     Attributes:
         row: name of the encoder or control.
         question: "recall", "consistency", "magnitude", "targets AP", "targets AUROC", "labels" or "labels found".
-        about: the relation table and the scope of its null, or the column of labels; "" otherwise.
-        alignment: one of `alignment.ALIGNMENTS`.
+        about: the relation table, the scope of its null and tails that are not the published ones, or the column of labels; "" otherwise.
+        alignment: one of `alignment.alignments`.
         protocol_id: names the rule.
         value: larger is better. NaN where it is not estimable.
         reference: what chance gives.
@@ -202,7 +236,13 @@ def permuted_screen(screen: Screen, seed: Sequence[int]) -> Screen | None:
 
 
 def knowledge(
-    row: str, vectors: Floats, screen: Screen, permutations: int = PERMUTATIONS, seed: int = 0, alignments: Sequence[str] = tuple(ALIGNMENTS)
+    row: str,
+    vectors: Floats,
+    screen: Screen,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    rules: Rules = PUBLISHED,
+    alignments: Sequence[str] | None = None,
 ) -> list[Knowledge]:
     """Ask every question of one row under every alignment.
 
@@ -212,16 +252,19 @@ def knowledge(
         screen: from `Screen.of`.
         permutations: draws of every null.
         seed: of the draws.
-        alignments: that are asked under.
+        rules: what may be set.
+        alignments: names of those that are asked under; all where none are given.
     """
     profiles = screen.wells.profiles(vectors)
     controls, first = screen.wells.controls, shown(screen)
     found: list[Knowledge] = []
-    for alignment in alignments:
-        everything = _aligned(alignment, profiles, screen, controls)
-        held_out = _aligned(alignment, profiles, screen, controls & (screen.negatives == ""))
+    for alignment, align in rules.alignments.items():
+        if alignments is not None and alignment not in alignments:
+            continue
+        everything = _aligned(alignment, align, profiles, screen, controls)
+        held_out = _aligned(alignment, align, profiles, screen, controls & (screen.negatives == ""))
         # permuted labels cost most: the alignment that is shown first has them
-        for question in _questions(screen, permutations, permutations if alignment == first else 0, seed):
+        for question in _questions(screen, permutations, permutations if alignment == first else 0, seed, rules):
             aligned, why = held_out if question.held_out else everything
             answers: dict[str, Answer] = {}
             if aligned is not None:
@@ -238,41 +281,41 @@ def knowledge(
     return found
 
 
-def not_asked(row: str, screen: Screen, reason: str) -> list[Knowledge]:
+def not_asked(row: str, screen: Screen, reason: str, rules: Rules = PUBLISHED) -> list[Knowledge]:
     """Every question, with the reason it is not asked of this row."""
     note = f"not estimable: {reason}"
     return [
         Knowledge(row, name, question.about, alignment, _protocol(alignment, screen.batch), np.nan, np.nan, np.nan, 0, note)
-        for alignment in ALIGNMENTS
-        for question in _questions(screen, 0, 0, 0)
+        for alignment in rules.alignments
+        for question in _questions(screen, 0, 0, 0, rules)
         for name in question.names
     ]
 
 
-def protocol_ids() -> tuple[str, ...]:
+def protocol_ids(rules: Rules = PUBLISHED) -> tuple[str, ...]:
     """Every id that an answer may carry."""
-    return tuple(_protocol(alignment, batch) for alignment in ALIGNMENTS for batch in (*BATCHES, ""))
+    return tuple(_protocol(alignment, batch) for alignment in rules.alignments for batch in (*BATCHES, ""))
 
 
 def _protocol(alignment: str, batch: str) -> str:
     return f"{PROTOCOL}:{alignment}:by-{batch or 'nothing'}"
 
 
-def _aligned(alignment: str, profiles: Floats, screen: Screen, controls: Mask) -> tuple[Floats | None, str]:
+def _aligned(alignment: str, align: Alignment, profiles: Floats, screen: Screen, controls: Mask) -> tuple[Floats | None, str]:
     """Profiles of the wells aligned on these controls, or None and why the design forbids it."""
     if alignment != WITHOUT_CONTROLS and not controls.any():
         return None, NO_CONTROLS
     try:
-        return ALIGNMENTS[alignment](profiles, controls, screen.batches), ""
+        return align(profiles, controls, screen.batches), ""
     except InputError as error:
         return None, str(error)
 
 
-def _questions(screen: Screen, permutations: int, of_labels: int, seed: int) -> Iterator[Question]:
+def _questions(screen: Screen, permutations: int, of_labels: int, seed: int, rules: Rules) -> Iterator[Question]:
     """The questions that can be put to this screen."""
     for source, known in screen.relations.items():
         for scope in ("genes", "all") if _nameless(screen).any() else ("genes",):
-            yield Question(("recall",), f"{source}, null over {scope}", partial(_recall, screen, known, scope, permutations, seed))
+            yield Question(("recall",), rules.recalled(source, scope), partial(_recall, screen, known, scope, rules.recall, permutations, seed))
     if screen.wells.controls.any() and screen.treated.any():
         yield Question(("consistency",), "", partial(_consistency, screen), held_out=True)
         yield Question(("magnitude",), "", partial(_magnitude, screen, seed), held_out=True)
@@ -288,7 +331,9 @@ def _nameless(screen: Screen) -> Mask:
     return np.asarray(screen.treated & (screen.entities == ""))
 
 
-def _recall(screen: Screen, known: Sequence[tuple[str, str]], scope: str, permutations: int, seed: int, x: Floats) -> dict[str, Answer]:
+def _recall(
+    screen: Screen, known: Sequence[tuple[str, str]], scope: str, tails: tuple[float, float], permutations: int, seed: int, x: Floats
+) -> dict[str, Answer]:
     named, nameless = screen.entities != "", _nameless(screen)
     names, profiles = aggregate(x[named], screen.entities[named])
     others, of_others = aggregate(x[nameless], screen.treatments[nameless])
@@ -299,6 +344,7 @@ def _recall(screen: Screen, known: Sequence[tuple[str, str]], scope: str, permut
         known,
         genes=np.arange(len(names) + len(others)) < len(names),
         null_scope=scope,
+        thresholds=tails,
         permutations=permutations,
         seed=seed,
     )

@@ -8,11 +8,17 @@ from pipelines.benchmarks.index import EXPRESSION
 from pipelines.benchmarks.known import ENTITY, TREATMENT
 from pipelines.beside import expression, knowledge, replicates
 from pipelines.metrics.expression import PROTOCOLS, protocol_ids
+from pipelines.params import EvaluateParams
 
 
-def current() -> dict[str, tuple[str, ...]]:
-    """Every id that an answer may carry now, by what was asked; which of several it is hangs on the design of the benchmark."""
-    return {"replicates": (replicates.PROTOCOL,), "knowledge": knowledge.protocol_ids(), **{name: protocol_ids(name) for name in PROTOCOLS}}
+def current(settings: EvaluateParams) -> dict[str, tuple[str, ...]]:
+    """Every id that an answer may carry now, by what was asked; which of several it is hangs on the design of the benchmark.
+
+    Args:
+        settings: of the flow.
+    """
+    rules = knowledge.Rules.of(settings)
+    return {"replicates": (replicates.PROTOCOL,), "knowledge": knowledge.protocol_ids(rules), **{name: protocol_ids(name) for name in PROTOCOLS}}
 
 
 def asked_of(folder: Path) -> bool:

@@ -26,10 +26,10 @@ multilabel      several labels for each profile, against permuted profiles
     label_scores(features, membership, names, distance, permutations, seed) -> LabelScores   .normalised .value .p_value .p_adjusted
 
 relations       known pairs, and whether replicates show a signal; targets: genes near the compounds that bind them; alignment: by name
-    recall(features, names, known, genes, null_scope, permutations, seed) -> Recall   .value .permuted .p
+    recall(features, names, known, genes, null_scope, thresholds, permutations, seed) -> Recall   .value .permuted .p
     consistency(features, names, negatives) -> Signal; magnitude(features, names, controls, negatives) -> Signal   .value .p
     targets.target_scores(profiles, genes, gene_profiles, truth, draws, permutations, seed) -> TargetScores   .ap .auroc .chance .p
-    alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles
+    alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles; alignments(epsilon) for another epsilon
 
 canonical       the field's questions about replicates, the control for position, percent replicating
     RULES[question] -> PairRule; reference_index(controls) -> (n,)

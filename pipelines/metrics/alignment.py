@@ -20,6 +20,9 @@ from registry.errors import InputError
 Batches = Sequence[str] | NDArray[np.str_]
 #: what is added to the covariance of a batch's controls before it is inverted
 _RIDGE = 0.5
+#: what pycytominer's `normalize` adds to the singular values of controls
+EPSILON = 1e-6
+Alignment = Callable[[Floats, Mask, Batches], Floats]
 
 
 def centre_scale(features: Floats, controls: Mask, batches: Batches) -> Floats:
@@ -100,7 +103,7 @@ def tvn_global(features: Floats, controls: Mask) -> Floats:
     return _coral(_z(turned, turned[controls]), controls, everything)
 
 
-def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsilon: float = 1e-6, uncentred: bool = False) -> Floats:
+def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsilon: float = EPSILON, uncentred: bool = False) -> Floats:
     """(n, d) sphered profiles: the covariance of all controls together (ddof 1) becomes the identity; pycytominer's `normalize(method="spherize")`.
 
     Profiles are centred on the controls and, with "ZCA-cor", brought to their standard deviation (ddof 0). With the singular values S and
@@ -147,16 +150,32 @@ def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsil
     return np.asarray(gain[-1] * x + ((x @ kept.T) * (gain - gain[-1])) @ kept)
 
 
-#: rule -> (profiles, controls, batches) to aligned profiles
-ALIGNMENTS: dict[str, Callable[[Floats, Mask, Batches], Floats]] = {
-    "none": lambda features, _controls, _batches: check_features(features),
-    "centre-scale": centre_scale,
-    "pca128-centre-scale": pca_centre_scale,
-    "tvn": tvn,
-    "tvn-global": lambda features, controls, _batches: tvn_global(features, controls),
-    "spherize-1.7.1": lambda features, controls, _batches: spherize(features, controls),
-    "spherize-1.6.0": lambda features, controls, _batches: spherize(features, controls, uncentred=True),
-}
+def alignments(epsilon: float = EPSILON) -> dict[str, Alignment]:
+    """Every rule under its name: (profiles, controls, batches) to aligned profiles.
+
+    Args:
+        epsilon: of sphering, as `spherize` takes it. One that is not the published default is in the name of the rule, so that what two of them
+            give never stands under one name.
+
+    Raises:
+        InputError: an epsilon below 0, or none.
+    """
+    if not 0 <= epsilon < np.inf:
+        raise InputError(f"Expected an epsilon of at least 0, got {epsilon}.")
+    of = "" if epsilon == EPSILON else f"-epsilon-{epsilon!r}"
+    return {
+        "none": lambda features, _controls, _batches: check_features(features),
+        "centre-scale": centre_scale,
+        "pca128-centre-scale": pca_centre_scale,
+        "tvn": tvn,
+        "tvn-global": lambda features, controls, _batches: tvn_global(features, controls),
+        f"spherize-1.7.1{of}": lambda features, controls, _batches: spherize(features, controls, epsilon=epsilon),
+        f"spherize-1.6.0{of}": lambda features, controls, _batches: spherize(features, controls, epsilon=epsilon, uncentred=True),
+    }
+
+
+#: the rules with their published settings
+ALIGNMENTS = alignments()
 
 
 def aggregate(features: Floats, names: Sequence[str] | NDArray[np.str_]) -> tuple[tuple[str, ...], Floats]:

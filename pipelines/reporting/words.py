@@ -102,7 +102,7 @@ PROBING = {
 }
 #: what each question about known biology counts
 KNOWN = {
-    "recall": "share of known relations among the most similar and the most dissimilar twentieth of all pairs",
+    "recall": "share of known relations among the most similar and the most dissimilar twentieth of all pairs, or the tails that are named",
     "consistency": "share of treatments whose wells are more alike than control wells put together like them; parity: by the published p, below 0.05",
     "magnitude": "share of treatments that lie farther from the control wells than other control wells do; parity: by the published p, below 0.05",
     "targets AP": "average precision of a compound's targets among genes that are not",

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipelines.params import ExtractParams, Params, parse
+from pipelines.metrics.alignment import EPSILON
+from pipelines.metrics.relations import THRESHOLDS
+from pipelines.params import EvaluateParams, ExtractParams, Params, parse
 from registry.errors import NotFoundError, ParamsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +38,28 @@ def test_an_unknown_key_is_refused_and_named() -> None:
 def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(ParamsError, match=f"`extract: {key}`: expected"):
         parse(ExtractParams, {key: value}, "extract")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"recall": [0.95, 0.05]},
+        {"recall": [0.05]},
+        {"recall": [0, 0.5]},
+        {"recall": [0.5, 1.0]},
+        {"sphere_epsilon": -1},
+        {"sphere_epsilon": math.nan},
+    ],
+)
+def test_what_known_biology_is_asked_by_is_checked(values: dict[str, object]) -> None:
+    with pytest.raises(ParamsError, match=f"Expected `{next(iter(values))}` to be"):
+        parse(EvaluateParams, values, "evaluate")
+
+
+def test_published_settings_are_the_default() -> None:
+    params = parse(EvaluateParams, {}, "evaluate")
+    assert (tuple(params.recall), params.sphere_epsilon) == (THRESHOLDS, EPSILON)
+    assert Params.read(ROOT / "params.yaml").evaluate == params
 
 
 def test_a_cell_under_another_name_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.known import RELATIONS, TARGETS
-from pipelines.beside.knowledge import SHOWN, Knowledge, Screen, knowledge, negatives_of, not_asked, read, write
+from pipelines.beside.knowledge import SHOWN, Knowledge, Rules, Screen, knowledge, negatives_of, not_asked, read, write
 from pipelines.beside.wells import wells_of
 from pipelines.metrics.alignment import ALIGNMENTS
 from registry.arrays import Floats
@@ -231,6 +231,34 @@ def test_training_images_take_no_part_and_the_table_on_disk_is_what_was_found(tm
     refitted = not_asked("mine", Screen.of(benchmark, wells), "it is fitted anew")
     assert {one.note for one in refitted} == {"not estimable: it is fitted anew"}
     assert {one.alignment for one in refitted} == set(ALIGNMENTS)
+
+
+def test_what_is_set_otherwise_than_published_stands_under_another_name(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path)
+    wells = wells_of(benchmark)
+    assert wells is not None
+    of, x = Screen.of(benchmark, wells), vectors(benchmark, effect=1.0)
+    published = knowledge("mine", x, of, permutations=9)
+    assert repr(knowledge("mine", x, of, permutations=9, rules=Rules((0.05, 0.95), 1e-6))) == repr(published)
+    changed = knowledge("mine", x, of, permutations=9, rules=Rules((0.2, 0.8), 1e-3))
+    before, after = ({(k.question, k.about, k.alignment): k for k in found} for found in (published, changed))
+    # nothing that is computed otherwise has a name that there was
+    same = before.keys() & after.keys()
+    assert {repr(before[key]) for key in same} == {repr(after[key]) for key in same}
+    assert {key for key in after.keys() - same if key[0] != "recall"} == {
+        key for key in after if key[2].endswith("-epsilon-0.001") and key[0] != "recall"
+    }
+    recalls = {key: one for key, one in after.items() if key[0] == "recall"}
+    assert all(about.endswith(", tails up to 0.2 and from 0.8") for _, about, _ in recalls)
+    scope = "paths, null over genes"
+    wide, narrow = after["recall", f"{scope}, tails up to 0.2 and from 0.8", "tvn"], before["recall", scope, "tvn"]
+    assert wide.value >= narrow.value
+    # what a random map has is the share of the tails: 0.4 and 0.1
+    assert wide.reference == pytest.approx(0.4, abs=0.15)
+    assert len({k.protocol_id for k in changed if k.alignment.startswith("spherize")} & {k.protocol_id for k in published}) == 0
+    asked = not_asked("mine", of, "x", Rules((0.2, 0.8), 1e-3))
+    # permuted labels are computed for one alignment alone
+    assert {(k.question, k.about, k.alignment) for k in asked} >= after.keys() - {key for key in after if key[0] == "labels found"}
 
 
 def test_a_table_that_was_changed_afterwards_is_refused(tmp_path: Path) -> None:

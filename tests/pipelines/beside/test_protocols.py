@@ -12,6 +12,7 @@ from pipelines.beside import expression, knowledge, replicates
 from pipelines.beside.protocols import asked_of, current, recorded
 from pipelines.beside.wells import wells_of
 from pipelines.metrics import expression as genes
+from pipelines.params import EvaluateParams
 from registry.evidence import Scorecard
 from registry.staleness import Current, staleness
 from tests.pipelines.beside.test_expression import ask, spots
@@ -48,7 +49,7 @@ def scorecards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scorecard]
 
 def stale(scorecards: dict[str, Scorecard]) -> dict[str, list[str]]:
     """What is said of each row, as if nothing but these protocols were known."""
-    now = current()
+    now = current(EvaluateParams())
     found = {}
     for row, card in scorecards.items():
         bare = replace(card, scores=[], tasks=[], at_common_dim=[], not_applicable="nothing but what stands beside")
@@ -88,7 +89,7 @@ def test_a_rule_that_is_counted_up_is_said_of_the_rows_that_were_asked_by_it(
 
 
 def test_a_question_that_is_not_asked_any_more_is_said(scorecards: dict[str, Scorecard]) -> None:
-    now = {asked: ids for asked, ids in current().items() if asked != "replicates"}
+    now = {asked: ids for asked, ids in current(EvaluateParams()).items() if asked != "replicates"}
     seen = replace(scorecards["seen"], scores=[], tasks=[], not_applicable="nothing but what stands beside")
     (reason,) = staleness(seen, Current(data_hash=seen.data_hash, beside=now)).reasons
     assert reason.sentence == f"`replicates` is not asked any more, it followed `{replicates.PROTOCOL}`"

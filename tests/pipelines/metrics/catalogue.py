@@ -394,6 +394,7 @@ RULE = PairRule(("perturbation",), ("plate",), ("plate",), ("perturbation",))
 
 #: public functions that are no metrics, and who answers for what they are given
 PARTS = {
+    "alignment.alignments": "the rules by name, each of which has its entry",
     "baseline.enlarge": "the controls of `information.beyond_controls`",
     "baseline.log2_loss": "of logits that `information` fitted",
     "findings.line_of": "one contrast of `verdicts.judge` as a line of a table",

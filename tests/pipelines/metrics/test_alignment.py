@@ -10,7 +10,7 @@ from scipy.linalg import fractional_matrix_power
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.metrics.alignment import ALIGNMENTS, aggregate, centre_scale, pca_centre_scale, spherize, tvn, tvn_global
+from pipelines.metrics.alignment import ALIGNMENTS, aggregate, alignments, centre_scale, pca_centre_scale, spherize, tvn, tvn_global
 from registry.errors import InputError
 
 
@@ -88,6 +88,21 @@ def test_swapping_batches_and_controls_changes_everything() -> None:
     x, controls, batches = screen()
     assert np.abs(centre_scale(x, controls, batches) - centre_scale(x, ~controls, batches)).max() > 0.5
     assert np.abs(centre_scale(x, controls, batches) - centre_scale(x, controls, np.roll(batches, 25))).max() > 0.5
+
+
+def test_another_epsilon_has_another_name() -> None:
+    x, controls, batches = screen()
+    rules = alignments(1e-3)
+    assert [name for name in rules if name not in ALIGNMENTS] == ["spherize-1.7.1-epsilon-0.001", "spherize-1.6.0-epsilon-0.001"]
+    assert list(alignments()) == list(ALIGNMENTS)
+    for name, uncentred in (("spherize-1.7.1", False), ("spherize-1.6.0", True)):
+        found = rules[f"{name}-epsilon-0.001"](x, controls, batches)
+        np.testing.assert_array_equal(found, spherize(x, controls, epsilon=1e-3, uncentred=uncentred))
+        assert np.abs(found - ALIGNMENTS[name](x, controls, batches)).max() > 1e-6
+    np.testing.assert_array_equal(rules["tvn"](x, controls, batches), ALIGNMENTS["tvn"](x, controls, batches))
+    for epsilon in (-1e-9, np.nan, np.inf):
+        with pytest.raises(InputError, match="Expected an epsilon of at least 0"):
+            alignments(epsilon)
 
 
 def test_a_batch_without_controls_is_refused_by_name() -> None:
