@@ -65,6 +65,66 @@ def test_noise_knows_nothing_new() -> None:
     assert "beats" not in words
 
 
+def _crowded(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Controls that are many for the images, labels that two of them all but decide, and units."""
+    rng = np.random.default_rng(seed)
+    x, units = rng.normal(size=(300, 24)), np.array([f"plate-{i % 20:02d}" for i in range(300)])
+    return x, (rng.random(300) < 1 / (1 + np.exp(-3.6 * x[:, 0] + 2.4 * x[:, 1]))).astype(int), units
+
+
+def test_noise_knows_nothing_new_where_controls_could_learn_the_training_labels_by_heart() -> None:
+    """Without a penalty the controls lose more than there is to know, and noise beside them takes some of it back: 0.06 bits of nothing."""
+    bits = []
+    for seed in range(6):
+        controls, labels, units = _crowded(seed)
+        noise = np.random.default_rng(seed + 70).normal(size=(len(labels), 64))
+        found = beyond_controls(controls, noise, {}, labels, np.arange(len(labels)) % 2, units, 2, InformationSettings(random_networks=0))
+        assert found.baseline.value < 0.8 < found.prior.value
+        bits.append(found.encoder.value)
+    # to choose a penalty for nothing costs a little
+    assert -0.02 < np.mean(bits) < 0.008
+
+
+@pytest.mark.parametrize("what", ["two of them", "what decides", "all, turned"])
+def test_no_control_escapes_its_penalty_by_being_copied(what: str) -> None:
+    controls, labels, units = _crowded(3)
+    copies = {
+        "two of them": controls[:, :2],
+        "what decides": controls[:, :1] - 2 / 3 * controls[:, 1:2],
+        "all, turned": controls @ np.random.default_rng(0).normal(size=(24, 32)),
+    }
+    settings = InformationSettings(random_networks=0)
+    found = beyond_controls(controls, copies[what], {}, labels, np.arange(len(labels)) % 2, units, 2, settings)
+    assert found.encoder.value == 0.0
+    assert found.dropped == 1.0
+    blurred = copies[what] + 1e-3 * np.random.default_rng(1).normal(size=copies[what].shape)
+    # what the blur adds is noise
+    assert -0.03 < beyond_controls(controls, blurred, {}, labels, np.arange(len(labels)) % 2, units, 2, settings).encoder.value < 0.008
+
+
+def test_what_is_left_of_a_row_is_that_of_ridge_regressions_written_out() -> None:
+    """Each column by itself, by its hat matrix, the penalty with the least generalised cross-validation."""
+    rng = np.random.default_rng(4)
+    x, labels = rng.normal(size=(90, 5)), rng.integers(0, 2, 90)
+    groups = [f"u{i % 9}" for i in range(90)]
+    base = enlarge(x[:60], x[60:], labels[:60], groups[:60], 2, SETTINGS)
+    row = np.column_stack([x @ rng.normal(size=5), x[:, 0] + rng.normal(size=90), rng.normal(size=90)])
+    left, of_test = base.beside(row[:60], row[60:])
+    centred = base.train - base.train.mean(axis=0)
+    for column in range(3):
+        y = row[:60, column] - row[:60, column].mean()
+        tried = []
+        for penalty in (1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e4):
+            slope = np.linalg.solve(centred.T @ centred + 60 * penalty * np.eye(base.train.shape[1]), centred.T @ y)
+            hat = np.trace(centred @ np.linalg.solve(centred.T @ centred + 60 * penalty * np.eye(base.train.shape[1]), centred.T))
+            tried.append((np.sum((y - centred @ slope) ** 2) / (59 - hat) ** 2, slope))
+        slope = min(tried, key=lambda one: one[0])[1]
+        assert left[:, column] == pytest.approx(y - centred @ slope, abs=1e-6)
+        expected = row[60:, column] - row[:60, column].mean() - (base.test - base.train.mean(axis=0)) @ slope
+        assert of_test[:, column] == pytest.approx(expected, abs=1e-6)
+    assert np.std(left[:, 0]) < 1e-4 < 0.5 < np.std(left[:, 2])
+
+
 def test_a_linear_copy_of_the_controls_knows_nothing_new() -> None:
     case = _case(10)
     found, verdict = _measure(case, case.controls @ np.random.default_rng(0).normal(size=(DIRECTIONS, WIDTH)))
