@@ -103,6 +103,7 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
     from pipelines.beside import protocols as beside
     from pipelines.beyond import information_settings
     from pipelines.brightness import PROTOCOL
+    from pipelines.metrics.retrieval import OTHER_WELLS
     from pipelines.sensitivity import METRICS, common_rule
 
     folder, narrow = workspace.data(benchmark), common_rule(params)
@@ -113,6 +114,7 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         common_dim={kind: narrow.protocol_id(kind) for kind in sorted({metric.partition(".")[0] for metric in METRICS})},
         beyond=information_settings(params).protocol_id if params.diagnose.beyond else "",
         shortcut=PROTOCOL,
+        other_wells=OTHER_WELLS,
         beside=beside.current(params.evaluate),
         asks_beside=beside.asked_of(folder),
         versions=installed(),

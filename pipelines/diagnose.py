@@ -15,9 +15,11 @@ from pipelines.beside import protocols as beside_protocols
 from pipelines.beyond import beyond_controls_all
 from pipelines.board import CONFOUND, ORACLE, Board, questions, read_board, variant
 from pipelines.brightness import brightness_all
+from pipelines.evaluate import OTHER_WELLS, RETRIEVAL
 from pipelines.kept import Kept
 from pipelines.made_by import of_row, read_made_by
 from pipelines.metrics.jackknife import interval, mean_of
+from pipelines.metrics.retrieval import OTHER_WELLS as PROTOCOL_OF_OTHER_WELLS
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
 from pipelines.metrics.statistic import Statistic
 from pipelines.metrics.verdicts import Verdict, holm_table, judge
@@ -259,7 +261,24 @@ def _entries(scored: Sequence[Scored], board: Board) -> list[ScoreEntry]:
     groups: dict[tuple[str, str, str], list[Scored]] = {}
     for s in scored:
         groups.setdefault((s.task, s.metric, variant(s.member)), []).append(s)
-    return [_entry(kind, members, board.benchmark.card.task(task).metric == metric) for (task, metric, kind), members in groups.items()]
+    found = []
+    for (task, metric, kind), members in groups.items():
+        if metric != OTHER_WELLS:
+            entry = _entry(kind, members, board.benchmark.card.task(task).metric == metric)
+            position = _position_control(members[0], groups.get((task, OTHER_WELLS, kind), [])) if metric == RETRIEVAL else {}
+            found.append(replace(entry, other_wells=position))
+    return found
+
+
+def _position_control(anywhere: Scored, elsewhere: list[Scored]) -> dict[str, Any]:
+    """Retrieval with positives in other wells only, or why there is none; {} where that was not asked."""
+    if elsewhere:
+        found = _entry("main", elsewhere, primary=False)
+        return {name: getattr(found, name) for name in ("value", "low", "high", "chance", "n_images", "protocol_id")} | {"note": ""}
+    if not anywhere.no_position_control:
+        return {}
+    nothing = dict.fromkeys(("value", "low", "high", "chance"))
+    return {**nothing, "n_images": 0, "protocol_id": PROTOCOL_OF_OTHER_WELLS, "note": anywhere.no_position_control}
 
 
 def _entry(kind: str, members: list[Scored], primary: bool) -> ScoreEntry:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.beside.asking import ANSWERS, ask_beside
+from pipelines.beside.wells import positions_of
 from pipelines.embeddings import Row, read_rows
 from pipelines.kept import Kept
 from pipelines.made_by import write_made_by
@@ -29,7 +30,8 @@ from pipelines.metrics.geometry import describe
 from pipelines.metrics.names import whole_names
 from pipelines.metrics.probes import LogisticProbe, OutOfFold, ProbeSettings, out_of_fold
 from pipelines.metrics.projection import fit_projection
-from pipelines.metrics.retrieval import PROTOCOL, has_query, permutation_null, retrieve
+from pipelines.metrics.retrieval import OTHER_WELLS as IN_OTHER_WELLS
+from pipelines.metrics.retrieval import PROTOCOL, Retrieval, has_query, permutation_null, retrieve
 from pipelines.metrics.ridge import fit_ridge
 from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
@@ -44,6 +46,8 @@ from registry.files import sha256_of_file, write_json
 from registry.heads import Head
 
 RETRIEVAL = "retrieval.map"
+#: the same with positives in other wells only: whether the position on the plate alone would do
+OTHER_WELLS = "retrieval.other_wells_map"
 ORACLE = "oracle"
 #: the row that is noise by construction; the positive control never needs to look at it
 NOISE = "random"
@@ -139,8 +143,11 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
     scored = [replace(s, statistic=cross_fitted(s.statistic, question)) for s in scored]
     retrieval = _retrieval(question, features, benchmark, params)
     if retrieval is not None:
-        scored += [entry(RETRIEVAL, PROTOCOL, retrieval.chance, retrieval.raw, retrieval.note)]
+        found_anywhere = entry(RETRIEVAL, PROTOCOL, retrieval.chance, retrieval.raw, retrieval.note)
+        scored += [replace(found_anywhere, no_position_control=retrieval.no_position_control)]
         scored += [entry("retrieval.normalised_map", PROTOCOL, 0.0, retrieval.normalised, retrieval.note)]
+        if retrieval.elsewhere is not None:
+            scored += [entry(OTHER_WELLS, IN_OTHER_WELLS, retrieval.chance_elsewhere, retrieval.elsewhere)]
     ids = whole_names(benchmark.index["image_id"], "images")
     predictions = [_predictions(row, member, question, kind, each, ids) for kind, each in found.items()]
     return Outcome(scored, predictions, _head(f"{row}/{member}/{name}", logistic, question))
@@ -212,22 +219,28 @@ def served_head(probe: LogisticProbe, classes: tuple[str, ...]) -> Head:
 
 @dataclass(frozen=True)
 class _Retrieved:
+    """How well replicates are found, anywhere and in other wells; `elsewhere` is None where `no_position_control` says why."""
+
     raw: Statistic
     normalised: Statistic
     chance: float
     note: str
+    elsewhere: Statistic | None
+    chance_elsewhere: float
+    no_position_control: str
 
 
 def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> _Retrieved | None:
     """Replicate retrieval; None where nothing is a replicate: every image is its own unit, or no label lies in two units of one space.
 
     Profiles are means of the images of one label in one well; distances are euclidean after standardisation. Labels are permuted within unit
-    for the null.
+    for the null. Beside it stands the same score with positives in other wells only, where the design has such pairs.
     """
     spaces = _spaces(question, features, benchmark)
     if benchmark.card.unit == "image" or not spaces:
         return None
-    vectors, labels, units, folds = [], [], [], []
+    positions = positions_of(benchmark)
+    vectors, labels, units, folds, places = [], [], [], [], []
     for number, (features_here, train, test) in spaces.items():
         standardised = fit_projection(features_here[train], params.evaluate.max_dim).transform(features_here[test])
         profiles, first, member_of = np.unique(question.profiles[test], return_index=True, return_inverse=True)
@@ -237,6 +250,7 @@ def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark,
         labels.append(question.codes[test][first])
         units.append(question.units[test][first])
         folds.append(np.full(len(profiles), number))
+        places.append(np.full(len(profiles), "") if positions is None else positions[test][first])
     # folds may keep different numbers of components; distances are only taken within a fold
     width = max(v.shape[1] for v in vectors)
     stacked = np.concatenate([np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in vectors])
@@ -249,9 +263,28 @@ def _retrieval(question: Question, features: FoldFeatures, benchmark: Benchmark,
     if question.task.metric == RETRIEVAL:
         null = permutation_null(stacked, y, u, n_classes, strata=u, folds=f, n_permutations=params.evaluate.permutations, seed=params.seed)
         note = f"permutation p {null.p:.4g} ({null.n_permutations} permutations within {benchmark.card.unit})" if null.p is not None else null.reason
+    wells = np.concatenate(places)
+    missing = _no_position_control(y, u, f, wells, benchmark.card.unit)
+    elsewhere = None if missing else retrieve(stacked, y, u, n_classes, f, wells)
+    chance = np.nan if elsewhere is None else _chance_of(elsewhere, y, n_classes)
+    values = (None if elsewhere is None else elsewhere.map, chance, missing)
+    return _Retrieved(found.map, found.normalised, _chance_of(found, y, n_classes), note, *values)
+
+
+def _chance_of(found: Retrieval, labels: Ints, n_classes: int) -> float:
+    """Expected average precision of a random order, mean over the queries of a class and then over classes."""
     scored = ~np.isnan(found.ap)
-    per_class = [found.chance[scored & (y == c)].mean() for c in range(n_classes) if (scored & (y == c)).any()]
-    return _Retrieved(found.map, found.normalised, float(np.mean(per_class)), note)
+    return float(np.mean([found.chance[scored & (labels == c)].mean() for c in range(n_classes) if (scored & (labels == c)).any()]))
+
+
+def _no_position_control(labels: Ints, units: NDArray[np.str_], folds: Ints, wells: NDArray[np.str_], unit: str) -> str:
+    """Why retrieval cannot be asked with positives in other wells only; "" where it can."""
+    if not (wells != "").any():
+        return "not estimable: the index names no wells"
+    if not has_query(labels, units, folds, wells):
+        of_known = "" if (wells != "").all() else " whose wells are known"
+        return f"not estimable: all images of a label{of_known} lie in the same well of every {unit}, and position and label cannot be told apart"
+    return ""
 
 
 def _spaces(question: Question, features: FoldFeatures, benchmark: Benchmark) -> dict[int, tuple[Floats, Mask, Mask]]:

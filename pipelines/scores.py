@@ -33,6 +33,7 @@ class Scored:
         flags: "collapsed" and "low_rank", joined by a space; "" if neither.
         statistic: the number, and the number without each unit.
         note: what a reader must know, for example a permutation p; "".
+        no_position_control: of retrieval, why it is not estimable with positives in other wells only; "" where that score stands beside it.
     """
 
     row: str
@@ -44,6 +45,7 @@ class Scored:
     flags: str
     statistic: Statistic
     note: str = ""
+    no_position_control: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[P
                 "class_in_units": s.statistic.class_in_units,
                 "flags": s.flags,
                 "note": s.note,
+                "no_position_control": s.no_position_control,
             }
             for s in scored
         ]
@@ -208,6 +211,7 @@ def read_scores(folder: Path) -> list[Scored]:
                 flags=str(record["flags"]),
                 statistic=statistic,
                 note=str(record["note"]),
+                no_position_control=str(record.get("no_position_control", "")),
             )
         )
     return found

@@ -27,6 +27,9 @@ class ScoreEntry:
         n_eff: effective number of units.
         chance: the score of knowing nothing.
         primary: whether verdicts of the task are about this metric.
+        other_wells: of replicate retrieval, the position control {"value", "low", "high", "chance", "n_images", "protocol_id", "note"}: the same
+            score with positives in other wells only. Where the design forbids it, `value` is None and `note` says why. {} for other metrics and in
+            evidence of before it was asked.
     """
 
     task: str
@@ -43,6 +46,7 @@ class ScoreEntry:
     n_eff: float
     chance: float
     primary: bool
+    other_wells: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Current:
         common_dim: the same for the sensitivity run at a common dimension.
         beyond: protocol id of the bits beyond the controls; "" where they are not computed.
         shortcut: protocol id of the share that brightness reaches.
+        other_wells: protocol id of retrieval with positives in other wells only.
         beside: every protocol id that an answer beside the tasks may carry, by what is asked ("replicates", "hest_cv").
         asks_beside: whether the benchmark has what any of that is asked about; evidence that records no such id is then of unknown rules.
         versions: of the installed libraries; one that is not there is not installed.
@@ -55,6 +56,7 @@ class Current:
     common_dim: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
     shortcut: str = ""
+    other_wells: str = ""
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
     asks_beside: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -183,6 +185,10 @@ def _protocols(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
             now = ids.get(entry.metric.partition(".")[0], "")
             if entry.protocol_id != now:
                 pairs.setdefault((step, now, entry.protocol_id), []).append(entry.metric)
+    for entry in scorecard.scores:
+        was, now = entry.other_wells.get("protocol_id", ""), current.other_wells
+        if was and was != now:
+            pairs.setdefault(("evaluate", now, was), []).append(f"{entry.metric} in other wells")
     for task in scorecard.tasks:
         for name, part, now in ((BITS, task.beyond, current.beyond), (SHARE, task.shortcut, current.shortcut)):
             was = part.get("protocol_id", "")

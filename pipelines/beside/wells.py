@@ -15,7 +15,7 @@ from pipelines.metrics.canonical import KIND, PERTURBATION, PLATE, REFERENCE, WE
 from pipelines.metrics.names import whole_names
 from registry.arrays import Floats, Ints, Mask
 
-CONTROL = "Metadata_control"
+CONTROL, POSITION = "Metadata_control", "Metadata_Well"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,13 @@ class Wells:
         return aggregate(vectors[taking_part], [f"{code:09d}" for code in self.codes[taking_part]])[1]
 
 
+def positions_of(benchmark: Benchmark) -> NDArray[np.str_] | None:
+    """(n,) the well of each image, "" where it is missing; None where the index names no wells."""
+    if POSITION not in benchmark.index:
+        return None
+    return whole_names(benchmark.index[POSITION], "wells", missing="")
+
+
 def wells_of(benchmark: Benchmark) -> Wells | None:
     """The tested wells of a benchmark that names what was done to them, a treatment or else what it acts on; None where it does not."""
     index = benchmark.index
@@ -56,14 +63,15 @@ def wells_of(benchmark: Benchmark) -> Wells | None:
         return None
     control = index[CONTROL].fillna(False).astype(bool) if CONTROL in index else pd.Series(False, index=index.index)
     tested = (index["fold"] >= 0) & (index[done].notna() | control)
-    placed = {"Metadata_Plate", "Metadata_Well"} <= set(index.columns)
-    lost = tested & (index[["Metadata_Plate", "Metadata_Well"]].isna().any(axis=1) if placed else False)
+    positions = positions_of(benchmark)
+    placed = "Metadata_Plate" in index and positions is not None
+    lost = tested & (index[["Metadata_Plate", POSITION]].isna().any(axis=1) if placed else False)
     tested &= ~lost
     plates = index["Metadata_Plate"] if "Metadata_Plate" in index else pd.Series("", index=index.index)
     values = {
         PERTURBATION: whole_names(index[done], done, missing="control"),
         PLATE: whole_names(plates, "plates", missing=""),
-        WELL: whole_names(index["Metadata_Well"] if placed else index["image_id"], "wells", missing=""),
+        WELL: positions if placed and positions is not None else whole_names(index["image_id"], "wells", missing=""),
     }
     keys = np.array(["\n".join(parts) for parts in zip(values[PLATE], values[WELL], values[PERTURBATION], strict=True)], dtype=np.str_)
     unique, first, codes = np.unique(keys[tested.to_numpy()], return_index=True, return_inverse=True)

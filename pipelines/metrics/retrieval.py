@@ -6,6 +6,9 @@ in expectation (McSherry & Najork 2008), so a constant embedding scores chance e
 copairs 0.5.5 does, gives it 1.0. Without ties the AP equals copairs with `pos_sameby=[label], pos_diffby=[unit],
 neg_diffby=[label, unit], distance="euclidean"`. The mean is over queries within a class, then over classes.
 
+With `places`, positives are candidates of the query's label in another place (`OTHER_WELLS`, copairs' `pos_diffby=[unit, well]`), and those in the
+query's own place are in no list: replicates in the same well of every plate are also alike if only the well leaves a trace.
+
 The normalised AP is (AP - chance) / (1 - chance), as in copairs, but not clipped at -1: clipping lifts the mean of pure noise above 0.
 """
 
@@ -27,6 +30,8 @@ from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
 PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v3"
+#: the same with positives in other wells only
+OTHER_WELLS = f"{PROTOCOL}/positives-in-other-wells/v1"
 #: places x units of the lists that are looked at together
 _AT_ONCE = 500_000
 _NO_QUERY = "Expected an image with a positive and a negative in another unit, got none. Retrieval needs labels in at least two units."
@@ -84,13 +89,14 @@ class _Ranked:
     group: Ints
 
 
-def has_query(labels: Ints, units: Units, folds: Ints) -> bool:
+def has_query(labels: Ints, units: Units, folds: Ints, places: Units | None = None) -> bool:
     """Whether any image has a positive and a negative among the images of other units of its fold.
 
     Args:
         labels: (n,) class codes.
         units: n unit names.
         folds: (n,) as in `retrieve`.
+        places: n places, as in `retrieve`.
 
     Raises:
         InputError: other lengths.
@@ -98,16 +104,10 @@ def has_query(labels: Ints, units: Units, folds: Ints) -> bool:
     names, labels, folds = whole_names(units, "units"), np.asarray(labels, dtype=np.int64), np.asarray(folds, dtype=np.int64)
     if names.shape != labels.shape or folds.shape != labels.shape:
         raise InputError(f"Expected a unit and a fold for each of {len(labels)} images, got shapes {names.shape} and {folds.shape}.")
-    for fold in np.unique(folds):
-        cells = {(str(unit), int(label)) for unit, label in zip(names[folds == fold], labels[folds == fold], strict=True)}
-        for unit, label in cells:
-            elsewhere = {other_label for other, other_label in cells if other != unit}
-            if label in elsewhere and len(elsewhere) > 1:
-                return True
-    return False
+    return bool(_queries(labels, np.unique(names, return_inverse=True)[1], folds, _place_codes(places, len(labels))).any())
 
 
-def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds: Ints | None = None) -> Retrieval:
+def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds: Ints | None = None, places: Units | None = None) -> Retrieval:
     """Score every image as a query.
 
     Args:
@@ -116,6 +116,8 @@ def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds
         units: n unit names.
         n_classes: size of the vocabulary.
         folds: (n,) candidates come from the query's own fold, for rows whose features were fitted per fold; None = one fold.
+        places: n places, such as wells, in which positives must differ from the query; an image whose place is missing ("") has no positives and is
+            none. None = positives lie anywhere.
 
     Raises:
         InputError: NaN or infinity, other lengths, or no query has both a positive and a negative.
@@ -124,9 +126,10 @@ def retrieve(features: Floats, labels: Ints, units: Units, n_classes: int, folds
     index = index_units(units, len(features))
     labels = check_labels(labels, len(features), n_classes)
     ap, chance, tied = (np.full(len(features), np.nan) for _ in range(3))
-    weights = _query_weights(labels, index, folds, n_classes)
+    apart = _place_codes(places, len(features))
+    weights = _query_weights(labels, index, folds, apart, n_classes)
     raw, normalised = _Deletions(weights, len(index.names)), _Deletions(weights, len(index.names))
-    for lists in _scored_lists(features, labels, index, folds):
+    for lists in _scored_lists(features, labels, index, folds, apart):
         q, m, n = lists.queries, lists.positives.sum(axis=1), lists.negatives.sum(axis=1)
         ap[q], tied[q] = lists.ap, lists.tied
         chance[q] = chance_ap(m, n)
@@ -221,12 +224,14 @@ class _Lists:
     sums: Floats
 
 
-def _scored_lists(features: Floats, labels: Ints, index: UnitIndex, folds: Ints | None) -> Iterator[_Lists]:
+def _scored_lists(features: Floats, labels: Ints, index: UnitIndex, folds: Ints | None, places: Ints | None) -> Iterator[_Lists]:
     """The lists of all queries that can be scored; many at a time where nothing ties and there are few large units, or lists are short."""
     n, n_units = len(features), len(index.names)
     few_units = n_units <= 2 * int(index.counts().max()) or n * n_units <= 40_000
     waiting: list[_Ranked] = []
     for ranked in _rankings(features, index.codes, folds):
+        if places is not None:
+            ranked = _elsewhere(ranked, labels, places)
         positives = int(np.sum(labels[ranked.order] == labels[ranked.query]))
         if positives in (0, len(ranked.order)):
             continue
@@ -239,6 +244,13 @@ def _scored_lists(features: Floats, labels: Ints, index: UnitIndex, folds: Ints 
             waiting = []
     if waiting:
         yield _lists_without_ties(waiting, labels, index.codes, n_units)
+
+
+def _elsewhere(ranked: _Ranked, labels: Ints, places: Ints) -> _Ranked:
+    """Without candidates of the query's label that lie in its place, or of which that is not known."""
+    here, there = places[ranked.query], places[ranked.order]
+    kept = (labels[ranked.order] != labels[ranked.query]) | ((there >= 0) & (there != here) & (here >= 0))
+    return _Ranked(ranked.query, ranked.order[kept], np.unique(ranked.group[kept], return_inverse=True)[1])
 
 
 def _list(ranked: _Ranked, labels: Ints, codes: Ints, n_units: int, sums: Callable[[Ints, Mask, Ints, int], Floats]) -> _Lists:
@@ -325,18 +337,44 @@ class _Deletions:
         )
 
 
-def _query_weights(labels: Ints, index: UnitIndex, folds: Ints | None, n_classes: int) -> Floats:
+def _query_weights(labels: Ints, index: UnitIndex, folds: Ints | None, places: Ints | None, n_classes: int) -> Floats:
     """(k,) 1 / (queries of the class x classes that have queries); 0 for a class without."""
     fold = np.zeros(len(labels), dtype=np.int64) if folds is None else np.asarray(folds, dtype=np.int64)
-    queries = np.zeros(n_classes)
-    for number in np.unique(fold):
-        inside = fold == number
-        counts = UnitIndex(index.names, index.codes[inside]).counts_by_class(labels[inside], n_classes)
-        positives = counts.sum(axis=0) - counts
-        negatives = (counts.sum() - counts.sum(axis=1))[:, None] - positives
-        queries += (counts * ((positives > 0) & (negatives > 0))).sum(axis=0)
+    queries = tally(labels, _queries(labels, index.codes, fold, places), n_classes)
     weights: Floats = np.divide(1.0, queries * max((queries > 0).sum(), 1), out=np.zeros(n_classes), where=queries > 0)
     return weights
+
+
+def _queries(labels: Ints, codes: Ints, folds: Ints, places: Ints | None) -> Mask:
+    """(n,) which images have a positive and a negative."""
+    every = np.ones(len(labels), dtype=bool)
+    same_label, same_label_and_unit = _alike(every, folds, labels), _alike(every, folds, labels, codes)
+    negatives = _alike(every, folds) - _alike(every, folds, codes) - (same_label - same_label_and_unit)
+    positives = same_label - same_label_and_unit
+    if places is not None:
+        known = places >= 0
+        here = _alike(known, folds, labels, places) - _alike(known, folds, labels, places, codes)
+        positives = _alike(known, folds, labels) - _alike(known, folds, labels, codes) - here
+    return np.asarray((positives > 0) & (negatives > 0))
+
+
+def _alike(counted: Mask, *codes: Ints) -> Ints:
+    """(n,) images that agree with an image in all codes, itself included; 0 for those that are not counted."""
+    found = np.zeros(len(counted), dtype=np.int64)
+    if counted.any():
+        _, inverse, counts = np.unique(np.stack([each[counted] for each in codes]), axis=1, return_inverse=True, return_counts=True)
+        found[counted] = counts[inverse.reshape(-1)]
+    return found
+
+
+def _place_codes(places: Units | None, n: int) -> Ints | None:
+    """(n,) codes of places, -1 where one is missing; None where positives lie anywhere."""
+    if places is None:
+        return None
+    names = whole_names(places, "places", missing="")
+    if names.shape != (n,):
+        raise InputError(f"Expected a place for each of {n} images, got shape {names.shape}.")
+    return np.where(names == "", -1, np.unique(names, return_inverse=True)[1]).astype(np.int64)
 
 
 def _rankings(features: Floats, codes: Ints, folds: Ints | None) -> Iterator[_Ranked]:

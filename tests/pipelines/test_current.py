@@ -155,6 +155,18 @@ def test_another_protocol_is_said_of_its_scores_alone(workspace: Workspace, monk
         assert "follows `another/v9` now" in reason.sentence
 
 
+def test_another_rule_of_the_position_control_is_said_beside_its_score(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = next(e for e in Judge(workspace.root).scorecards("tiny")["net"].scores if (e.task, e.metric) == ("bright", "retrieval.map"))
+    assert entry.other_wells["n_images"] > 0
+    assert entry.other_wells["low"] < entry.other_wells["value"] < entry.other_wells["high"]
+    monkeypatch.setattr(retrieval, "OTHER_WELLS", "another/v9")
+    found = stale(workspace)
+    assert set(found) == ROWS - {"composition"}
+    assert {(r.cause, r.step, r.sentence.partition(" now,")[0]) for reasons in found.values() for r in reasons} == {
+        ("protocol", "evaluate", "`retrieval.map in other wells` follows `another/v9`")
+    }
+
+
 def test_only_the_row_with_a_score_of_another_protocol_is_stale(workspace: Workspace) -> None:
     path = workspace.verdicts("tiny") / "intensity.scorecard.json"
     path.write_text(path.read_text().replace(retrieval.PROTOCOL, "retrieval/old/v0"))

@@ -10,8 +10,10 @@ import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from pipelines.benchmarks.index import Benchmark, write_benchmark
+from pipelines.diagnose import _position_control
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.metrics.projection import fit_projection
+from pipelines.metrics.retrieval import OTHER_WELLS
 from pipelines.metrics.ridge import fit_ridge
 from pipelines.metrics.statistic import CROSS_FITTED
 from pipelines.params import CellParams, EvaluateParams, Params
@@ -91,6 +93,54 @@ def test_vectors_made_elsewhere_are_retrieved_from_all_of_them(tmp_path: Path, b
     assert found.n_units == 24
     assert np.isfinite(found.without).all()
     assert found.n_eff == pytest.approx(24)
+
+
+def plates_of_one_layout(folder: Path, benchmark: Benchmark, moved: int, wells: int = 24) -> tuple[Benchmark, np.ndarray, np.ndarray]:
+    """12 plates with a treatment in each well, the same on all of them but the first `moved`, and what is where: (n,) wells and treatments."""
+    rng = np.random.default_rng(8)
+    plate, well = np.repeat(np.arange(12), wells), np.tile(np.arange(wells), 12)
+    treatment = np.concatenate([rng.permutation(wells) if p < moved else np.arange(wells) for p in range(12)])
+    index = benchmark.index.assign(
+        unit=[f"p{p:02d}" for p in plate],
+        fold=plate % 3,
+        label_planted=[f"t{t:02d}" for t in treatment],
+        Metadata_Plate=[f"p{p:02d}" for p in plate],
+        Metadata_Well=[f"{'AB'[w // 12]}{1 + w % 12:02d}" for w in well],
+    )
+    # vectors that were made elsewhere are all looked for among each other
+    return write_benchmark(folder, replace(benchmark.card, image=ImageSpec.none()), index), well, treatment
+
+
+def test_what_the_position_alone_tells_is_at_chance_in_other_wells(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    rng = np.random.default_rng(9)
+    screen, well, treatment = plates_of_one_layout(tmp_path / "screen", benchmark_on_disk, moved=3)
+    noise = rng.normal(size=(len(well), 16))
+    place = scores_of(tmp_path / "place", screen, {"main": noise + 3 * rng.normal(size=(24, 16))[well]})
+    found, control = place["retrieval.map"], place["retrieval.other_wells_map"]
+    assert found.statistic.value > control.chance + 0.4
+    assert control.statistic.value == pytest.approx(control.chance, abs=0.03)
+    assert control.protocol_id == OTHER_WELLS
+    assert control.statistic.n_units == 12
+    # what the treatment does is found wherever it lies
+    effect = scores_of(tmp_path / "effect", screen, {"main": noise + 3 * rng.normal(size=(24, 16))[treatment]})
+    assert effect["retrieval.other_wells_map"].statistic.value > 0.9
+    # beside the score in the scorecard
+    entry = _position_control(found, [control])
+    assert (entry["value"], entry["chance"], entry["n_images"]) == (control.statistic.value, control.chance, control.statistic.n_images)
+    assert entry["low"] < entry["value"] < entry["high"]
+
+
+def test_where_the_design_forbids_the_position_control_it_says_why(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:
+    screen, well, _ = plates_of_one_layout(tmp_path / "screen", benchmark_on_disk, moved=0)
+    x = {"main": np.random.default_rng(9).normal(size=(len(well), 4))}
+    found = scores_of(tmp_path / "fixed", screen, x)
+    assert "retrieval.other_wells_map" not in found
+    why = found["retrieval.map"].no_position_control
+    assert why == ("not estimable: all images of a label lie in the same well of every plate, and position and label cannot be told apart")
+    entry = _position_control(found["retrieval.map"], [])
+    assert (entry["value"], entry["note"], entry["protocol_id"]) == (None, why, OTHER_WELLS)
+    placeless = write_benchmark(tmp_path / "placeless", screen.card, screen.index.drop(columns="Metadata_Well"))
+    assert scores_of(tmp_path / "none", placeless, x)["retrieval.map"].no_position_control == "not estimable: the index names no wells"
 
 
 def test_a_random_count_is_at_chance_and_low_rank(tmp_path: Path, benchmark_on_disk: Benchmark) -> None:

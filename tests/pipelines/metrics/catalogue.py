@@ -1333,6 +1333,12 @@ def _retrieval() -> Iterator[Metric]:
         {**bad, "constant column": UNCHANGED, "constant": gives(chance), "group of one": gives(bounded), "more dimensions": gives(bounded)},
     )
     yield Metric(
+        retrieval.retrieve,
+        lambda s: {**args(s), "places": s.wells},
+        {**bad, "constant column": UNCHANGED, "constant": gives(chance), "group of one": gives(bounded), "more dimensions": gives(bounded)},
+        variant="in other wells",
+    )
+    yield Metric(
         retrieval.permutation_null,
         lambda s: {**args(s), "n_permutations": 19},
         {

@@ -177,3 +177,65 @@ def test_there_is_a_query_exactly_where_retrieval_finds_one() -> None:
         assert has_query(labels, units, folds) == found, (labels, units, folds)
         answers.add(found)
     assert answers == {True, False}
+
+
+def _slow_elsewhere(x: np.ndarray, labels: np.ndarray, units: np.ndarray, places: np.ndarray) -> tuple[float, float]:
+    """As `_slow`, with positives in other places only: those in the query's place, or in none that is known, are in no list."""
+    by_class: dict[int, list[tuple[float, float]]] = {}
+    for q in range(len(x)):
+        relevant = (labels == labels[q]) & (units != units[q]) & (places != places[q]) & (places != "") & (places[q] != "")
+        others = (labels != labels[q]) & (units != units[q])
+        m, n = int(relevant.sum()), int(others.sum())
+        if m and n:
+            candidates = relevant | others
+            distance = np.sqrt(((x[candidates] - x[q]) ** 2).sum(axis=1)).round(9)
+            ap, chance = tie_aware_ap(-distance, relevant[candidates]), expected_ap(m, n)
+            by_class.setdefault(int(labels[q]), []).append((ap, (ap - chance) / (1 - chance)))
+    means = np.mean([np.mean(rows, axis=0) for rows in by_class.values()], axis=0)
+    return float(means[0]), float(means[1])
+
+
+@pytest.mark.parametrize("n_units", [4, 25])
+@pytest.mark.parametrize("tied", [False, True])
+def test_in_other_places_too_leaving_a_unit_out_is_computing_without_it(n_units: int, tied: bool) -> None:
+    data, rng = images(75, n_units, 2, seed=n_units), np.random.default_rng(n_units)
+    x = data.noise[:, :1].round() if tied else data.noise
+    places = rng.choice(["A01", "A02", "B01", ""], size=75)
+    found = retrieve(x, data.labels, data.units, 2, places=places)
+    assert (found.map.value, found.normalised.value) == pytest.approx(_slow_elsewhere(x, data.labels, data.units, places), abs=1e-12)
+    assert np.isnan(found.ap[places == ""]).all()
+    for i, unit in enumerate(found.map.units):
+        keep = data.units != unit
+        expected = _slow_elsewhere(x[keep], data.labels[keep], data.units[keep], places[keep])
+        assert (found.map.without[i], found.normalised.without[i]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_in_other_places_it_is_the_rule_of_copairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # copairs keeps caches there
+    from copairs.map import average_precision
+
+    data = images(120, 6, 5, seed=4)
+    places = np.random.default_rng(2).choice(["A01", "A02", "B01", "B02"], size=120)
+    meta = pd.DataFrame({"label": data.labels, "unit": data.units, "well": places})
+    pairs = (["label"], ["unit", "well"], [], ["label", "unit"])
+    reference = average_precision(meta, data.noise, *pairs, distance="euclidean", progress_bar=False)
+    found = retrieve(data.noise, data.labels, data.units, 5, places=places)
+    assert found.ap == pytest.approx(reference["average_precision"].to_numpy(), abs=1e-12)
+
+
+def test_with_places_there_is_a_query_exactly_where_retrieval_finds_one() -> None:
+    rng, answers = np.random.default_rng(0), set()
+    for _ in range(200):
+        n = int(rng.integers(2, 8))
+        labels, units, folds = rng.integers(0, 2, n), rng.integers(0, 3, n).astype(str), rng.integers(0, 2, n)
+        places = rng.choice(["a", "b", ""], size=n)
+        try:
+            retrieve(rng.normal(size=(n, 2)), labels, units, 2, folds, places)
+            found = True
+        except InputError:
+            found = False
+        assert has_query(labels, units, folds, places) == found, (labels, units, folds, places)
+        answers.add(found)
+    assert answers == {True, False}
+    with pytest.raises(InputError, match="Expected a place for each of 3 images"):
+        has_query(np.array([0, 1, 0]), np.array(["a", "b", "c"]), np.zeros(3, dtype=int), np.array(["A01"]))
