@@ -8,7 +8,7 @@ takes every query's null alone; and ties share their places in expectation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,10 @@ from registry.errors import InputError
 
 #: permutations that equal what was found up to rounding count against it
 _EQUAL = 1e-12
+#: places (queries x candidates), and pairs of a list and a profile, that are looked at together
+_PLACES, _PAIRS = 4_000_000, 500_000
+#: pairs of a list and a profile that is left out of it that are kept, at most
+_LEFT_OUT = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +72,13 @@ def label_scores(
     if membership.shape != (len(features), len(names)):
         raise InputError(f"Expected {len(features)} rows of {len(names)} labels, got shape {membership.shape}.")
     lists = _Lists(membership)
-    place, among = _places(features, distance)
-    observed = lists.means(place, among, np.arange(len(features)))
     rng = np.random.default_rng(seed)
-    draws = np.array([lists.means(place, among, rng.permutation(len(features))) for _ in range(permutations)])
+    drawn = np.empty((permutations + 1, len(features)), dtype=np.int32)
+    drawn[0] = np.arange(len(features))
+    for draw in drawn[1:]:
+        draw[:] = rng.permutation(len(features))
+    observed, draws = np.split(_means(lists, features, distance, drawn), [1])
+    observed = observed[0]
     p, p_value = np.full(len(observed), np.nan), np.nan
     if permutations:
         p = (1 + (draws >= observed - _EQUAL).sum(axis=0)) / (1 + permutations)
@@ -80,55 +87,125 @@ def label_scores(
     return LabelScores(found, observed, lists.profiles, p, benjamini_hochberg(p), float(observed.mean()), p_value)
 
 
-def _places(features: Floats, distance: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(n, n) how many others are nearer to a query than a candidate is, and how many lie as far as it does, itself included."""
+def _means(lists: _Lists, features: Floats, distance: str, drawn: NDArray[np.int32]) -> Floats:
+    """(b, k) mean normalised AP of each label, where `drawn` (b, n) says whose profile each one has; the places of few queries at a time."""
+    sums = np.zeros((len(drawn), len(lists.labels)))
+    for start, place, among in _places(features, distance):
+        for draw, profile in enumerate(drawn):
+            sums[draw] += lists.sums(start, place, among, profile)
+    return np.asarray(sums / lists.profiles)
+
+
+def _places(features: Floats, distance: str) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.int32]]]:
+    """The first of some queries that follow each other and, for these, (q, n) how many others are nearer to a query than a candidate is, and how
+    many lie as far as it does, itself included."""
     n = len(features)
-    place, among = np.zeros((n, n), dtype=np.int32), np.zeros((n, n), dtype=np.int32)
+    rows = min(n, max(1, _PLACES // n))
+    place, among = np.zeros((rows, n), dtype=np.int32), np.zeros((rows, n), dtype=np.int32)
     for query, similarity, tolerance in Similarities(features, distance).each():
+        row = query % rows
         order = np.argsort(-similarity, kind="stable")
         order = order[order != query]
         opens = np.concatenate([[True], np.diff(similarity[order]) < -tolerance])[: len(order)]
         starts = np.flatnonzero(opens)
         group = np.cumsum(opens) - 1
-        place[query, order] = starts[group]
-        among[query, order] = np.diff(np.append(starts, len(order)))[group]
-    return place, among
+        place[row, order] = starts[group]
+        among[row, order] = np.diff(np.append(starts, len(order)))[group]
+        if row == rows - 1 or query == n - 1:
+            yield query - row, place[: row + 1], among[: row + 1]
 
 
 class _Lists:
     """The ranked lists: a profile with one of its labels each; who is positive in it and who is left out of it."""
 
     def __init__(self, membership: Mask) -> None:
-        n = len(membership)
-        query, label = np.nonzero(membership)
-        shared = (membership.astype(np.float32) @ membership.T.astype(np.float32)) > 0
-        positive = membership.T[label]
-        positive[np.arange(len(query)), query] = False
-        left_out = shared[query] & ~membership.T[label]
-        m, total = positive.sum(axis=1), n - 1 - left_out.sum(axis=1)
+        self._membership = membership
+        # the profiles of each label and the labels of each profile, one after the other, and where each one's begin
+        self._members, self._size = np.nonzero(membership.T)[1], membership.sum(axis=0)
+        self._first = np.cumsum(self._size) - self._size
+        self._query, self._label = np.nonzero(membership)
+        self._labels_of, self._own = self._label, membership.sum(axis=1)
+        self._first_of = np.cumsum(self._own) - self._own
+        # of a list of each profile at most
+        self._pairs = membership.astype(np.int64) @ self._size
+        aside, known = np.zeros(len(self._query), dtype=np.int64), [np.zeros(0, dtype=np.int32)]
+        for part in self._parts(np.arange(len(self._query))):
+            lists, other = self._find_left_out(part)
+            aside[part] = np.bincount(lists, minlength=len(part))
+            if aside.sum() <= _LEFT_OUT:
+                known.append(other.astype(np.int32))
+        m, total = self._size[self._label] - 1, len(membership) - 1 - aside
         kept = (m > 0) & (m < total)
         if not kept.any():
             raise InputError("Expected a label that two profiles have and another lacks altogether, got none. Check the column of labels.")
-        self._n, self._query, self._m = n, query[kept], m[kept]
+        self._query, self._label, self._m = self._query[kept], self._label[kept], m[kept]
         self._chance = chance_ap(m[kept], (total - m)[kept])
-        self.labels, self._label, self.profiles = np.unique(label[kept], return_inverse=True, return_counts=True)
-        self._positive, self._left_out = np.nonzero(positive[kept]), np.nonzero(left_out[kept])
+        # those left out are found once and kept where they are few enough
+        self._known = np.concatenate(known) if aside.sum() <= _LEFT_OUT else None
+        self._aside, self._first_aside = aside[kept], (np.cumsum(aside) - aside)[kept]
+        self.labels, self._code, self.profiles = np.unique(self._label, return_inverse=True, return_counts=True)
 
-    def means(self, place: NDArray[np.int32], among: NDArray[np.int32], profile: Ints) -> Floats:
-        """(k,) mean normalised AP of each label, where `profile` says whose profile each one has."""
-        query = profile[self._query]
-        lists, other = self._positive
-        at = query[lists], profile[other]
+    def sums(self, start: int, place: NDArray[np.int32], among: NDArray[np.int32], profile: NDArray[np.int32]) -> Floats:
+        """(k,) sums of the normalised AP over the queries from `start` on whose places are given, where `profile` says whose profile each one has."""
+        inside = (profile >= start) & (profile < start + len(place))
+        found = np.zeros(len(self.labels))
+        for part in self._parts(np.flatnonzero(inside[self._query])):
+            ap, chance = self._ap(part, profile[self._query[part]].astype(np.int64) - start, place, among, profile), self._chance[part]
+            found += np.bincount(self._code[part], (ap - chance) / (1 - chance), len(found))
+        return found
+
+    def _ap(self, part: Ints, row: Ints, place: NDArray[np.int32], among: NDArray[np.int32], profile: NDArray[np.int32]) -> Floats:
+        """(l,) average precision of some lists, of which `row` says where the places of their queries are."""
+        n = len(profile)
+        lists, other = self._positives(part)
+        at = row[lists], profile[other]
         # ties of positives of one list, in order
-        keys, first, r = np.unique(lists * self._n + place[at], return_index=True, return_counts=True)
-        lists = keys // self._n
-        aside, other = self._left_out
-        gone = np.sort(aside * self._n + place[query[aside], profile[other]])
+        keys, first, r = np.unique(lists * n + place[at], return_index=True, return_counts=True)
+        items, lists = among[at][first].astype(np.int64), keys // n
+        aside, other = self._left_out(part)
+        gone = np.sort(aside * n + place[row[aside], profile[other]])
         ahead = np.searchsorted(gone, keys, side="left")
-        before = keys % self._n - (ahead - np.searchsorted(gone, lists * self._n, side="left"))
-        items = among[at][first] - (np.searchsorted(gone, keys, side="right") - ahead)
+        before = keys % n - (ahead - np.searchsorted(gone, lists * n, side="left"))
+        items -= np.searchsorted(gone, keys, side="right") - ahead
         reached = np.cumsum(r) - r
         reached -= reached[np.searchsorted(lists, lists, side="left")]
-        one, more = group_weights(items.astype(np.int64), before)
-        ap = np.bincount(lists, r * (one * (reached + 1) + more * (r - 1)), len(query)) / self._m
-        return np.asarray(np.bincount(self._label, (ap - self._chance) / (1 - self._chance)) / self.profiles)
+        one, more = group_weights(items, before)
+        return np.asarray(np.bincount(lists, r * (one * (reached + 1) + more * (r - 1)), len(part)) / self._m[part])
+
+    def _parts(self, lists: Ints) -> list[Ints]:
+        """Some lists in parts that hold about as many pairs."""
+        part = np.cumsum(self._pairs[self._query[lists]]) // _PAIRS
+        return np.split(lists, np.flatnonzero(np.diff(part)) + 1) if len(lists) else []
+
+    def _positives(self, part: Ints) -> tuple[Ints, Ints]:
+        """Which of some lists, and who has its label beside the query."""
+        label = self._label[part]
+        lists, other = np.repeat(np.arange(len(part)), self._size[label]), self._members[_ranges(self._first[label], self._size[label])]
+        kept = other != self._query[part][lists]
+        return lists[kept], other[kept]
+
+    def _left_out(self, part: Ints) -> tuple[Ints, Ints]:
+        """Which of some lists, and who has another label of the query but not this one: neither positive nor negative."""
+        if self._known is None:
+            return self._find_left_out(part)
+        count = self._aside[part]
+        return np.repeat(np.arange(len(part)), count), self._known[_ranges(self._first_aside[part], count)].astype(np.int64)
+
+    def _find_left_out(self, part: Ints) -> tuple[Ints, Ints]:
+        query, own = self._query[part], self._label[part]
+        lists, label = np.repeat(np.arange(len(part)), self._own[query]), self._labels_of[_ranges(self._first_of[query], self._own[query])]
+        others = label != own[lists]
+        lists, label = lists[others], label[others]
+        lists, other = np.repeat(lists, self._size[label]), self._members[_ranges(self._first[label], self._size[label])]
+        kept = ~self._membership[other, own[lists]]
+        lists, other = lists[kept], other[kept]
+        if self._own[query].max(initial=0) > 2:
+            # who shares several of them is there several times
+            keys = np.unique(lists * len(self._own) + other)
+            lists, other = keys // len(self._own), keys % len(self._own)
+        return lists, other
+
+
+def _ranges(first: Ints, count: Ints) -> Ints:
+    """The numbers from each `first` on, as many as `count` says, one range after the other."""
+    return np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipelines.metrics import multilabel
 from pipelines.metrics.multilabel import LabelScores, label_scores
 from pipelines.metrics.pairs import PairRule, multilabel_scores
 from registry.arrays import Floats, Mask
@@ -35,6 +36,20 @@ def test_is_the_slow_one_with_ties_and_without(distance: str, rounded: bool) -> 
     np.testing.assert_allclose(found.normalised, slow(x, membership, distance), atol=1e-12)
     assert found.value == pytest.approx(found.normalised.mean())
     assert np.isnan(found.p_value)
+
+
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_a_few_queries_and_pairs_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Profiles of up to five labels, so that others share several with them; ties; blocks that end within a list's profiles."""
+    rng = np.random.default_rng(3)
+    x, membership = np.round(rng.normal(size=(41, 3))), rng.random((41, len(NAMES))) < 0.45
+    whole = label_scores(x, membership, NAMES, permutations=9)
+    np.testing.assert_allclose(whole.normalised, slow(x, membership, "cosine"), atol=1e-12)
+    for name, value in (("_PLACES", 7 * 41), ("_PAIRS", 50), ("_LEFT_OUT", kept)):
+        monkeypatch.setattr(multilabel, name, value)
+    found = label_scores(x, membership, NAMES, permutations=9)
+    np.testing.assert_allclose(found.normalised, whole.normalised, atol=1e-12)
+    np.testing.assert_array_equal(found.p, whole.p)
 
 
 def test_permutations_are_what_a_slow_loop_gives() -> None:
