@@ -200,7 +200,9 @@ def page(tables: dict[str, pd.DataFrame]) -> str:
     said = (
         "Percent of images that a bundle calls unlike anything scored before; in brackets what its embedding alone would notice at the same rate"
         f" of false alarms. The first lines are false alarms and should be {100 * RATE:g}: the limits of one bundle may be some percent off, as the"
-        " few units that set them are; the rule, over many draws of units, is not. Limits of training units alone are there to show what comes of"
+        " few units that set them are, and so may the rate that a dozen held-out units show; the rule, over many draws of units, is not:"
+        " [decision 0015](decisions/0015-unlike.md) has it by row (`python benchmarks/false_alarms.py`)."
+        " Limits of training units alone are there to show what comes of"
         " them where a row has learned from these units. `none` are test images, whose units the limits were set with. A stain 1.2 times as strong is"
         " one standard deviation of a plate's or a patient's, except that here the noise grows with it, as with no stain."
     )

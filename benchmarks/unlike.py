@@ -13,7 +13,8 @@ from 24 training units and some held-out units; its rate is the share of images 
     held out       95th percentile of held-out images' distances to the nearest training image, units weighted alike
     conformal      held out, with the mass of one more unit at infinity: never too often, and no limit at all below 19 units
     normal         held out, log distances as a normal effect of the unit (Student's t) on top of the residuals as they are
-    margin         held out, with the margin by which images exceed that percentile of all other units: the product's rule
+    margin, plain  held out, with the margin by which images exceed that percentile of all other units, every image for one
+    margin         likewise, images for what they are worth beside others of their unit: the product's rule
     margin, all    likewise, with training units as seen from all others: the product's rule for rows that have not learned from them
 
 Exit code 1: the product's rule is outside 5 % +- 2 % anywhere, or no unit effect that is simulated misleads the rule per image.
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pipelines.unlike import LEAST_UNITS, RATE, Away, HeldOut, new_unit_limit
+from pipelines.unlike import LEAST_UNITS, RATE, Away, HeldOut, new_unit_limit, quantile_of_units
 from registry.reference import ReferenceSet
 from serving.reference import Space
 
@@ -67,6 +68,13 @@ def conformal(distances: np.ndarray, units: np.ndarray) -> float:
     return percentile(distances, units, share) if share <= 1 else np.inf
 
 
+def plain_margin(distances: np.ndarray, units: np.ndarray) -> float:
+    _, unit, counts = np.unique(units, return_inverse=True, return_counts=True)
+    weights = 1.0 / counts[unit]
+    others = np.array([quantile_of_units(distances[unit != u], weights[unit != u], 1 - RATE) for u in range(len(counts))])
+    return max(0.0, quantile_of_units(distances, weights, 1 - RATE) + quantile_of_units(distances - others[unit], weights, 1 - RATE))
+
+
 def normal(distances: np.ndarray, units: np.ndarray) -> float:
     values = np.log(distances)
     _, unit, counts = np.unique(units, return_inverse=True, return_counts=True)
@@ -99,6 +107,7 @@ def limits(world: World, rng: np.random.Generator) -> tuple[dict[str, float], np
         "held out": percentile(away.embedding, held_unit),
         "conformal": conformal(away.embedding, held_unit),
         "normal": normal(away.embedding, held_unit),
+        "margin, plain": plain_margin(away.embedding, away.unit),
         "margin": new_unit_limit(away.embedding, away.unit),
         "margin, all": new_unit_limit(everyone.embedding, everyone.unit),
     }

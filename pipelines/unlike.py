@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.arrays import Embedding, Floats, Ints
+from registry.arrays import Embedding, Floats, Ints, Mask
 from registry.cards import EncoderCard
 from registry.reference import Limits, ReferenceSet
 from serving.reference import Space
@@ -125,24 +125,54 @@ def new_unit_limit(distances: Floats, units: Ints, rate: float = RATE) -> float:
     """A limit that an image of a new unit lies beyond with probability `rate`.
 
     The quantile over images, every unit with the same weight, and a margin: how far images lie beyond that quantile of all other
-    units. The margin is what new units add to it; it is near 0 where units do not differ or are many.
+    units. The margin is what new units add to it; it is near 0 where units do not differ or are many. Its own quantile is of as many
+    values as the images are worth (`effective_number`): where whole units lie beyond, a dozen of them are not hundreds of images.
 
     Args:
         distances: (m,).
         units: (m,) codes; at least two units.
         rate: between 0 and 1.
     """
-    _, unit, counts = np.unique(units, return_inverse=True, return_counts=True)
+    # sorted once: sorting what is sorted already, for each unit, takes a tenth of the time
+    order = np.argsort(distances, kind="stable")
+    distances = distances[order]
+    _, unit, counts = np.unique(units[order], return_inverse=True, return_counts=True)
     weights = 1.0 / counts[unit]
-    of_others = np.array([_quantile(distances[unit != u], weights[unit != u], 1 - rate) for u in range(len(counts))])
-    margin = _quantile(distances - of_others[unit], weights, 1 - rate)
-    return max(0.0, _quantile(distances, weights, 1 - rate) + margin)
+    of_others = np.array([quantile_of_units(distances[unit != u], weights[unit != u], 1 - rate) for u in range(len(counts))])
+    beyond = distances - of_others[unit]
+    margin = quantile_of_units(beyond, weights, 1 - rate, effective_number(beyond > 0, unit, counts))
+    return max(0.0, quantile_of_units(distances, weights, 1 - rate) + margin)
 
 
-def _quantile(values: Floats, weights: Floats, share: float) -> float:
-    """Weighted quantile; of n equal weights the k-th smallest value is that of k / (n + 1), which a new value exceeds as often as it should."""
-    order = np.argsort(values, kind="stable")
-    upto = np.cumsum(weights[order]) / weights.sum() * len(values) / (len(values) + 1)
+def effective_number(beyond: Mask, unit: Ints, counts: Ints) -> float:
+    """How many independent images as many images of units are worth, when it comes to how often they lie beyond something.
+
+    Kish's design effect (1965) for units of the same weight, with the intraclass correlation of being beyond by analysis of variance
+    (Donner 1986), at least 0. The number of images where units do not differ, the number of units where images of a unit do not.
+
+    Args:
+        beyond: (m,).
+        unit: (m,) 0, 1, ...
+        counts: (units,) images of each; at least two units.
+    """
+    number, images = len(counts), len(beyond)
+    values = beyond.astype(np.float64)
+    means = np.bincount(unit, values) / counts
+    between = (counts * (means - values.mean()) ** 2).sum() / (number - 1)
+    within = ((values - means[unit]) ** 2).sum() / max(1, images - number)
+    of_units = max(0.0, between - within) / ((images - (counts**2).sum() / images) / (number - 1))
+    correlation = of_units / (of_units + within) if of_units + within > 0 else 0.0
+    each = 1 / np.mean(1 / counts)
+    return float(number * each / (1 + (each - 1) * correlation))
+
+
+def quantile_of_units(values: Floats, weights: Floats, share: float, number: float | None = None) -> float:
+    """Weighted quantile; of n equal weights the k-th smallest value is that of k / (n + 1), which a new value exceeds as often as it should.
+
+    `number` is n where the values are worth fewer independent ones; the largest value is then that of n / (n + 1) and all above.
+    """
+    order, number = np.argsort(values, kind="stable"), len(values) if number is None else number
+    upto = np.cumsum(weights[order]) / weights.sum() * number / (number + 1)
     return float(np.interp(share, upto, values[order]))
 
 

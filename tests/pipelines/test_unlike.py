@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.unlike import LEAST_UNITS, RATE, Away, HeldOut, has_learned, new_unit_limit, with_limits
+from pipelines.unlike import LEAST_UNITS, RATE, Away, HeldOut, effective_number, has_learned, new_unit_limit, with_limits
 from registry.cards import EncoderCard
 from registry.images import ImageSpec
 from registry.reference import ReferenceSet
@@ -61,8 +61,11 @@ def test_training_units_help_only_a_row_that_has_not_learned_from_them() -> None
         limits = with_limits(references, held_out, learned=False, unit="plate").limits
         assert limits is not None
         assert limits.units == TRAINING + HELD_OUT
-        beyond.append(np.mean(nearest(references.embedding, new) > limits.embedding))
-    assert np.mean(beyond) > 2 * RATE
+        everyone = Away.of(references, held_out, learned=False)
+        assert everyone is not None
+        of_training = everyone.without(*np.unique(held_out.unit).tolist()).limits("plate")
+        beyond.append(np.mean(nearest(references.embedding, new) > of_training.embedding))
+    assert np.mean(beyond) > 4 * RATE
 
 
 def test_both_limits_together_have_the_rate() -> None:
@@ -105,6 +108,27 @@ def test_units_weigh_the_same_whatever_their_size() -> None:
     repeated = np.concatenate([away.ravel(), *[away[0]] * 9])
     several = new_unit_limit(repeated, np.concatenate([codes, np.zeros(180, int)]))
     assert several == pytest.approx(new_unit_limit(away.ravel(), codes), rel=0.03)
+
+
+def test_images_are_worth_what_their_units_leave_of_them() -> None:
+    counts = np.full(20, 30)
+    unit = np.repeat(np.arange(20), 30)
+    rng = np.random.default_rng(0)
+    # whole units beyond: each counts once
+    whole = rng.random(20) < 0.3
+    assert effective_number(whole[unit], unit, counts) == pytest.approx(20)
+    # images beyond whatever their unit: each counts
+    assert np.mean([effective_number(rng.random(600) < 0.3, unit, counts) for _ in range(50)]) > 400
+    assert effective_number(np.zeros(600, bool), unit, counts) == 600
+    # one image each: their number
+    assert effective_number(rng.random(40) < 0.3, np.arange(40), np.ones(40, int)) == pytest.approx(40)
+    # the variance of a rate of clustered images is that of as many independent ones
+    rates, worth = [], []
+    for _ in range(400):
+        beyond = rng.random(600) < rng.beta(1, 4, 20)[unit]
+        rates.append(beyond.mean())
+        worth.append(1 / effective_number(beyond, unit, counts))
+    assert np.mean(worth) == pytest.approx(np.var(rates) / (0.2 * 0.8), rel=0.15)
 
 
 def test_images_as_units_give_about_the_usual_quantile() -> None:
