@@ -21,14 +21,15 @@ SETTINGS = ProbeSettings(grid=(1e-3, 1e-1, 1e1))
 
 def probed(x: np.ndarray, labels: np.ndarray, units: np.ndarray, tests: Sequence[np.ndarray], leak: bool = False) -> Statistic:
     """Balanced accuracy through the probe that scores real rows, each of `tests` (n,) tested by what the rest has trained; `leak`: and by itself."""
-    predicted = np.full(len(units), -1)
-    for test in tests:
+    predicted, folds = np.full(len(units), -1), np.full(len(units), -1)
+    for number, test in enumerate(tests):
+        folds[test] = number
         seen = np.ones(len(units), dtype=bool) if leak else ~test
         probe = fit_probe(x[seen], labels[seen], units[seen], 2, SETTINGS)
         predicted[test] = probe.predict_proba(x[test]).argmax(axis=1)
     tested = predicted >= 0
     score = balanced_accuracy(labels[tested], predicted[tested], units[tested], 2)
-    return replace(score, inflation=inflation_of(len(tests)))
+    return replace(score, inflation=inflation_of(folds, units))
 
 
 def probes_covered(folds: int, signal: float, seed: int) -> bool:

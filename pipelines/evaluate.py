@@ -37,7 +37,7 @@ from pipelines.metrics.ridge import protocol_id as ridge_protocol
 from pipelines.metrics.statistic import Statistic
 from pipelines.params import Params
 from pipelines.scores import Predictions, Scored, write_scores
-from pipelines.tasks import FoldFeatures, Question, cross_fitted, fold_features, probe_settings
+from pipelines.tasks import FoldFeatures, Question, fold_features, inflated, probe_settings
 from registry.arrays import Floats, Ints, Mask
 from registry.bundle import write_arrays
 from registry.cards import EncoderCard
@@ -140,7 +140,7 @@ def score(row: str, member: str, question: Question, features: FoldFeatures, ben
         entry("ridge.balanced_accuracy", ridge_protocol(rule), 1 / n_classes, _ridge(question, features, logistic, rule)),
         entry("knn.balanced_accuracy", nearest, 1 / n_classes, probe_statistic("balanced_accuracy", knn, question)),
     ]
-    scored = [replace(s, statistic=cross_fitted(s.statistic, question)) for s in scored]
+    scored = [replace(s, statistic=inflated(s.statistic, question)) for s in scored]
     retrieval = _retrieval(question, features, benchmark, params)
     if retrieval is not None:
         found_anywhere = entry(RETRIEVAL, PROTOCOL, retrieval.chance, retrieval.raw, retrieval.note)

@@ -22,7 +22,7 @@ from pipelines.metrics.probes import FoldFeatures, ProbeSettings, features_of_fo
 from pipelines.metrics.statistic import Statistic
 from pipelines.params import Params
 from pipelines.scores import Scored
-from pipelines.tasks import Question, cross_fitted, fold_features, probe_settings
+from pipelines.tasks import Question, fold_features, inflated, probe_settings
 
 #: primary metrics that are computed again: "<probe>.<metric>"
 METRICS = ("logistic.balanced_accuracy", "logistic.auroc", "knn.balanced_accuracy")
@@ -93,7 +93,7 @@ def primary_statistic(question: Question, features: FoldFeatures, rule: ProbeSet
     """The primary metric of one task from out-of-fold predictions under `rule`."""
     kind, _, metric = question.task.metric.partition(".")
     found = out_of_fold(features, question.codes, question.folds, question.units, len(question.classes), rule, kind)
-    return cross_fitted(probe_statistic(metric, found, question), question)
+    return inflated(probe_statistic(metric, found, question), question)
 
 
 def _is_wider(question: Question, features: FoldFeatures, dim: int) -> bool:

@@ -56,19 +56,15 @@ class Question:
         profiles = np.unique(np.array(keys), return_inverse=True)[1].astype(np.int64)
         return cls(task, codes, classes, units, index["fold"].to_numpy(np.int64), profiles)
 
-    @property
-    def n_tested_folds(self) -> int:
-        """Folds of which images are tested."""
-        return len(np.unique(self.folds[(self.codes >= 0) & (self.folds >= 0)]))
-
     def train(self, number: int) -> Mask:
         """(n,) the training images of a fold that take part."""
         return np.asarray((self.codes >= 0) & (self.folds != number))
 
 
-def cross_fitted(statistic: Statistic, question: Question) -> Statistic:
-    """A probe's statistic with the inflation of its variance, if several folds are tested, each by what the others have trained."""
-    return replace(statistic, inflation=inflation_of(question.n_tested_folds))
+def inflated(statistic: Statistic, question: Question) -> Statistic:
+    """A probe's statistic with the inflation of its variance, for what the units that train do to it."""
+    taking_part = question.codes >= 0
+    return replace(statistic, inflation=inflation_of(question.folds[taking_part], question.units[taking_part]))
 
 
 def fold_features(row: Row, member: str, benchmark: Benchmark) -> FoldFeatures:

@@ -3,8 +3,8 @@
 An image's neighbours in the same well or on the same plate share everything with it, so a split that tears them says "yes" to any question.
 Here positions (row, column, site) are decoded on plates that were held out whole, and what was acquired together (plate, batch, centre, ...) on
 wells that were held out whole, the same well of every plate at once, so that no well position lies on both sides; without wells, on units that
-were held out (scikit-learn's `GroupKFold`, but for which group goes into which fold). Intervals condition on the fitted probes: noise is above
-chance in 2 to 10 % of trials where 2.5 % is meant.
+were held out (scikit-learn's `GroupKFold`, but for which group goes into which fold). Intervals are widened for what units train
+(docs/decisions/0017-cross-fitting.md); those of noise hold chance .95 of the time (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def decode(
     codes = np.where(inside, np.searchsorted(kept, np.where(inside, values, kept[0])), -1).astype(np.int64)
     found = out_of_fold(features, codes, folds, groups, len(kept), settings, kind)
     score = balanced_accuracy(found.labels, found.predicted, groups[found.images], len(kept))
-    statistic = replace(score, inflation=inflation_of(len(np.unique(folds[found.images]))))
+    statistic = replace(score, inflation=inflation_of(folds[codes >= 0], groups[codes >= 0]))
     of_label = None if labels is None else _of_label(whole_names(labels, "labels", missing=""), codes, folds, len(kept))
     return Decoded(column, held_out, statistic, 1 / len(kept), of_label, left_out, "")
 

@@ -53,7 +53,7 @@ class Expression:
 
     Attributes:
         r: mean over folds of the mean over genes of r, -1..1, larger is better. Share of unit u: mean over folds of its test spots / theirs.
-            Without unit u its test spots are left out of their fold; the fits stay as they are, for which several folds have their inflation.
+            Without unit u its test spots are left out of their fold; the fits stay as they are, for which there is the inflation.
         folds: (f,) score of each fold, in order of its number.
         spread: population standard deviation over folds, as the leaderboard has it; with two folds it says little.
         per_gene: (g,) mean over folds of r.
@@ -138,7 +138,7 @@ def expression_scores(
         share=np.mean(shares, axis=0)[tested],
         n_images=int((folds >= 0).sum()),
         class_in_units=int(tested.sum()),
-        inflation=inflation_of(len(numbers)),
+        inflation=inflation_of(folds, units),
     )
     rules = protocol_id(protocol, chosen - {""})
     return Expression(statistic, np.array(values), float(np.std(values)), np.mean(per_gene, axis=0), tuple(alphas), constant, rules)
@@ -155,8 +155,8 @@ def protocol_id(protocol: str, by: Collection[str] = ()) -> str:
     if protocol == "hest_cv":
         name = ONE_PATIENT if set(by) - {_BY_PATIENT} else protocol
         chosen = f"-by-{'-or-'.join(sorted(by))}" if by else ""
-        return f"{name}/alpha=1e-2..1e6x{len(GRID)}{chosen}/log1p/pooled-r/v2"
-    return f"hest_a1/pca{COMPONENTS}-exact/log1p/pooled-r/v2" if protocol == "hest_a1" else f"{protocol}/log1p/pooled-r/v2"
+        return f"{name}/alpha=1e-2..1e6x{len(GRID)}{chosen}/log1p/pooled-r/v3"
+    return f"hest_a1/pca{COMPONENTS}-exact/log1p/pooled-r/v3" if protocol == "hest_a1" else f"{protocol}/log1p/pooled-r/v3"
 
 
 def protocol_ids(protocol: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
 SHOTS = (1, 2, 4, 8, 16)
-PROTOCOL = "simpleshot/standardise/cl2n/nearest-mean/v3"
+PROTOCOL = "simpleshot/standardise/cl2n/nearest-mean/v4"
 
 
 @dataclass(frozen=True, eq=False)

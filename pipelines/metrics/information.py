@@ -159,8 +159,10 @@ def beyond_controls(
         dropped += found.dropped
         notes += found.notes
 
+    inflation = inflation_of(folds[labels >= 0], units[labels >= 0])
+
     def of(values: Floats) -> Statistic:
-        return replace(image_mean(values[tested], units[tested], labels[tested], n_classes), inflation=inflation_of(len(numbers)))
+        return replace(image_mean(values[tested], units[tested], labels[tested], n_classes), inflation=inflation)
 
     return Information(
         encoder=of(bits["encoder", 0]),

@@ -53,12 +53,12 @@ class ProbeSettings:
             raise InputError(f"Expected a grid of positive C, ascending and without repeats, got {self.grid}.")
 
     def protocol_id(self, kind: str) -> str:
-        """Names every rule of one probe, e.g. "knn/standardise/pca128/k15/prior-corrected/v3"."""
+        """Names every rule of one probe, e.g. "knn/standardise/pca128/k15/prior-corrected/v4"."""
         if kind == "knn":
-            return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v3"
+            return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v4"
         if kind == "logistic":
             grid = ",".join(f"{c:g}" for c in self.grid)
-            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v4"
+            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v5"
         raise InputError(f"Expected a probe of `logistic`, `knn`, got `{kind}`.")
 
 

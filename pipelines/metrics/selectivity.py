@@ -91,7 +91,7 @@ def selectivity(
         raise InputError(f"Expected a type for each of {len(labels)} images and at least one draw, got shape {types.shape} and {draws} draws.")
     found = out_of_fold(features, labels, folds, groups, n_classes, settings, kind)
     tested = groups[found.images]
-    inflation = inflation_of(len(np.unique(folds[found.images])))
+    inflation = inflation_of(folds[labels >= 0], groups[labels >= 0])
     task = replace(balanced_accuracy(found.labels, found.predicted, tested, n_classes), inflation=inflation)
     taking_part = np.flatnonzero(labels >= 0)
     recurring = share_recurring(types, folds, taking_part, found.images)

@@ -208,9 +208,9 @@ def _gap(subject: Statistic, negative: Mapping[str, Row], positive: Mapping[str,
 
 
 def _notes(unit: str, m: int, twins: Sequence[Contrast], inflation: float) -> list[str]:
-    notes = ["Intervals condition on the fitted probes: training variance is not in them."]
+    notes = []
     if inflation > 1:
-        notes.append(f"Folds are tested by what the others have trained: variances are multiplied by {inflation:g} for it.")
+        notes.append(f"Which units train a probe is luck too: variances are multiplied by {inflation:.3g} for it.")
     if m > 1:
         notes.append("The gain is biased down by the choice of the best control.")
     if not twins:

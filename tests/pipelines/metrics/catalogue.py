@@ -436,7 +436,6 @@ PARTS = {
     "sentences.unknown_information_sentence": "words",
     "statistic.check_labels": "the check itself",
     "statistic.index_units": "the check itself",
-    "statistic.inflation_of": "a number of folds",
     "statistic.tally": "sums of what was checked",
 }
 
@@ -935,6 +934,17 @@ def _statistics() -> Iterator[Metric]:
             "one unit": gives(lambda r, b, _s: r.value == b.value and r.share.tolist() == [1.0], "without"),
             "group of one": gives(lambda r, b, _s: r.value == b.value and r.share.min() == 1 / 72),
             "a unit is missing": Refused("Expected one label for each of 71 images"),
+            "empty": NO_IMAGE,
+        },
+        score=False,
+    )
+    yield Metric(
+        statistic.inflation_of,
+        lambda s: {"folds": np.where(s.folds == 0, 0, -1), "units": s.plates},
+        {
+            "one unit": equals(1.25),
+            "group of one": equals(1 + 5 / 8 / 4),
+            "a unit is missing": Refused("Expected a unit name for each of 72 images"),
             "empty": NO_IMAGE,
         },
         score=False,

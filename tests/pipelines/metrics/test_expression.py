@@ -97,14 +97,14 @@ def test_the_protocol_id_says_how_alpha_was_chosen_and_which_components() -> Non
     x, counts, patients, folds = tissue()
     slides = np.array([f"s{i % 4}" for i in range(len(folds))])
     several = expression_scores(x, counts, patients, folds)
-    assert several.protocol_id == "hest_cv/alpha=1e-2..1e6x17-by-patient/log1p/pooled-r/v2"
+    assert several.protocol_id == "hest_cv/alpha=1e-2..1e6x17-by-patient/log1p/pooled-r/v3"
     # where patients can be left out, sections are not looked at
     again = expression_scores(x, counts, patients, folds, sections=slides)
     assert (again.protocol_id, again.r.value) == (several.protocol_id, several.r.value)
     # three patients, one tested in one fold and two in the other
     three = np.isin(patients, ["patient0", "patient1", "patient2"])
     mixed = expression_scores(x[three], counts[three], patients[three], folds[three]).protocol_id
-    assert mixed == f"{ONE_PATIENT}/alpha=1e-2..1e6x17-by-contiguous-fifths-or-patient/log1p/pooled-r/v2"
+    assert mixed == f"{ONE_PATIENT}/alpha=1e-2..1e6x17-by-contiguous-fifths-or-patient/log1p/pooled-r/v3"
     # a section of two spots is no part that can be correlated
     two = np.isin(patients, ["patient0", "patient1"])
     lone = np.where(np.arange(80) % 40 < 2, "small", "large")
@@ -112,7 +112,7 @@ def test_the_protocol_id_says_how_alpha_was_chosen_and_which_components() -> Non
     with pytest.raises(InputError, match="Expected a section for each of 80 spots"):
         expression_scores(x[two], counts[two], patients[two], folds[two], sections=lone[1:])
     wide = tissue(d=300, spots=120)
-    assert expression_scores(*wide, "hest_a1").protocol_id == "hest_a1/pca256-exact/log1p/pooled-r/v2"
+    assert expression_scores(*wide, "hest_a1").protocol_id == "hest_a1/pca256-exact/log1p/pooled-r/v3"
 
 
 def test_one_training_patient_finds_a_planted_gene_program_and_no_noise() -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 from pipelines.metrics.ceiling import share_of_gap
 from pipelines.metrics.classification import balanced_accuracy
 from pipelines.metrics.jackknife import difference, estimate, interval, mean_of, t_quantile, why_not_assessable
-from pipelines.metrics.statistic import Statistic, image_mean
+from pipelines.metrics.statistic import Statistic, image_mean, inflation_of
 from registry.errors import InputError
 from tests.pipelines.metrics.data import mean_statistic, statistic
 
@@ -139,6 +139,21 @@ def test_an_inflated_statistic_is_judged_like_one_that_scatters_so_much() -> Non
     assert found.low < share_of_gap(*rows, "floor", "ceiling").low
     # a difference from what is not cross-fitted is inflated too
     assert difference(inflated[0], rows[1]).inflation == difference(rows[1], inflated[0]).inflation == 1.6
+
+
+def test_the_units_that_train_inflate_by_how_many_they_are_and_how_often_they_are_tested() -> None:
+    units = np.repeat([f"u{number:02d}" for number in range(15)], 3)
+    number = np.repeat(np.arange(15), 3)
+    for n_test, expected in ((3, 1 + 3 / 12 / 4), (5, 1.125), (12, 2.0)):
+        assert inflation_of(np.where(number < n_test, 0, -1), units) == pytest.approx(expected)
+    # the number of images of a unit says nothing
+    assert inflation_of(np.array([4, -1, -1, -1]), np.array(["a", "b", "b", "b"])) == 1.25
+    assert inflation_of(number % 2, units) == 2.0
+    assert inflation_of(np.where(number < 3, -1, number % 2), units) == 2.0
+    assert inflation_of(number % 5, units) == inflation_of(number % 3, units) == 1.6
+    for folds in (np.zeros(45, dtype=np.int64), np.full(45, -1)):
+        with pytest.raises(InputError, match="Expected test and training images"):
+            inflation_of(folds, units)
 
 
 def test_inflation_makes_nothing_smaller() -> None:
