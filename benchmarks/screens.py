@@ -85,6 +85,13 @@ class Screen:
         directions = design.unit * other.normal(size=(design.units, k))[codes] + design.shared * other.normal(size=(len(codes), k))
         return cls(design, labels, codes, np.array([f"u{code:04d}" for code in codes]), common, directions)
 
+    @property
+    def carries_an_interval(self) -> bool:
+        """Whether there are units enough, counted by images: ten, as good as five of equal size, and three that have the rarest class."""
+        sizes = np.bincount(self.codes)
+        rarest = min(len(set(self.codes[self.labels == c].tolist())) for c in range(self.design.classes))
+        return bool(len(sizes) >= 10 and sizes.sum() ** 2 >= 5 * np.sum(sizes**2) and rarest >= 3)
+
     def margins(self, strength: float, rng: np.random.Generator) -> np.ndarray:
         """(n,) margins of one row."""
         d = self.design
@@ -99,30 +106,30 @@ class Screen:
         return np.asarray(strength * np.eye(k)[self.labels] + self.directions + own + rng.normal(size=(len(self.codes), k)))
 
 
-#: a screen, (n,) margins of a row, (n,) names of what is left out -> the row's statistic
-Score = Callable[[Screen, np.ndarray, np.ndarray], Statistic]
+#: a screen, (n,) margins of a row -> the row's statistic
+Score = Callable[[Screen, np.ndarray], Statistic]
 
 
-def accuracy_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+def accuracy_score(screen: Screen, margins: np.ndarray) -> Statistic:
     """Balanced accuracy; a wrong answer is the next class."""
     k = screen.design.classes
-    return balanced_accuracy(screen.labels, np.where(margins > 0, screen.labels, (screen.labels + 1) % k), units, k)
+    return balanced_accuracy(screen.labels, np.where(margins > 0, screen.labels, (screen.labels + 1) % k), screen.units, k)
 
 
-def auroc_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+def auroc_score(screen: Screen, margins: np.ndarray) -> Statistic:
     """AUROC of the second class."""
     p = norm.cdf(np.where(screen.labels == 1, margins, -margins))
-    return macro_auroc(screen.labels, np.stack([1 - p, p], axis=1), units)
+    return macro_auroc(screen.labels, np.stack([1 - p, p], axis=1), screen.units)
 
 
-def bits_score(screen: Screen, margins: np.ndarray, units: np.ndarray) -> Statistic:
+def bits_score(screen: Screen, margins: np.ndarray) -> Statistic:
     """A number per image, as bits of information are: the margin itself."""
-    return image_mean(margins, units, screen.labels, screen.design.classes)
+    return image_mean(margins, screen.units, screen.labels, screen.design.classes)
 
 
-def map_score(screen: Screen, vectors: np.ndarray, units: np.ndarray) -> Statistic:
+def map_score(screen: Screen, vectors: np.ndarray) -> Statistic:
     """Mean average precision of retrieval across units."""
-    return retrieve(vectors, screen.labels, units, screen.design.classes).map
+    return retrieve(vectors, screen.labels, screen.units, screen.design.classes).map
 
 
 @dataclass(frozen=True)

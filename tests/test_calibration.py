@@ -21,7 +21,7 @@ def calibrate(*options: str) -> subprocess.CompletedProcess[str]:
     ("fault", "part", "claim"),
     [
         ("unit", "coverage", "50 units, true difference 0"),
-        ("split", "probes", "false `beats` through the probe"),
+        ("split", "probes", "features of noise, one fold: chance"),
         ("twin", "a/a", "false `beats`"),
         ("ties", "p-values", "random counts that tie"),
         ("null", "p-values", "labels that follow the kind of plate"),
