@@ -285,8 +285,7 @@ def probe_words(folds: int, seed: int) -> tuple[str, bool]:
 def cross_fitting(plan: Plan) -> Iterator[Line]:
     """Intervals and p-values of what is trained: what a unit does in training is not left out with it.
 
-    A factor stands for it. With one held-out split what is asked is coverage of .93 to .97. Where all units are tested in turn one factor serves all
-    designs, and it is .93 to .98.
+    A factor stands for it.
     """
     for said, compare, signal in (
         ("two rows of noise", probes_compared, 0.0),
@@ -304,7 +303,7 @@ def cross_fitting(plan: Plan) -> Iterator[Line]:
             repeats = plan.nulls if not bits else plan.splits if folds == 1 else plan.informations
             made: Callable[[int], Compared | None] = partial(compare, folds, signal)
             found = [one for one in in_parallel(made, range(repeats), plan.workers) if one is not None]
-            yield coverage("cross-fitting", claim, [one.holds for one in found], 0.93, 0.97 if folds == 1 else 0.98)
+            yield coverage("cross-fitting", claim, [one.holds for one in found], 0.93, 0.97)
             yield uniform("cross-fitting", f"{claim}: p", [one.p for one in found], False)
     for train, test in () if plan.quick else ((6, 12), (12, 40), (40, 12), (40, 40)):
         claim = f"gene expression, a signal, {train} units train and {test} are tested"
@@ -315,7 +314,7 @@ def cross_fitting(plan: Plan) -> Iterator[Line]:
     if plan.about:
         return
     hits = [hit for hit in in_parallel(decoding_covered, range(plan.nulls), plan.workers) if hit is not None]
-    yield coverage("cross-fitting", "a batch decoded from noise: chance", hits, 0.93, 0.98)
+    yield coverage("cross-fitting", "a batch decoded from noise: chance", hits, 0.93, 0.97)
 
 
 def probes(plan: Plan) -> Iterator[Line]:
@@ -323,7 +322,7 @@ def probes(plan: Plan) -> Iterator[Line]:
     for folds, said in ((1, "one fold"), (2, "two folds that train each other")):
         found = list(in_parallel(partial(probe_words, folds), range(plan.probes), plan.workers))
         yield rate("probes", f"features of noise, {said}: false `beats` through the probe", [word == "beats" for word, _ in found], NOMINAL)
-        yield coverage("probes", f"features of noise, {said}: chance", [holds for _, holds in found], 0.93, 0.98)
+        yield coverage("probes", f"features of noise, {said}: chance", [holds for _, holds in found], 0.93, 0.97)
 
 
 # ---------------------------------------------------------------------------------------------- beyond controls
@@ -364,12 +363,16 @@ def counted_bits(size: float, n: int = 1_000_000) -> tuple[float, float]:
 
 
 def information_verdict(what: str, size: float, seed: int) -> Verdict:
-    """On bits beyond the controls for an encoder that re-encodes them, or that knows PLANTED_BITS more."""
+    """On bits beyond the controls for an encoder that re-encodes them, that is noise, or that knows PLANTED_BITS more.
+
+    Noise and a copy of the two controls that matter stand beside controls that are many for the images: these know the training labels by heart.
+    """
     rng = np.random.default_rng([seed, 3])
-    n, b = 1000, 8
+    crowded = what in ("noise", "copies")
+    n, b = (300, 24) if crowded else (1000, 8)
     units = np.array([f"u{code:02d}" for code in rng.integers(0, 20, n)])
     controls, hidden = rng.normal(size=(n, b)), rng.normal(size=(n, 1))
-    logit = controls[:, :2] @ CONTROLS_LOGIT
+    logit = (3.0 if crowded else 1.0) * (controls[:, :2] @ CONTROLS_LOGIT)
     logit += {"squares": 1.0 * (controls[:, 0] ** 2 - 1), "networks": 1.0 * controls[:, 0] * controls[:, 1]}.get(what, 0.0)
     logit += size * hidden[:, 0]
     labels = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(np.int64)
@@ -382,6 +385,8 @@ def information_verdict(what: str, size: float, seed: int) -> Verdict:
         "linear": controls @ rng.normal(size=(b, 32)),
         "squares": squares @ rng.normal(size=(2 * b, 32)),
         "networks": network(64),
+        "noise": rng.normal(size=(n, 64)),
+        "copies": controls[:, :2] + 0.001 * rng.normal(size=(n, 2)),
         "signal": np.hstack([controls, hidden]) @ rng.normal(size=(b + 1, 32)),
     }[what]
     twins = [network(encoder.shape[1]) for _ in range(5)]
@@ -392,10 +397,15 @@ def information_verdict(what: str, size: float, seed: int) -> Verdict:
 
 
 def beyond(plan: Plan) -> Iterator[Line]:
-    """Encoders that only re-encode the controls, and one that knows more."""
-    for what, words in (("linear", "linearly"), ("squares", "by squares"), ("networks", "by random networks")):
+    """Encoders that only re-encode the controls or know nothing, and one that knows more."""
+    for what, claim in (
+        ("linear", "encoders that re-encode the controls linearly"),
+        ("squares", "encoders that re-encode the controls by squares"),
+        ("networks", "encoders that re-encode the controls by random networks"),
+        ("noise", "noise beside controls that are many"),
+        ("copies", "copies of the two that matter of many controls"),
+    ):
         found = list(in_parallel(partial(information_verdict, what, 0.0), range(plan.informations), plan.workers))
-        claim = f"encoders that re-encode the controls {words}"
         yield rate("beyond", f"{claim}: `beats`", [verdict.word == "beats" for verdict in found], NOMINAL)
         p = [verdict.overall.p for verdict in found if verdict.overall.p is not None]
         yield uniform("beyond", f"{claim}: p (the largest of several)", p, False)
