@@ -193,11 +193,15 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
     adjusted = found.p_adjusted[of_treatments]
     # where nothing can be permuted, chance is that of random orders
     null = np.nan_to_num(found.null[of_treatments])
+    # a treatment whose every permutation is perfect, as of two wells on a plate of two, cannot be told from chance
+    telling = null < 1 - 1e-12
+    if not telling.any():
+        return _none(row, question, "treatments permuted within plates are found as well as true ones, always: the plates hold too few wells")
     return Replicates(
         row=row,
         question=question,
         protocol_id=PROTOCOL,
-        value=float(np.mean((found.normalised[of_treatments] - null) / (1 - null))),
+        value=float(np.mean((found.normalised[of_treatments][telling] - null[telling]) / (1 - null[telling]))),
         null=float(np.mean(null)),
         significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
         treatments=int(of_treatments.sum()),

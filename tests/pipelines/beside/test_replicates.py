@@ -290,3 +290,12 @@ def test_the_table_on_disk_is_what_was_found(tmp_path: Path) -> None:
     assert repr(read(tmp_path)) == repr(found)
     write(tmp_path, [])
     assert read(tmp_path) == []
+
+
+def test_plates_of_two_wells_cannot_tell_a_treatment_from_chance(tmp_path: Path) -> None:
+    """The two are opposite after they were standardised together, so whichever is called treated is found, always."""
+    benchmark = screen(tmp_path, layouts=1, plates=2, treatments=1, controls=1)
+    asked = ask(benchmark, vectors(benchmark, effect=1.0), permutations=49)
+    assert asked["activity-within-plates"].note.startswith("not estimable: treatments permuted within plates are found as well as true ones")
+    assert np.isnan(asked["activity-within-plates"].value)
+    assert np.isfinite(asked["activity"].value)
