@@ -66,8 +66,9 @@ def test_what_is_planted_shows_in_every_family_and_an_echo_of_the_controls_in_no
         assert (known[name] or 0) > (nothing[name] or 0) + 0.2, name
     assert (known["probing.code_length"] or 0) < 0.6 < 0.95 < (nothing["probing.code_length"] or 0)
     # layout and random are no part of what bits are beyond: both hold the label
-    assert abs(echo[BITS] or 0) < 0.03
-    assert abs(nothing[BITS] or 0) < 0.03
+    for one in (echo, nothing):
+        # of 144 training images, a penalty that is chosen for nothing costs a little
+        assert -0.06 < (one[BITS] or 0) < 0.02
     # brightness reaches an echo of it, falls short of who knows, and who knows nothing has no share
     assert echo[SHARE] == pytest.approx(1.0, abs=0.25)
     assert 0.3 < (known[SHARE] or 0) < 0.9
