@@ -123,23 +123,25 @@ class Baseline:
     def beside(self, train: Floats, test: Floats) -> tuple[Floats, Floats]:
         """What of the columns of a row is not linear in B+: (n, d) of training images, (m, d) of test images.
 
-        Each column is predicted from B+ by a ridge regression, whose penalty generalised cross-validation chooses (Golub, Heath and Wahba 1979),
-        and the prediction is taken away. A copy of the controls leaves nothing; what has nothing to do with them stays as it is, however many
-        they are.
+        Each column less its prediction from B+ by a ridge regression. Training images are predicted out of their inner fold, as test images are
+        from all training images, so that both leave as much; the penalty of a column is the one that predicts best so, or none of B+. A copy of
+        the controls leaves nothing; what has nothing to do with them stays as it is, however many they are.
         """
-        centre, level = self.train.mean(axis=0), train.mean(axis=0)
-        u, s, vt = np.linalg.svd(self.train - centre, full_matrices=False)
-        kept = s > _RANK * s.max(initial=1e-300)
-        u, s, vt = u[:, kept], s[kept], vt[kept]
-        y, n = train - level, len(train)
-        along, total = u.T @ y, np.sum(y**2, axis=0)
-        shrunk = [s**2 / (s**2 + penalty * n) for penalty in _RIDGES]
-        left = np.array([total - (2 * h - h**2) @ along**2 for h in shrunk])
-        freedom = np.array([max(n - 1 - h.sum(), 1e-9) for h in shrunk])
-        best = np.argmin(left / freedom[:, None] ** 2, axis=0)
-        gain = np.column_stack([shrunk[k] / s for k in best]) if len(s) else np.zeros((0, y.shape[1]))
-        slope = vt.T @ (gain * along)
-        return y - (self.train - centre) @ slope, (test - level) - (self.test - centre) @ slope
+        centres = np.mean(train, axis=0)
+        # without inner folds the mean is all that is known
+        guesses = np.tile(centres, (len(_RIDGES) + 1, len(train), 1))
+        for held in self.inner_held:
+            x, y = self.train[~held], train[~held]
+            guesses[-1, held] = y.mean(axis=0)
+            for k, slope in enumerate(_slopes(x, y)):
+                guesses[k, held] = y.mean(axis=0) + (self.train[held] - x.mean(axis=0)) @ slope
+        best = np.argmin(np.sum((train - guesses) ** 2, axis=1), axis=0)
+        columns = np.arange(train.shape[1])
+        # the last one is of no column of B+
+        slopes = np.array([*_slopes(self.train, train), np.zeros((self.train.shape[1], train.shape[1]))])
+        slope = slopes[best, :, columns].T
+        left = train - guesses[best, :, columns].T
+        return left, test - centres - (self.test - self.train.mean(axis=0)) @ slope
 
     def random_features(self, network: int, width: int, seed: int) -> tuple[Floats, Floats]:
         """One random-feature network tanh(B W + b) of the controls, without noise: (n, width) of training, (m, width) of test."""
@@ -147,6 +149,15 @@ class Baseline:
         q = max(self.scores_train.shape[1], 1)
         weights, shift = rng.normal(size=(self.scores_train.shape[1], width)) / np.sqrt(q), rng.normal(size=width)
         return np.tanh(self.scores_train @ weights + shift), np.tanh(self.scores_test @ weights + shift)
+
+
+def _slopes(x: Floats, y: Floats) -> list[Floats]:
+    """(p, d) slopes of the ridge regressions of (n, d) y on (n, p) x, both centred, one for each of _RIDGES."""
+    u, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    kept = s > _RANK * s.max(initial=1e-300)
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+    along = u.T @ (y - y.mean(axis=0))
+    return [np.asarray(vt.T @ ((s / (s**2 + penalty * len(x)))[:, None] * along)) for penalty in _RIDGES]
 
 
 def log2_loss(logits: Floats, baseline: Baseline, truth: Ints) -> Floats:

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from pipelines.metrics.baseline import InformationSettings, enlarge
 from pipelines.metrics.information import Information, beyond_controls, judge_information
@@ -103,24 +104,24 @@ def test_no_control_escapes_its_penalty_by_being_copied(what: str) -> None:
 
 
 def test_what_is_left_of_a_row_is_that_of_ridge_regressions_written_out() -> None:
-    """Each column by itself, by its hat matrix, the penalty with the least generalised cross-validation."""
+    """Each column by itself, scikit-learn's ridge, by the penalty that predicts best out of inner folds; training images out of theirs."""
     rng = np.random.default_rng(4)
     x, labels = rng.normal(size=(90, 5)), rng.integers(0, 2, 90)
     groups = [f"u{i % 9}" for i in range(90)]
     base = enlarge(x[:60], x[60:], labels[:60], groups[:60], 2, SETTINGS)
     row = np.column_stack([x @ rng.normal(size=5), x[:, 0] + rng.normal(size=90), rng.normal(size=90)])
     left, of_test = base.beside(row[:60], row[60:])
-    centred = base.train - base.train.mean(axis=0)
     for column in range(3):
-        y = row[:60, column] - row[:60, column].mean()
-        tried = []
-        for penalty in (1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e4):
-            slope = np.linalg.solve(centred.T @ centred + 60 * penalty * np.eye(base.train.shape[1]), centred.T @ y)
-            hat = np.trace(centred @ np.linalg.solve(centred.T @ centred + 60 * penalty * np.eye(base.train.shape[1]), centred.T))
-            tried.append((np.sum((y - centred @ slope) ** 2) / (59 - hat) ** 2, slope))
-        slope = min(tried, key=lambda one: one[0])[1]
-        assert left[:, column] == pytest.approx(y - centred @ slope, abs=1e-6)
-        expected = row[60:, column] - row[:60, column].mean() - (base.test - base.train.mean(axis=0)) @ slope
+        y = row[:60, column]
+        tried: list[tuple[float, np.ndarray, np.ndarray]] = []
+        for penalty in (1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e4, 1e15):
+            guess = np.zeros(60)
+            for held in base.inner_held:
+                guess[held] = Ridge((~held).sum() * penalty).fit(base.train[~held], y[~held]).predict(base.train[held])
+            whole = Ridge(60 * penalty).fit(base.train, y).predict(base.test)
+            tried.append((float(np.sum((y - guess) ** 2)), y - guess, row[60:, column] - whole))
+        _, of_training, expected = min(tried, key=lambda one: one[0])
+        assert left[:, column] == pytest.approx(of_training, abs=1e-6)
         assert of_test[:, column] == pytest.approx(expected, abs=1e-6)
     assert np.std(left[:, 0]) < 1e-4 < 0.5 < np.std(left[:, 2])
 
