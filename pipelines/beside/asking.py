@@ -67,14 +67,17 @@ def _replicates(benchmark: Benchmark, wells: Wells | None, rows: list[Row], para
     """The questions about replicates, asked of one draw of every row: of twins the first."""
     if wells is None or not wells.placed:
         return []
-    found = kept.each("replicates", partial(_replicates_of, benchmark, wells, params.seed), {row.name: row for row in rows}, params.threads)
+    # a question at a time: a cell of one row keeps all cores at work
+    jobs = {f"{row.name}/{question}": (row, question) for row in rows for question in replicates.QUESTIONS}
+    found = kept.each("replicates", partial(_replicates_of, benchmark, wells, params.seed), jobs, params.threads, "questions")
     return [one for each in found for one in each]
 
 
-def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, row: Row) -> list[Replicates]:
+def _replicates_of(benchmark: Benchmark, wells: Wells, seed: int, job: tuple[Row, str]) -> list[Replicates]:
+    row, question = job
     if row.manifest.folds:
-        return replicates.not_asked(row.name, _REFITTED)
-    return replicates.replicates(row.name, _first_draw(row, benchmark), wells, seed=seed)
+        return replicates.not_asked(row.name, _REFITTED, (question,))
+    return replicates.replicates(row.name, _first_draw(row, benchmark), wells, seed=seed, questions=(question,))
 
 
 def _first_draw(row: Row, benchmark: Benchmark) -> Floats:
@@ -87,27 +90,30 @@ def _knowledge(benchmark: Benchmark, wells: Wells | None, rows: list[Row], param
         return []
     screen = Screen.of(benchmark, wells)
     rules = Rules.of(params.evaluate)
-    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed, rules), {row.name: row for row in rows}, params.threads)
+    jobs = {f"{row.name}/{alignment}": (row, alignment) for row in rows for alignment in rules.alignments}
+    found = kept.each("knowledge", partial(_knowledge_of, benchmark, screen, params.seed, rules), jobs, params.threads, "alignments")
     return [one for each in found for one in each]
 
 
-def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, rules: Rules, row: Row) -> list[Knowledge]:
+def _knowledge_of(benchmark: Benchmark, screen: Screen, seed: int, rules: Rules, job: tuple[Row, str]) -> list[Knowledge]:
+    row, alignment = job
     if row.manifest.folds:
-        return knowledge.not_asked(row.name, screen, _REFITTED, rules)
-    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed, rules=rules)
+        return knowledge.not_asked(row.name, screen, _REFITTED, rules, (alignment,))
+    return knowledge.knowledge(row.name, _first_draw(row, benchmark), screen, seed=seed, rules=rules, alignments=(alignment,))
 
 
 def _probing(benchmark: Benchmark, questions: Sequence[Question], rows: list[Row], params: Params, kept: Kept) -> list[Probed]:
     """How soon and how plainly each task can be read from one draw of every row: of twins the first. A nuisance is not asked about."""
     asked = [(q, probing.types_of(benchmark, q)) for q in questions if not q.task.nuisance]
-    found = kept.each("probing", partial(_probing_of, benchmark, asked, params), {row.name: row for row in rows}, params.threads)
-    return [one for each in found for one in each]
+    jobs = {f"{row.name}/{question.task.name}": (row, question, types) for row in rows for question, types in asked}
+    return [one for each in kept.each("probing", partial(_probing_of, benchmark, params), jobs, params.threads, "tasks") for one in each]
 
 
-def _probing_of(benchmark: Benchmark, asked: list[tuple[Question, Types]], params: Params, row: Row) -> list[Probed]:
-    member, rule, unit = row.manifest.members[0], probe_settings(params.evaluate), benchmark.card.unit
+def _probing_of(benchmark: Benchmark, params: Params, job: tuple[Row, Question, Types]) -> list[Probed]:
+    row, question, types = job
+    member, rule = row.manifest.members[0], probe_settings(params.evaluate)
     features = fold_features(row, member, benchmark)
-    return [one for q, types in asked for one in probing.probed(row.name, member, features, q, types, rule, unit, params.seed)]
+    return probing.probed(row.name, member, features, question, types, rule, benchmark.card.unit, params.seed)
 
 
 def _expression(benchmark: Benchmark, rows: list[Row], params: Params, kept: Kept) -> list[Answer]:

@@ -281,12 +281,13 @@ def knowledge(
     return found
 
 
-def not_asked(row: str, screen: Screen, reason: str, rules: Rules = PUBLISHED) -> list[Knowledge]:
-    """Every question, with the reason it is not asked of this row."""
+def not_asked(row: str, screen: Screen, reason: str, rules: Rules = PUBLISHED, alignments: Sequence[str] | None = None) -> list[Knowledge]:
+    """Every question, with the reason it is not asked of this row; arguments as of `knowledge`."""
     note = f"not estimable: {reason}"
     return [
         Knowledge(row, name, question.about, alignment, _protocol(alignment, screen.batch), np.nan, np.nan, np.nan, 0, note)
         for alignment in rules.alignments
+        if alignments is None or alignment in alignments
         for question in _questions(screen, 0, 0, 0, rules)
         for name in question.names
     ]

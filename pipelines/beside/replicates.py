@@ -132,8 +132,10 @@ def permuted_wells(wells: Wells, seed: Sequence[int]) -> Wells | None:
     return replace(wells, columns={**wells.columns, **moved}, controls=wells.controls[order])
 
 
-def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERMUTATIONS, seed: int = 0) -> list[Replicates]:
-    """Ask every question of one row.
+def replicates(
+    row: str, vectors: Floats, wells: Wells, permutations: int = PERMUTATIONS, seed: int = 0, questions: Sequence[str] = QUESTIONS
+) -> list[Replicates]:
+    """Ask questions of one row.
 
     Args:
         row: its name.
@@ -141,16 +143,17 @@ def replicates(row: str, vectors: Floats, wells: Wells, permutations: int = PERM
         wells: from `wells.wells_of`, with places.
         permutations: draws of the null of each treatment.
         seed: of the draws.
+        questions: that are asked.
     """
     aligned = standardised(wells.profiles(vectors), wells)
     share, positions, why = _controls(aligned, wells, seed)
-    asked = [_ask(row, question, aligned, wells, permutations, seed) for question in QUESTIONS]
+    asked = [_ask(row, question, aligned, wells, permutations, seed) for question in questions]
     return [replace(one, controls_replicating=share, control_positions=positions, controls_note=why) for one in asked]
 
 
-def not_asked(row: str, reason: str) -> list[Replicates]:
-    """Every question, with the reason it is not asked of this row."""
-    return [replace(_none(row, question, reason), controls_note=f"not estimable: {reason}") for question in QUESTIONS]
+def not_asked(row: str, reason: str, questions: Sequence[str] = QUESTIONS) -> list[Replicates]:
+    """Questions, with the reason they are not asked of this row."""
+    return [replace(_none(row, question, reason), controls_note=f"not estimable: {reason}") for question in questions]
 
 
 def _none(row: str, question: str, reason: str) -> Replicates:
