@@ -219,6 +219,23 @@ def _grouped(
     return GroupScores(tuple(names[group] for group in kept), ap, normalised, queries, null, p, benjamini_hochberg(p), reasons)
 
 
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """A pool of p profiles as each of them sees it.
+
+    Attributes:
+        places: (p, p) at which place of the list of the first the second lies, from nearest to farthest.
+        similar: (p, p) whether the second may be a positive of the first.
+        dissimilar: (p, p) whether it may be a negative.
+        ahead: (p, p) by query and place, how many dissimilar profiles lie before.
+    """
+
+    places: Ints
+    similar: Mask
+    dissimilar: Mask
+    ahead: Ints
+
+
 class _PermutationNull:
     """Draws of who belongs to a group, each scored by the rule.
 
@@ -285,37 +302,55 @@ class _PermutationNull:
         sums, scored = self._at_once(lists, drawn) if lists is not None else self._one_by_one(pool, drawn)
         return np.divide(sums, scored, out=np.zeros_like(sums), where=scored > 0)
 
-    def _lists(self, pool: Ints) -> tuple[Ints, Mask, Mask] | None:
-        """(p, p) the pool from nearest to farthest of each of its profiles, and which of these are similar and dissimilar; None if any tie."""
-        orders, similar, dissimilar = [], [], []
-        for query in pool.tolist():
-            like, unlike = self._place_pairs.positive(query)[pool], self._place_pairs.negative(query)[pool]
-            similarity, tolerance = self._similarities.to(query, pool)
-            # what is no candidate comes last, where it neither ties nor counts
-            similarity[~(like | unlike)] = -np.inf
-            order = np.argsort(-similarity, kind="stable")
-            among = similarity[order][: int((like | unlike).sum())]
-            if (np.diff(among) >= -tolerance).any():
+    def _lists(self, pool: Ints) -> _Lists | None:
+        """The pool as each of its profiles sees it; None if any candidates tie."""
+        similar, dissimilar = (
+            np.stack([of(query)[pool] for query in pool.tolist()]) for of in (self._place_pairs.positive, self._place_pairs.negative)
+        )
+        similarity, tolerance = self._similarities.among(pool)
+        candidates = similar | dissimilar
+        # what is no candidate comes last, where it neither ties nor counts
+        similarity[~candidates] = -np.inf
+        orders = np.argsort(-similarity, axis=1, kind="stable")
+        sorted_ = np.take_along_axis(similarity, orders, axis=1)
+        listed = np.arange(1, len(pool)) < np.count_nonzero(candidates, axis=1)[:, None]
+        with np.errstate(invalid="ignore"):  # of two that are no candidates
+            if ((np.diff(sorted_, axis=1) >= -tolerance) & listed).any():
                 return None
-            orders.append(order)
-            similar.append(like[order])
-            dissimilar.append(unlike[order])
-        return np.stack(orders), np.stack(similar), np.stack(dissimilar)
+        places = np.empty_like(orders)
+        np.put_along_axis(places, orders, np.arange(len(pool))[None, :], axis=1)
+        apart = np.take_along_axis(dissimilar, orders, axis=1).astype(np.int32)
+        return _Lists(places, similar, dissimilar, np.cumsum(apart, axis=1, dtype=np.int32) - apart)
 
     @staticmethod
-    def _at_once(lists: tuple[Ints, Mask, Mask], drawn: Mask) -> tuple[Floats, Floats]:
-        """Sums of normalised AP and numbers of scored members of each draw, where nothing ties."""
-        orders, similar, dissimilar = lists
+    def _at_once(lists: _Lists, drawn: Mask) -> tuple[Floats, Floats]:
+        """Sums of normalised AP and numbers of scored members of each draw, where nothing ties; every draw has as many members.
+
+        Only the places of members are looked at, which are few in a long list: of what lies before a member all dissimilar profiles are
+        negatives but those that are members themselves.
+        """
+        members = np.nonzero(drawn)[1].reshape(len(drawn), -1)
+        unlike = np.count_nonzero(lists.dissimilar, axis=1)
         sums, scored = np.zeros(len(drawn)), np.zeros(len(drawn))
-        rows, places = np.nonzero(drawn)
-        step = max(1, _CELLS_AT_ONCE // len(orders))
-        for start in range(0, len(rows), step):
-            row, place = rows[start : start + step], places[start : start + step]
-            inside = drawn[row[:, None], orders[place]]
-            positive = inside & similar[place]
-            ap, usable = _normalised_ap_without_ties(positive | (~inside & dissimilar[place]), positive)
-            np.add.at(sums, row[usable], ap)
-            np.add.at(scored, row[usable], 1)
+        step = max(1, _CELLS_AT_ONCE // max(members.shape[1] ** 2, 1))
+        for start in range(0, len(drawn), step):
+            here = members[start : start + step]
+            query, other = here[:, :, None], here[:, None, :]
+            place = lists.places[query, other]
+            order = np.argsort(place, axis=2)
+            place = np.take_along_axis(place, order, axis=2)
+            positive = np.take_along_axis(lists.similar[query, other], order, axis=2)
+            member = np.take_along_axis(lists.dissimilar[query, other], order, axis=2).astype(np.int64)
+            reached, inside = np.cumsum(positive, axis=2, dtype=np.int64), np.cumsum(member, axis=2)
+            ahead = reached + lists.ahead[query, place] - (inside - member)
+            precision = np.where(positive, reached / np.maximum(ahead, 1), 0.0).sum(axis=2)
+            m = reached[:, :, -1]
+            negatives = unlike[here] - inside[:, :, -1]
+            usable = (m > 0) & (negatives > 0)
+            chance = chance_ap(m[usable], negatives[usable])
+            row = np.nonzero(usable)[0] + start
+            np.add.at(sums, row, (precision[usable] / m[usable] - chance) / (1 - chance))
+            np.add.at(scored, row, 1)
         return sums, scored
 
     def _one_by_one(self, pool: Ints, drawn: Mask) -> tuple[Floats, Floats]:
@@ -342,21 +377,6 @@ class _PermutationNull:
             sums[rows[usable]] += ap
             scored[rows[usable]] += 1
         return sums, scored
-
-
-def _normalised_ap_without_ties(listed: Mask, positive: Mask) -> tuple[Floats, Mask]:
-    """As `_normalised_ap` where nothing ties: (r, k) what is listed, from nearest to farthest, and what of it is positive.
-
-    Only the places of positives are looked at, which are few in a long list.
-    """
-    m, ahead = np.count_nonzero(positive, axis=1), np.cumsum(listed, axis=1, dtype=np.int32)
-    total = ahead[:, -1].astype(np.int64)
-    usable = (m > 0) & (m < total)
-    row, place = np.nonzero(positive)
-    reached = np.arange(len(row)) - (np.cumsum(m) - m)[row] + 1
-    sums = np.bincount(row, reached / ahead[row, place], len(m))[usable]
-    chance = chance_ap(m[usable], (total - m)[usable])
-    return np.asarray((sums / m[usable] - chance) / (1 - chance)), usable
 
 
 def _normalised_ap(items: Ints, positive: Floats) -> tuple[Floats, Mask]:

@@ -282,6 +282,11 @@ class Similarities:
         products = self._products
         return (self._x[candidates] @ self._x[query] if products is None else products[query, candidates]) + self._half[candidates], self._tolerance
 
+    def among(self, profiles: Ints) -> tuple[Floats, float]:
+        """(m, m) similarities of some profiles to each other, each row of one query, and how close two of a row must be to tie."""
+        products, x = self._products, self._x[profiles]
+        return (x @ x.T if products is None else products[np.ix_(profiles, profiles)]) + self._half[profiles], self._tolerance
+
     @cached_property
     def _products(self) -> Floats | None:
         """(n, n) all products at once, where they are few enough to be kept."""
