@@ -82,9 +82,9 @@ def evaluate_cell(benchmark: Benchmark, folder: Path, params: Params, out: Path)
     for library in ("scipy.linalg", "scipy.sparse.csgraph"):
         importlib.import_module(library)  # once, before the workers fork
     kept = kept_of(benchmark, rows, params, out)
-    members = {f"{row.name}/{member}": (row, member) for row, member in jobs}
-    outcomes = kept.each("scores", partial(_evaluate_member, benchmark, questions, params), members, params.threads, "members")
-    found = [outcome for each in outcomes for outcome in each]
+    # a task at a time: a cell of one member keeps all cores at work
+    asked = {f"{row.name}/{member}/{question.task.name}": (row, member, question) for row, member in jobs for question in questions}
+    found = list(kept.each("scores", partial(_evaluate, benchmark, params), asked, params.threads, "members and tasks"))
     scored = [row for row in rows if not row.manifest.not_applicable]
     ask_beside(benchmark, questions, scored, params, kept, out)
     write_made_by(out, scored)
@@ -110,10 +110,9 @@ def _publish(out: Path, outcomes: list[Outcome]) -> None:
     write_scores(out, [s for o in outcomes for s in o.scored], [p for o in outcomes for p in o.predictions])
 
 
-def _evaluate_member(benchmark: Benchmark, questions: list[Question], params: Params, job: tuple[Row, str]) -> list[Outcome]:
-    row, member = job
-    features = fold_features(row, member, benchmark)
-    return [score(row.name, member, question, features, benchmark, params) for question in questions]
+def _evaluate(benchmark: Benchmark, params: Params, job: tuple[Row, str, Question]) -> Outcome:
+    row, member, question = job
+    return score(row.name, member, question, fold_features(row, member, benchmark), benchmark, params)
 
 
 def score(row: str, member: str, question: Question, features: FoldFeatures, benchmark: Benchmark, params: Params) -> Outcome:
