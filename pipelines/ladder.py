@@ -15,6 +15,7 @@ import pandas as pd
 from pipelines.benchmarks.index import Benchmark
 from pipelines.current import metric_facts
 from pipelines.embeddings import read_rows
+from pipelines.evaluate import OTHER_WELLS
 from pipelines.every_metric import CONFOUNDS, GENES, GEOMETRY, INFORMATION, KNOWLEDGE, PROBING, SHORTCUT, TREATMENTS
 from pipelines.metrics import ladder as judging
 from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, Agreement, Judged, Lead, Order, Rise, orientation
@@ -29,7 +30,7 @@ from registry.files import published, read_json, write_json
 #: stand where tasks are
 NO_TASK = (TREATMENTS, GENES)
 #: begin the names of metrics that are asked beside others about the same thing
-BESIDE = (PROBING, INFORMATION, SHORTCUT, KNOWLEDGE)
+BESIDE = (PROBING, INFORMATION, SHORTCUT, KNOWLEDGE, OTHER_WELLS)
 
 
 def ladder(workspace: Workspace, params: Params, name: str) -> None:
