@@ -15,6 +15,17 @@ from pipelines.metrics import classification, contrasts, decoding, groups, pairs
 from pipelines.metrics.statistic import UnitIndex
 
 
+def _instead(name: str, fault: Any, *owners: Any) -> None:
+    """Put a fault where modules or a class look a name up.
+
+    Raises:
+        AttributeError: an owner has no such name any more, and the fault would be put in without effect.
+    """
+    for owner in owners:
+        getattr(owner, name)
+        setattr(owner, name, fault)
+
+
 def images_for_units() -> None:
     """`unit`: what the jackknife leaves out is an image, not a plate."""
     checked = statistic.index_units
@@ -23,8 +34,7 @@ def images_for_units() -> None:
         size = len(checked(units, n).codes)
         return UnitIndex(tuple(f"i{number:07d}" for number in range(size)), np.arange(size))
 
-    for module in (statistic, classification, retrieval):
-        module.index_units = index_units  # type: ignore[attr-defined]
+    _instead("index_units", index_units, statistic, classification, retrieval)
 
 
 def test_images_train() -> None:
@@ -37,8 +47,7 @@ def test_images_train() -> None:
         twice = {number: np.vstack([features_of, features_of]) for number, features_of in _by_fold(features, folds)}
         return honest(twice, np.tile(labels, 2), np.append(folds, np.full(len(folds), -1)), np.tile(units, 2), *args, **named)
 
-    for module in (probes, decoding):
-        module.out_of_fold = out_of_fold  # type: ignore[attr-defined]
+    _instead("out_of_fold", out_of_fold, probes, decoding)
 
 
 def _by_fold(features: Any, folds: Any) -> list[tuple[int, Any]]:
@@ -48,7 +57,7 @@ def _by_fold(features: Any, folds: Any) -> list[tuple[int, Any]]:
 
 def mean_of_the_twins() -> None:
     """`twin`: the encoder need not be better than one more draw, only than the mean of the draws."""
-    contrasts.Contrast._sd_of_one_more_seed = property(lambda _contrast: 0.0)  # type: ignore[assignment,method-assign]
+    _instead("_sd_of_one_more_seed", property(lambda _contrast: 0.0), contrasts.Contrast)
 
 
 def positives_first() -> None:
@@ -58,8 +67,7 @@ def positives_first() -> None:
     def contributions(_items: Any, before: Any, positives: Any) -> Any:
         return expected(np.asarray(positives).astype(np.int64), before, positives)
 
-    for module in (ranking, pairs, groups):
-        module.contributions = contributions  # type: ignore[attr-defined]
+    _instead("contributions", contributions, ranking, pairs, groups)
 
 
 def across_plates() -> None:
@@ -74,8 +82,8 @@ def across_plates() -> None:
         null._strata = np.zeros_like(null._strata)
         return drawn(null, *args)
 
-    retrieval.permutation_null = permutation_null
-    groups._PermutationNull._draws = _draws  # type: ignore[method-assign]
+    _instead("permutation_null", permutation_null, retrieval)
+    _instead("_draws", _draws, groups._PermutationNull)
 
 
 _PUT_IN: dict[str, Callable[[], None]] = {

@@ -131,7 +131,7 @@ def metric_facts(workspace: Workspace, params: Params, benchmark: str) -> dict[s
     return {
         "data": {benchmark: now.data_hash},
         "protocols": {**now.protocols, **beside, "bits": information_settings(params).protocol_id, "shortcut": now.shortcut},
-        "settings": {name: now.settings[name] for name in ("evaluate", "seed")},
+        "settings": {"evaluate": now.settings["evaluate"], "seed": now.settings["seed"], "diagnose.alpha": params.diagnose.alpha},
         "versions": dict(now.versions),
     }
 
