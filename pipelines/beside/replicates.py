@@ -37,6 +37,7 @@ from pipelines.metrics.canonical import (
     position_control,
 )
 from pipelines.metrics.groups import Groups, copairs_group_scores, group_scores
+from pipelines.metrics.pairs import NoQueryError
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
 
@@ -46,7 +47,7 @@ PERMUTATIONS = 999
 COPAIRS_DRAWS = 10_000
 QUESTIONS = ("activity", "activity-within-plates", "activity-other-wells", "replicability")
 #: names the rule in every result
-PROTOCOL = "replicates:v3:plate-standardised-euclidean:permuted-within-plates"
+PROTOCOL = "replicates:v4:plate-standardised-euclidean:permuted-within-plates"
 FALSE_DISCOVERIES = 0.05
 NO_CONTROLS = "the index names no control wells"
 FILE = "replicates.parquet"
@@ -172,6 +173,8 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
     # control wells are no treatment whose replicates are looked for, but they are what activity is told from
     kept = np.ones(len(treated), dtype=bool) if question.startswith("activity") else treated
     columns, groups = {name: values[kept] for name, values in wells.columns.items()}, Groups((PERTURBATION,), (PLATE,))
+    queries = np.isin(columns[PERTURBATION], columns[PERTURBATION][treated[kept]])
+    elsewhere = WELL in RULES[question].pos_diffby
     try:
         found = group_scores(
             profiles[kept],
@@ -179,23 +182,20 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
             RULES[question],
             groups,
             distance="euclidean",
+            queries=queries,
             n_permutations=permutations,
             seed=seed,
         )
-        position = position_control(profiles[kept], columns, RULES[question], distance="euclidean", queries=treated[kept])
+        position = position_control(profiles[kept], columns, RULES[question], distance="euclidean", queries=queries)
+    except NoQueryError:
+        return _none(row, question, f"no treatment has both replicates{' in other wells' if elsewhere else ''} and negatives")
     except InputError as error:
         return _none(row, question, str(error))
-    treatments = np.unique(wells.columns[PERTURBATION][treated])
-    of_treatments = np.isin(np.array(found.names), treatments)
-    elsewhere = WELL in RULES[question].pos_diffby
-    if not of_treatments.any():
-        return _none(row, question, f"no treatment has both replicates{' in other wells' if elsewhere else ''} and negatives")
     scored = position.anywhere
     parity = copairs_group_scores(scored, columns, groups, null_size=COPAIRS_DRAWS, seed=seed)
-    tied = scored.tied[np.isin(columns[PERTURBATION][scored.query], treatments)]
-    adjusted = found.p_adjusted[of_treatments]
+    adjusted = found.p_adjusted
     # where nothing can be permuted, chance is that of random orders
-    null = np.nan_to_num(found.null[of_treatments])
+    null = np.nan_to_num(found.null)
     # a treatment whose every permutation is perfect, as of two wells on a plate of two, cannot be told from chance
     telling = null < 1 - 1e-12
     if not telling.any():
@@ -204,12 +204,12 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         row=row,
         question=question,
         protocol_id=PROTOCOL,
-        value=float(np.mean((found.normalised[of_treatments][telling] - null[telling]) / (1 - null[telling]))),
+        value=float(np.mean((found.normalised[telling] - null[telling]) / (1 - null[telling]))),
         null=float(np.mean(null)),
         significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
-        treatments=int(of_treatments.sum()),
-        copairs=float(np.mean(parity.p_adjusted[of_treatments] < FALSE_DISCOVERIES)),
-        ties=float(np.nanmean(tied)),
+        treatments=len(found.names),
+        copairs=float(np.mean(parity.p_adjusted < FALSE_DISCOVERIES)),
+        ties=float(np.nanmean(scored.tied)),
         drop=np.nan if position.drop is None or elsewhere else position.drop,
         drop_share=np.nan if elsewhere else position.share,
         drop_note=position.reason,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.names import whole_names
-from pipelines.metrics.pairs import Columns, PairRule, PairScores, column_values, pair_scores
+from pipelines.metrics.pairs import Columns, PairRule, PairScores, asked_queries, column_values, pair_scores
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -85,21 +85,19 @@ def position_control(
         rule: the question, such as one of `RULES`.
         well: the column of positions; a profile whose position is missing has no positives elsewhere and is none.
         distance: "cosine" or "euclidean".
-        queries: (n,) which profiles the drop is of, such as treated wells; None = all.
+        queries: (n,) which profiles are queries, such as treated wells; None = all.
 
     Raises:
         InputError: as `pair_scores`, for the question as it is; positions or queries of another length.
     """
-    anywhere = pair_scores(features, columns, rule, distance)
+    asked = asked_queries(queries, len(features))
+    anywhere = pair_scores(features, columns, rule, distance, asked)
     if well in rule.pos_diffby:
         return PositionControl(anywhere, anywhere, 0.0, 1.0, "")
     if well not in columns:
         return _no_control(anywhere, f"there is no column `{well}` of positions")
     positions = _positions(columns, well, len(features))
     known = positions != ""
-    asked = np.ones(len(features), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
-    if asked.shape != (len(features),):
-        raise InputError(f"Expected {len(features)} flags of queries, got shape {asked.shape}.")
     if not known.any():
         return _no_control(anywhere, f"the positions in `{well}` are missing")
     # two wells whose positions are not known cannot be said to differ in them: they are no positives of any
@@ -112,8 +110,8 @@ def position_control(
         return _no_control(anywhere, f"all replicates{of_known} lie in the same well of their plates")
     if not any(pairs.negative(query).any() for query in with_positives):
         return _no_control(anywhere, "no query that has replicates in other wells has negatives")
-    elsewhere = pair_scores(features, places, apart, distance)
-    usable = ~np.isnan(anywhere.ap) & asked[anywhere.query]
+    elsewhere = pair_scores(features, places, apart, distance, asked)
+    usable = ~np.isnan(anywhere.ap)
     both = usable & ~np.isnan(elsewhere.ap)
     if not both.any():
         return PositionControl(anywhere, elsewhere, None, 0.0, "not estimable: no query has positives both ways")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.metrics.geometry import check_features
-from pipelines.metrics.pairs import Columns, PairRule, PairScores, Similarities, column_values, combined_codes, pair_scores
+from pipelines.metrics.pairs import Columns, PairRule, PairScores, Similarities, asked_queries, column_values, combined_codes, pair_scores
 from pipelines.metrics.ranking import chance_ap, contributions
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -87,6 +87,7 @@ def group_scores(
     groups: Groups,
     *,
     distance: str = "cosine",
+    queries: Mask | None = None,
     n_permutations: int = 999,
     seed: int = 0,
     each: Each = map,
@@ -102,17 +103,21 @@ def group_scores(
         rule: what makes a pair positive or negative.
         groups: what a group is.
         distance: "cosine" or "euclidean".
+        queries: (n,) which profiles are queries, such as treated wells among control wells; None = all. A group without one is none.
         n_permutations: draws per group.
         seed: of the draws, which depend on it and on how many profiles of each stratum are drawn from how many, not on which other groups there are.
             Groups that are drawn alike from the same pool share their draws.
         each: applies a function to every group, in order; one that works in parallel gives the same.
 
     Raises:
-        InputError: as `pair_scores`; a column of `groups` is missing.
+        InputError: as `pair_scores`; a column of `groups` is missing; a group of which some are queries and others are not.
     """
     features = check_features(features)
-    scored = pair_scores(features, columns, rule, distance)
+    scored = pair_scores(features, columns, rule, distance, queries)
     names, codes = group_codes(columns, groups.sameby, len(features))
+    asked = asked_queries(queries, len(features))
+    if len(mixed := np.intersect1d(codes[asked], codes[~asked])):
+        raise InputError(f"Expected all profiles of a group to be queries or none, got some of `{names[mixed[0]]}`.")
     null = _PermutationNull(features, columns, rule, groups, distance)
     kept = _scored_groups(scored, codes, len(names))
 

@@ -34,6 +34,10 @@ _KEPT = 3_000
 Columns = Mapping[str, Sequence[str] | NDArray[np.str_]]
 
 
+class NoQueryError(InputError):
+    """No query has both a positive and a negative."""
+
+
 @dataclass(frozen=True)
 class PairRule:
     """Which pairs are positive and which negative, by names of columns; copairs' four lists."""
@@ -97,25 +101,40 @@ def fitting_distance(features: Floats) -> str:
     return "euclidean" if describe(features).low_rank else "cosine"
 
 
-def pair_scores(features: Floats, columns: Columns, rule: PairRule, distance: str = "cosine") -> PairScores:
-    """Score every profile as a query.
+def pair_scores(features: Floats, columns: Columns, rule: PairRule, distance: str = "cosine", queries: Mask | None = None) -> PairScores:
+    """Score profiles as queries, each of them if none are named.
 
     Args:
         features: (n, d) finite profiles.
         columns: n values for each column that the rule names.
         rule: what makes a pair positive or negative.
         distance: "cosine" or "euclidean".
+        queries: (n,) which profiles are queries, such as treated wells among control wells; None = all. All are candidates.
 
     Raises:
-        InputError: NaN features, a column that is missing or too short, an unknown distance, or no query has both a positive and a
-            negative.
+        NoQueryError: no query has both a positive and a negative.
+        InputError: NaN features, a column that is missing or too short, flags of another length, an unknown distance.
     """
     features = check_features(features)
-    pairs = rule.pairs(columns, len(features))
+    pairs, asked = rule.pairs(columns, len(features)), asked_queries(queries, len(features))
     scored = _Scored()
     for query, similarity, tolerance in Similarities(features, distance).each():
+        if not asked[query]:
+            continue
         scored.add(query, -1, similarity, pairs.positive(query), pairs.negative(query), tolerance)
     return scored.done(rule)
+
+
+def asked_queries(queries: Mask | None, n: int) -> Mask:
+    """(n,) which profiles are queries; all where None says which.
+
+    Raises:
+        InputError: flags of another length.
+    """
+    asked = np.ones(n, dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
+    if asked.shape != (n,):
+        raise InputError(f"Expected {n} flags of queries, got shape {asked.shape}.")
+    return asked
 
 
 def multilabel_scores(features: Floats, membership: Mask, columns: Columns, rule: PairRule, distance: str = "cosine") -> PairScores:
@@ -231,14 +250,14 @@ class _Scored:
         """Everything as arrays.
 
         Raises:
-            InputError: nothing has both a positive and a negative.
+            NoQueryError: nothing has both a positive and a negative.
         """
         columns = list(zip(*self._entries, strict=True)) or [()] * 6
         query, label, m, total = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 4))
         ap, tied = (np.array(columns[i], dtype=np.float64) for i in (2, 5))
         scored = ~np.isnan(ap)
         if not scored.any():
-            raise InputError(f"Expected a profile with a positive and a negative under {rule}, got none. Check the columns it names.")
+            raise NoQueryError(f"Expected a profile with a positive and a negative under {rule}, got none. Check the columns it names.")
         chance = np.full(len(ap), np.nan)
         chance[scored] = chance_ap(m[scored], (total - m)[scored])
         return PairScores(query, label, ap, chance, m, total, tied)

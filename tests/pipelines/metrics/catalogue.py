@@ -413,6 +413,7 @@ PARTS = {
     "logistic.uninformed": "a fit that knows nothing",
     "pairs.column_values": "reads the columns of `pair_scores` and `group_scores`",
     "pairs.combined_codes": "the same",
+    "pairs.asked_queries": "reads the queries of `pair_scores` and `group_scores`",
     "penalised.fit": "the solver of `probes` and `information`",
     "probes.features_of_fold": "one of several arrays",
     "probes.penalty_losses": "the inner folds of `fit_probe`",

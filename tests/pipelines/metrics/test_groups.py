@@ -145,6 +145,21 @@ class TestPermutation:
         part = group_scores(features[keep], columns_of(table[keep]), ACTIVITY, BY_PERT, n_permutations=99)
         assert part.p.tolist() == whole.p[1:].tolist()
 
+    def test_profiles_that_are_no_queries_stay_candidates_and_their_groups_are_not_tested(self) -> None:
+        rng = np.random.default_rng(5)
+        table = wells(rng, groups=3)
+        # control wells agree with each other in the perturbation, so that they are a group unless nobody asks of them
+        rule, columns, treated = PairRule(("pert",), (), ("plate",), ("pert",)), columns_of(table), (table["pert"] != "DMSO").to_numpy()
+        features = rng.normal(size=(len(table), 5))
+        whole = group_scores(features, columns, rule, BY_PERT, n_permutations=99)
+        part = group_scores(features, columns, rule, BY_PERT, n_permutations=99, queries=treated)
+        assert whole.names == ("DMSO", *part.names)
+        assert part.p.tolist() == whole.p[1:].tolist()
+        assert part.map.tolist() == whole.map[1:].tolist()
+        assert part.p_adjusted.tolist() == benjamini_hochberg(part.p).tolist()
+        with pytest.raises(InputError, match="some of `g0`"):
+            group_scores(features, columns, rule, BY_PERT, queries=treated & (np.cumsum(table["pert"] == "g0") != 1))
+
     @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
     def test_a_constant_embedding_is_at_chance_with_p_1(self, distance: str) -> None:
         table = wells(np.random.default_rng(6))
