@@ -14,6 +14,9 @@ from registry.files import published
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+#: the protocol of a line that was written before such lines named one
+UNVERSIONED = "unversioned"
+
 Line = TypeVar("Line", bound="DataclassInstance")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.lines import lines_of_cells, write_lines
+from pipelines.lines import UNVERSIONED, lines_of_cells, write_lines
 from pipelines.metrics.statistic import Statistic
 from registry.arrays import Floats
 from registry.errors import BenchmarkError
@@ -91,6 +91,7 @@ class Confound:
             permuted among the images of a class (for cLISI and connectivity: classes among the images of a batch), once.
         n_images: images it was computed on.
         note: "" or why it is not estimable.
+        protocol_id: names the rule.
     """
 
     row: str
@@ -103,6 +104,7 @@ class Confound:
     reference: float
     n_images: int
     note: str
+    protocol_id: str = UNVERSIONED
 
 
 def write_scores(folder: Path, scored: Sequence[Scored], predictions: Sequence[Predictions]) -> None:

@@ -21,6 +21,8 @@ from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
 T = TypeVar("T", bound=np.generic)
+#: names the rules in every result
+PROTOCOL = "confounds:v1:decoding:mixing"
 #: more test images than this are thinned out evenly, in the order of the index
 MOST = 1500
 #: what is decoded, of the columns that exist
@@ -153,7 +155,7 @@ def decodings(row: str, member: str, vectors: Floats, design: Design, settings: 
         decoded = decode(vectors[design.images], column, design.columns, design.units, settings, "knn", design.classes)
         value, n = (decoded.statistic.value, decoded.statistic.n_images) if decoded.statistic else (np.nan, 0)
         low, high = decoded.interval or (np.nan, np.nan)
-        found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note))
+        found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note, PROTOCOL))
     return found
 
 
@@ -175,7 +177,7 @@ def mixing(row: str, member: str, vectors: Floats, design: Design, settings: Pro
                 note = "" if np.isfinite(value) else "not estimable: no class has images of two batches to compare"
             except InputError as error:
                 note = f"not estimable: {str(error).rstrip('.')}"
-        found.append(Confound(row, member, score, design.batch_column.lower(), value, np.nan, np.nan, expected, len(asked.x), note))
+        found.append(Confound(row, member, score, design.batch_column.lower(), value, np.nan, np.nan, expected, len(asked.x), note, PROTOCOL))
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarks.index import Benchmark
 from pipelines.beside.confounding import COMPOUNDS
-from pipelines.lines import lines_of_cells, write_lines
+from pipelines.lines import UNVERSIONED, lines_of_cells, write_lines
 from pipelines.metrics.code_length import online_code
 from pipelines.metrics.few_shot import few_shot
 from pipelines.metrics.jackknife import interval
@@ -28,6 +28,8 @@ from registry.arrays import Ints
 from registry.errors import InputError
 
 FILE = "probing.parquet"
+#: names the rules in every result
+PROTOCOL = "probing:v1:few-shot:code-length:selectivity"
 FEW_SHOT, CODE_LENGTH, SELECTIVITY, CONTROL_TASK = "few-shot", "code length", "selectivity", "control task"
 #: `shots` of the end of a few-shot curve
 ALL = 0
@@ -60,6 +62,7 @@ class Probed:
         reference: the value of knowing nothing: chance, log2 of the number of classes, 0 for selectivity.
         n_images: test images it was computed on.
         note: "" or why it is not estimable.
+        protocol_id: names the rule.
     """
 
     row: str
@@ -75,6 +78,7 @@ class Probed:
     reference: float
     n_images: int
     note: str
+    protocol_id: str = UNVERSIONED
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +200,8 @@ class _Asked:
         note: str = "",
     ) -> Probed:
         low, high = (interval(statistic) if statistic is not None else None) or (np.nan, np.nan)
-        return Probed(self.row, self.member, self.question.task.name, score, shots, about, value, low, high, sd, reference, n_images, note)
+        task = self.question.task.name
+        return Probed(self.row, self.member, task, score, shots, about, value, low, high, sd, reference, n_images, note, PROTOCOL)
 
     def _none(self, score: str, about: str, reference: float, n_images: int, reason: str) -> Probed:
         return self._score(score, about, np.nan, reference, n_images, note=f"not estimable: {reason.rstrip('.')}")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pipelines.benchmarks.index import EXPRESSION
 from pipelines.benchmarks.known import ENTITY, TREATMENT
-from pipelines.beside import expression, knowledge, replicates
+from pipelines.beside import confounding, expression, knowledge, probing, replicates
 from pipelines.metrics.expression import PROTOCOLS, protocol_ids
 from pipelines.params import EvaluateParams
+from pipelines.scores import read_confounds
 
 
 def current(settings: EvaluateParams) -> dict[str, tuple[str, ...]]:
@@ -18,7 +19,13 @@ def current(settings: EvaluateParams) -> dict[str, tuple[str, ...]]:
         settings: of the flow.
     """
     rules = knowledge.Rules.of(settings)
-    return {"replicates": (replicates.PROTOCOL,), "knowledge": knowledge.protocol_ids(rules), **{name: protocol_ids(name) for name in PROTOCOLS}}
+    return {
+        "confounds": (confounding.PROTOCOL,),
+        "probing": (probing.PROTOCOL,),
+        "replicates": (replicates.PROTOCOL,),
+        "knowledge": knowledge.protocol_ids(rules),
+        **{name: protocol_ids(name) for name in PROTOCOLS},
+    }
 
 
 def asked_of(folder: Path) -> bool:
@@ -39,6 +46,8 @@ def recorded(folder: Path) -> dict[str, dict[str, list[str]]]:
         folder: `W/out/scores/<benchmark>`.
     """
     answers = [
+        *(("confounds", one.row, one.protocol_id) for one in read_confounds(folder)),
+        *(("probing", one.row, one.protocol_id) for one in probing.read_all(folder)),
         *(("replicates", one.row, one.protocol_id) for one in replicates.read_all(folder)),
         *(("knowledge", one.row, one.protocol_id) for one in knowledge.read_all(folder)),
         *((one.protocol, one.row, one.protocol_id) for one in expression.read_scores(folder)),
