@@ -27,12 +27,14 @@ from registry.arrays import Floats
 
 #: noise says nothing, and a position is no content of an image
 LEFT_OUT = (CONFOUND, "random")
+NO_CONTROLS = "there is no control but noise and positions to measure beyond"
 
 
 def beyond_controls_all(board: Board, params: Params, kept: Kept) -> dict[tuple[str, str], dict[str, Any]]:
     """Findings by (encoder, task), as a scorecard holds them; those of a run that was ended are kept."""
     jobs = [(name, task) for name in board.names("encoder") for task in questions(board) if task.metric != RETRIEVAL]
-    reasons = {job: why_not(board, *job) for job in jobs if board.statistics(job[0], job[1].name, job[1].metric)}
+    nothing = "" if controls_of(board.rows) else NO_CONTROLS
+    reasons = {job: nothing or why_not(board, *job) for job in jobs if board.statistics(job[0], job[1].name, job[1].metric)}
     # it costs minutes to learn a number that no interval could be given for
     asked = [job for job, reason in reasons.items() if not reason]
     # side by side are questions, or the folds of one question where there are several
@@ -82,6 +84,16 @@ def _finding(board: Board, params: Params, workers: int, job: tuple[str, Task]) 
     return described(encoder, task, found, settings, board, params)
 
 
+def controls_of(rows: Mapping[str, Row]) -> list[Row]:
+    """The negative controls that apply, but noise and positions: what bits are measured beyond.
+
+    Args:
+        rows: that were extracted, by name.
+    """
+    controls = [row for name, row in rows.items() if row.manifest.card["role"] == "negative" and name not in LEFT_OUT]
+    return [row for row in controls if not row.manifest.not_applicable]
+
+
 def controls_together(benchmark: Benchmark, rows: Mapping[str, Row]) -> dict[int, Floats]:
     """All negative controls that apply side by side, for each fold; {} where there are none.
 
@@ -89,8 +101,7 @@ def controls_together(benchmark: Benchmark, rows: Mapping[str, Row]) -> dict[int
         benchmark: of the rows.
         rows: that were extracted, by name.
     """
-    controls = [row for name, row in rows.items() if row.manifest.card["role"] == "negative" and name not in LEFT_OUT]
-    parts = [fold_features(row, "main", benchmark) for row in controls if not row.manifest.not_applicable]
+    parts = [fold_features(row, "main", benchmark) for row in controls_of(rows)]
     return {fold.number: np.concatenate([part[fold.number] for part in parts], axis=1) for fold in benchmark.folds} if parts else {}
 
 

@@ -142,24 +142,24 @@ def contrast(subject: Statistic, control: Statistic | Sequence[Statistic], again
 
     Args:
         subject: the encoder.
-        control: one row, or the k seeds of one.
+        control: one row, or the k seeds of one; of fewer than MIN_SEEDS nothing is claimed.
         against: the control's name.
 
     Raises:
-        InputError: different images, units or shares; a single seed given as a sequence of seeds.
+        InputError: different images, units or shares; a sequence without a seed.
     """
     seeds = [] if isinstance(control, Statistic) else list(control)
-    if not isinstance(control, Statistic) and len(seeds) < 2:
-        raise InputError(f"`{against}`: expected at least two seeds, got {len(seeds)}. Give a single row as it is, not as a list.")
+    if not isinstance(control, Statistic) and not seeds:
+        raise InputError(f"`{against}`: expected a row or the seeds of one, got no seed.")
     centre = control if isinstance(control, Statistic) else mean_of(seeds)
     gap = difference(subject, centre)
     found = estimate(gap)
     if found.variance == 0.0 and abs(found.value) <= ROUNDING:
         found = replace(found, value=0.0)
-    sd = float(np.std([s.value for s in seeds], ddof=1)) if seeds else 0.0
+    sd = float(np.std([s.value for s in seeds], ddof=1)) if len(seeds) > 1 else 0.0
     reason = why_not_assessable(gap)
     if not reason and 0 < len(seeds) < MIN_SEEDS:
-        reason = f"{len(seeds)} seeds of `{against}`, at least {MIN_SEEDS} are needed"
+        reason = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} of `{against}`, at least {MIN_SEEDS} are needed"
     if not reason and found.variance == 0.0 and found.value != 0.0:
         reason = f"the difference to `{against}` is the same whichever unit is left out, so there is no scatter to judge it by"
     return Contrast(against, found, subject.value, centre.value, len(seeds), sd if sd > ROUNDING else 0.0, reason)

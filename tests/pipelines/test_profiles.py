@@ -67,13 +67,15 @@ def relations(path: Path) -> Path:
     return path
 
 
-def prepare(root: Path, folder: Path, signal: float) -> Params:
+def prepare(
+    root: Path, folder: Path, signal: float, controls: tuple[tuple[str, tuple[str, ...]], ...] = (("count", ("Metadata_Count_*",)),), draws: int = 10
+) -> Params:
     """Everything of the command but DVC."""
     encoder = TableEncoder(
         "mine",
         (table(folder / "mine.csv", signal, 1),),
-        controls=(("count", ("Metadata_Count_*",)),),
-        untrained=tuple(table(folder / f"untrained-{k}.csv", 0.0, 10 + k) for k in range(10)),
+        controls=controls,
+        untrained=tuple(table(folder / f"untrained-{k}.csv", 0.0, 10 + k) for k in range(draws)),
     )
     options = replace(OPTIONS, relations=(relations(folder / "paths.csv"),))
     profiles = read_tables(encoder, options)
@@ -92,6 +94,24 @@ def flow(root: Path, params: Params) -> Scorecard:
         stages.run(stage, root, "screen")
     stages.run("report", root)
     return Scorecard.from_dict(read_json(root / "out" / "verdicts" / "screen" / "mine.scorecard.json"))
+
+
+def test_a_table_alone_is_judged_against_noise_and_positions_and_its_bits_have_nothing_to_stand_on(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    (evidence,) = flow(root, prepare(root, tmp_path, signal=6.0, controls=(), draws=0)).tasks
+    assert evidence.word == "beats"
+    assert {c.control for c in evidence.comparisons} == {"layout", "random", "oracle"}
+    assert evidence.beyond["bits"] is None
+    assert evidence.beyond["sentence"].endswith("there is no control but noise and positions to measure beyond")
+
+
+def test_a_single_untrained_table_is_too_few_and_said_to_be(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    (evidence,) = flow(root, prepare(root, tmp_path, signal=6.0, draws=1)).tasks
+    assert evidence.word == "not assessable"
+    assert "1 seed of `untrained-mine/fresh`, at least 5 are needed" in evidence.sentence
 
 
 def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Path) -> None:

@@ -89,8 +89,11 @@ def test_a_difference_without_scatter_is_not_judged() -> None:
 def test_too_few_seeds_are_not_judged() -> None:
     encoder, *seeds = _rows(4, 4)
     assert contrast(encoder, seeds, "fresh").reason == "4 seeds of `fresh`, at least 5 are needed"
-    with pytest.raises(InputError, match="at least two seeds, got 1"):
-        contrast(encoder, seeds[:1], "fresh")
+    one = contrast(encoder, seeds[:1], "fresh")
+    assert one.reason == "1 seed of `fresh`, at least 5 are needed"
+    assert (one.gain, one.n_seeds, one.sd_seeds) == (encoder.value - seeds[0].value, 1, 0.0)
+    with pytest.raises(InputError, match="got no seed"):
+        contrast(encoder, [], "fresh")
 
 
 def test_one_more_seed_rarely_beats_its_twins_where_the_obvious_test_often_does() -> None:
