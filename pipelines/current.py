@@ -104,6 +104,7 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
     from pipelines.beyond import information_settings
     from pipelines.brightness import PROTOCOL
     from pipelines.metrics.retrieval import OTHER_WELLS
+    from pipelines.metrics.verdicts import PROTOCOL as VERDICT
     from pipelines.sensitivity import METRICS, common_rule
 
     folder, narrow = workspace.data(benchmark), common_rule(params)
@@ -115,8 +116,9 @@ def facts_of(workspace: Workspace, params: Params, benchmark: str) -> Current:
         beyond=information_settings(params).protocol_id if params.diagnose.beyond else "",
         shortcut=PROTOCOL,
         other_wells=OTHER_WELLS,
+        verdict=VERDICT,
         beside=beside.current(params.evaluate),
-        asks_beside=beside.asked_of(folder),
+        asked=beside.asked_of(folder),
         versions=installed(),
         settings={"evaluate": asdict(params.evaluate), "diagnose": asdict(params.diagnose), "seed": params.seed},
     )

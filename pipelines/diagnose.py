@@ -22,7 +22,7 @@ from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.retrieval import OTHER_WELLS as PROTOCOL_OF_OTHER_WELLS
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
 from pipelines.metrics.statistic import Statistic
-from pipelines.metrics.verdicts import Verdict, holm_table, judge
+from pipelines.metrics.verdicts import PROTOCOL, Verdict, holm_table, judge
 from pipelines.params import Params
 from pipelines.scores import Scored
 from pipelines.sensitivity import CommonDim, at_common_dim, common_tasks
@@ -209,6 +209,7 @@ def _evidence(verdict: Verdict, board: Board, beyond: dict[str, Any], shortcut: 
         high_of_mean=found.high_of_mean,
         negligible=found.negligible,
         shortcut=shortcut,
+        verdict_protocol=PROTOCOL,
     )
 
 

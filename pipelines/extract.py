@@ -139,6 +139,7 @@ class _Extraction:
             "rows": [[row.card.as_dict(), [member.name for member in row.members], row.device, row.precision] for row in rows],
             "settings": asdict(settings),
             "code": code_digest(),
+            "versions": [vector_versions(row.card.architecture) for row in rows],
         }
         self.shards = Shards(out.with_name(f".{out.name}.work"), self.images, self._shard_size(), sha256_of_json(identity))
 

@@ -23,6 +23,7 @@ from pipelines.progress import Progress
 from registry.bundle import read_arrays, write_arrays
 from registry.errors import BundleError
 from registry.files import read_json, sha256_of_bytes, sha256_of_json, write_json
+from registry.staleness import installed
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -37,14 +38,16 @@ class Kept:
     Args:
         folder: the work folder; what belongs to a run of another identity is removed.
         stage: the stage and what it works on, in words, for what is said on the way.
-        facts: everything the pieces depend on but the code: data, vectors, parameters.
+        facts: everything the pieces depend on but the code and the libraries: data, vectors, parameters.
         code: files and folders of the code they depend on.
         types: dataclasses that pieces are made of.
     """
 
     def __init__(self, folder: Path, stage: str, facts: Mapping[str, Any], code: tuple[str, ...], *types: type) -> None:
         self.folder, self.stage, self._types = folder, stage, {kind.__name__: kind for kind in types}
-        stamp, identity = folder / "plan.json", {"identity": sha256_of_json({**facts, "code": code_digest(code)})}
+        # what is published says that one version of each library made it
+        made_with = {"code": code_digest(code), "versions": installed()}
+        stamp, identity = folder / "plan.json", {"identity": sha256_of_json({**facts, **made_with})}
         if not stamp.is_file() or read_json(stamp) != identity:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(stamp, identity)

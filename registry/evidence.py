@@ -146,6 +146,7 @@ class TaskEvidence:
         at_common_dim: the sensitivity run; None for a metric without a probe.
         shortcut: {"value", "low", "high", "note", "score", "sentence", "protocol_id"}: share of the score above chance that `intensity` and
             `histogram` reach together, Fieller; {} for a metric without a probe, and in evidence of before it was asked.
+        verdict_protocol: names the rule that says the words; "" in evidence of before it was recorded.
     """
 
     task: str
@@ -177,6 +178,7 @@ class TaskEvidence:
     negligible: bool = False
     at_common_dim: AtCommonDim | None = None
     shortcut: dict[str, Any] = field(default_factory=dict)
+    verdict_protocol: str = ""
 
     @property
     def by_mean(self) -> bool:

@@ -44,7 +44,8 @@ class Current:
         shortcut: protocol id of the share that brightness reaches.
         other_wells: protocol id of retrieval with positives in other wells only.
         beside: every protocol id that an answer beside the tasks may carry, by what is asked ("replicates", "hest_cv").
-        asks_beside: whether the benchmark has what any of that is asked about; evidence that records no such id is then of unknown rules.
+        asked: what of that is asked of every row with vectors; evidence that records no id of it is of unknown rules.
+        verdict: protocol id of the rule that says the words; "" is not compared.
         versions: of the installed libraries; one that is not there is not installed.
         settings: what the scorecard's provenance records under "evaluate", "diagnose" and "seed".
         card_hash: of the row's encoder card; "" is not compared.
@@ -58,7 +59,8 @@ class Current:
     shortcut: str = ""
     other_wells: str = ""
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    asks_beside: bool = False
+    asked: Sequence[str] = ()
+    verdict: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     card_hash: str = ""
@@ -122,6 +124,7 @@ def staleness(scorecard: Scorecard, current: Current) -> Staleness:
         current: facts of now about that benchmark and row.
     """
     found = [*_data(scorecard, current), *_card(scorecard, current), *_protocols(scorecard, current), *_beside(scorecard, current)]
+    found += _verdict(scorecard, current)
     if not any(reason.cause == "protocol" for reason in found):
         found += _settings(scorecard, current, "evaluate")
     found += [*_settings(scorecard, current, "diagnose"), *_seed(scorecard, current), *_libraries(scorecard, current)]
@@ -203,14 +206,28 @@ def _protocols(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
 
 def _beside(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
     # nothing is asked of a row without vectors, nor of the positive control, which is another row for each task
-    if scorecard.beside is None and current.asks_beside and not scorecard.not_applicable and scorecard.role != "positive":
-        yield Reason("protocol", "evaluate", "which protocols its answers beside the tasks follow was not recorded")
+    if not scorecard.not_applicable and scorecard.role != "positive":
+        missing = [asked for asked in current.asked if asked not in (scorecard.beside or {})]
+        if missing and scorecard.beside is None:
+            yield Reason("protocol", "evaluate", "which protocols its answers beside the tasks follow was not recorded")
+        elif missing:
+            yield Reason(
+                "protocol",
+                "evaluate",
+                f"which protocol {' and '.join(f'`{name}`' for name in missing)} follow{'s' * (len(missing) == 1)} was not recorded",
+            )
     for asked, followed in (scorecard.beside or {}).items():
         now = current.beside.get(asked, ())
         was = ", ".join(f"`{name}`" for name in followed if name not in now)
         if was:
             follows = f"follows {f'`{now[0]}`' if len(now) == 1 else 'another protocol'} now" if now else "is not asked any more"
             yield Reason("protocol", "evaluate", f"`{asked}` {follows}, it followed {was}")
+
+
+def _verdict(scorecard: Scorecard, current: Current) -> Iterator[Reason]:
+    for was in dict.fromkeys(task.verdict_protocol for task in scorecard.tasks if current.verdict and task.verdict_protocol != current.verdict):
+        sentence = f"its verdicts follow `{current.verdict}` now, they followed `{was}`" if was else "which rule its verdicts follow was not recorded"
+        yield Reason("protocol", "diagnose", sentence)
 
 
 def _settings(scorecard: Scorecard, current: Current, section: str) -> Iterator[Reason]:

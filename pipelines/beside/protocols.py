@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.benchmarks.index import EXPRESSION
-from pipelines.benchmarks.known import ENTITY, TREATMENT
 from pipelines.beside import confounding, expression, knowledge, probing, replicates
 from pipelines.metrics.expression import PROTOCOLS, protocol_ids
 from pipelines.params import EvaluateParams
 from pipelines.scores import read_confounds
+from registry.files import read_json
 
 
 def current(settings: EvaluateParams) -> dict[str, tuple[str, ...]]:
@@ -28,15 +27,14 @@ def current(settings: EvaluateParams) -> dict[str, tuple[str, ...]]:
     }
 
 
-def asked_of(folder: Path) -> bool:
-    """Whether a benchmark has what any of it is asked about: names of what was done to wells, or counts of genes.
+def asked_of(folder: Path) -> tuple[str, ...]:
+    """What is asked of every row with vectors of a benchmark, whatever its wells and counts: evidence without that is of unknown rules.
 
     Args:
-        folder: of the benchmark, with its index.
+        folder: of the benchmark, with its card.
     """
-    import pyarrow.parquet as pq
-
-    return (folder / EXPRESSION).is_file() or bool({TREATMENT, ENTITY} & set(pq.read_schema(folder / "index.parquet").names))
+    tasks = read_json(folder / "card.json").get("tasks", [])
+    return ("confounds", "probing") if any(not task.get("nuisance") for task in tasks) else ("confounds",)
 
 
 def recorded(folder: Path) -> dict[str, dict[str, list[str]]]:

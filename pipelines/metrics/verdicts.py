@@ -29,6 +29,8 @@ from registry.errors import InputError
 from registry.gates import holm
 
 MARGIN = 0.02
+#: names the rule of the words, their intervals and p, the share of the gap and the units and seeds they ask for; a changed rule is counted up
+PROTOCOL = "verdict:v1:jackknife-t:one-more-seed:intersection-union:holm:fieller"
 #: below this many seeds a verdict stands, but a table of several tasks can hardly reach `beats`
 SEEDS_FOR_TABLES = 10
 

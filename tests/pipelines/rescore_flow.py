@@ -75,9 +75,10 @@ def write_card(world: dict[str, Any], benchmark: str, row: str, protocols: dict[
     kinds = metrics if benchmark == "culture" else {"logistic": metrics["logistic"]}
     made["scores"] = [vars(entry("chirality", metric, protocol_id=protocols[kind], primary=kind == "logistic")) for kind, metric in kinds.items()]
     # the other benchmark has no wells
-    made["beside"] = {"replicates": [protocols["replicates"]]} if benchmark == "culture" and role != "positive" else {}
+    asked = ("confounds", "replicates") if benchmark == "culture" else ("confounds",)
+    made["beside"] = {} if role == "positive" else {name: [protocols[name]] for name in asked}
     for found in made["tasks"]:
-        found["beyond"] = {}
+        found["beyond"], found["verdict_protocol"] = {}, protocols["verdict"]
     made["data_hash"] = sha(Path("data", benchmark, "index.parquet"))
     made["provenance"] = {
         "versions": world["versions"][benchmark],

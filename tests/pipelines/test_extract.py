@@ -334,6 +334,18 @@ def test_a_shard_that_was_being_written_at_the_kill_is_never_read(benchmark: Ben
     check_resumed(benchmark, tmp_path, monkeypatch, threads=1)
 
 
+def test_shards_of_another_library_are_made_again(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, threads=1)
+    with pytest.raises(Interrupted):
+        extract(benchmark, rows_of(stopping_at("p2-w3", Centred)), tmp_path / "out", settings)
+    assert list((tmp_path / ".out.work").glob("shard-*.npz"))
+    # the manifest names one version of each
+    monkeypatch.setattr("pipelines.extract.vector_versions", lambda _architecture: {"numpy": "99"})
+    monkeypatch.setattr(Logged, "log", tmp_path / "log", raising=False)
+    extract(benchmark, rows_of(Logged), tmp_path / "out", settings)
+    assert sorted((tmp_path / "log").read_text().split()) == ids(benchmark)
+
+
 def test_a_damaged_shard_is_made_again(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted):
         extract(benchmark, rows_of(stopping_at("p2-w3", Centred)), tmp_path / "out", replace(SETTINGS, threads=1))

@@ -185,8 +185,8 @@ def not_called(_: int) -> dict[Any, Any]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("change", ["facts", "a damaged piece", "another kind"])
-def test_nothing_else_is_taken_for_a_piece(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["facts", "a damaged piece", "another kind", "a library"])
+def test_nothing_else_is_taken_for_a_piece(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(fact: int = 1) -> Kept:
         return Kept(tmp_path / ".x.work", "stage x", {"a": fact}, ("pipelines/kept.py",), Statistic)
 
@@ -201,5 +201,7 @@ def test_nothing_else_is_taken_for_a_piece(tmp_path: Path, change: str) -> None:
     if change == "a damaged piece":
         damaged = min((tmp_path / ".x.work").glob("*.npz"))
         damaged.write_bytes(damaged.read_bytes()[:-30])
+    if change == "a library":
+        monkeypatch.setattr("pipelines.kept.installed", lambda: {"scipy": "99"})
     assert list(kept(2 if change == "facts" else 1).each("q" if change == "another kind" else "p", make, items, 1)) == [0, 1]
     assert len(called) == (3 if change == "a damaged piece" else 4)

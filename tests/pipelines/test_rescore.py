@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.beside import replicates
+from pipelines.beside import confounding, replicates
 from pipelines.cli import main
 from pipelines.current import Judge, protocols
 from pipelines.metrics import retrieval
+from pipelines.metrics.verdicts import PROTOCOL as VERDICT
 from pipelines.params import CellParams, EncoderParams, Params, TrainParams
 from pipelines.rescore import Journal, _facts, _journal, plan, rescore, survey
 from pipelines.study import asdict_without_none
@@ -41,6 +42,7 @@ CELLS = (
     CellParams("tissue", "controls", ["density"], "code.txt"),
     CellParams("tissue", "net", ["net"], "net.bin", NET),
 )
+BESIDE = {"replicates": replicates.PROTOCOL, "confounds": confounding.PROTOCOL, "verdict": VERDICT}
 PARAMS = Params(
     seed=0,
     threads=1,
@@ -108,7 +110,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     now = {name: installed()[name] for name in ("numpy", "torch")}
     write_json(
         root / "world.json",
-        {"protocols": {**protocols(PARAMS), "replicates": replicates.PROTOCOL}, "versions": {"culture": now, "tissue": {**now, "numpy": "0.0.1"}}},
+        {"protocols": {**protocols(PARAMS), **BESIDE}, "versions": {"culture": now, "tissue": {**now, "numpy": "0.0.1"}}},
     )
     (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(PARAMS)))
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": flow()}))

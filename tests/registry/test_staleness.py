@@ -90,6 +90,17 @@ def test_another_rule_of_the_share_that_brightness_reaches() -> None:
     assert Scorecard.from_dict(read).tasks[0].shortcut == {}
 
 
+def test_another_rule_of_the_verdict() -> None:
+    judged = replace(evidence(), tasks=[replace(evidence().tasks[0], verdict_protocol="v1")])
+    assert found(judged, replace(NOW, verdict="v1")) == []
+    assert found(judged, replace(NOW, verdict="v2")) == [("protocol", "diagnose", "its verdicts follow `v2` now, they followed `v1`")]
+    read = judged.as_dict()
+    del read["tasks"][0]["verdict_protocol"]
+    ((_, step, sentence),) = found(Scorecard.from_dict(read), replace(NOW, verdict="v1"))
+    assert (step, sentence) == ("diagnose", "which rule its verdicts follow was not recorded")
+    assert found(replace(judged, tasks=[]), replace(NOW, verdict="v2")) == []
+
+
 def test_a_score_that_no_protocol_gives_any_more_is_stale() -> None:
     ((_, step, sentence),) = found(evidence(), replace(NOW, protocols={"logistic": "p1"}))
     assert (step, sentence) == ("evaluate", "`retrieval.map` is not computed any more, it followed `r1`")

@@ -59,7 +59,7 @@ def scorecards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scorecard]
     # four dimensions are too few for one of the protocols: its rule is recorded all the same
     assert [one.note.partition(":")[0] for one in answer.scores] == ["not estimable", "", ""]
     expression.write(root / "scores" / "cell-0", [replace(answer, scores=[replace(one, row="tissue") for one in answer.scores])])
-    assert asked_of(root / "screen")
+    assert asked_of(root / "screen") == ("confounds", "probing")
     found = recorded(root / "scores")
     return {row: replace(scorecard(row, role="positive" if row == "oracle" else "encoder"), beside=found.get(row, {})) for row in ROWS}
 
@@ -70,7 +70,7 @@ def stale(scorecards: dict[str, Scorecard]) -> dict[str, list[str]]:
     found = {}
     for row, card in scorecards.items():
         bare = replace(card, scores=[], tasks=[], at_common_dim=[], not_applicable="nothing but what stands beside")
-        reasons = staleness(bare, Current(data_hash=card.data_hash, beside=now, asks_beside=True)).reasons
+        reasons = staleness(bare, Current(data_hash=card.data_hash, beside=now)).reasons
         assert all((reason.cause, reason.step) == ("protocol", "evaluate") for reason in reasons)
         if reasons:
             found[row] = [reason.sentence for reason in reasons]
@@ -128,11 +128,15 @@ def test_a_question_that_is_not_asked_any_more_is_said(scorecards: dict[str, Sco
 def test_evidence_that_records_no_rules_is_stale_where_something_is_asked() -> None:
     old = Scorecard.from_dict({key: value for key, value in scorecard().as_dict().items() if key != "beside"})
     bare = replace(old, scores=[], tasks=[], provenance={"versions": {"mlflow": "1"}})
-    asks = Current(data_hash=old.data_hash, asks_beside=True)
+    asks = Current(data_hash=old.data_hash, asked=("confounds", "probing"))
     (reason,) = staleness(bare, asks).reasons
     assert (reason.cause, reason.step) == ("protocol", "evaluate")
     assert reason.sentence == "which protocols its answers beside the tasks follow was not recorded"
-    assert not staleness(bare, replace(asks, asks_beside=False)).stale
+    (reason,) = staleness(replace(bare, beside={}), asks).reasons
+    assert reason.sentence == "which protocol `confounds` and `probing` follow was not recorded"
+    (reason,) = staleness(replace(bare, beside={"confounds": ["c1"]}), replace(asks, beside={"confounds": ("c1",)})).reasons
+    assert reason.sentence == "which protocol `probing` follows was not recorded"
+    assert not staleness(replace(bare, beside={}), replace(asks, asked=())).stale
     # nothing is asked of these
     assert not staleness(replace(bare, role="positive"), asks).stale
     assert not staleness(replace(bare, not_applicable="it has no vectors"), asks).stale
