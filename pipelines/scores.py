@@ -87,8 +87,9 @@ class Confound:
         value: the score; NaN where it is not estimable.
         low: lower bound of its 95 % interval; NaN where there is none.
         high: upper bound.
-        reference: what it would be if nothing of the column were in the row: chance; for scores of mixing the same score after batches were
-            permuted among the images of a class (for cLISI and connectivity: classes among the images of a batch), once.
+        reference: what it would be if nothing of the column were in the row: chance, or for decoding what the class alone gives away where that is
+            more (a class that lies on few plates); for scores of mixing the same score after batches were permuted among the images of a class (for
+            cLISI and connectivity: classes among the images of a batch), once.
         n_images: images it was computed on.
         note: "" or why it is not estimable.
         protocol_id: names the rule.

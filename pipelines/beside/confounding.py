@@ -22,7 +22,7 @@ from registry.errors import InputError
 
 T = TypeVar("T", bound=np.generic)
 #: names the rules in every result
-PROTOCOL = "confounds:v1:decoding:mixing"
+PROTOCOL = "confounds:v2:decoding:mixing"
 #: more test images than this are thinned out evenly, in the order of the index
 MOST = 1500
 #: what is decoded, of the columns that exist
@@ -155,7 +155,9 @@ def decodings(row: str, member: str, vectors: Floats, design: Design, settings: 
         decoded = decode(vectors[design.images], column, design.columns, design.units, settings, "knn", design.classes)
         value, n = (decoded.statistic.value, decoded.statistic.n_images) if decoded.statistic else (np.nan, 0)
         low, high = decoded.interval or (np.nan, np.nan)
-        found.append(Confound(row, member, "decoding", column.lower(), value, low, high, decoded.chance, n, decoded.note, PROTOCOL))
+        # a row that knows the class and no more reads as much of the column as the design ties to the class
+        reference = decoded.chance if decoded.of_label is None else max(decoded.chance, decoded.of_label)
+        found.append(Confound(row, member, "decoding", column.lower(), value, low, high, reference, n, decoded.note, PROTOCOL))
     return found
 
 

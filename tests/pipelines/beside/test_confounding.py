@@ -94,6 +94,21 @@ def test_the_evaluate_stage_writes_one_line_per_row_and_score(tmp_path: Path, no
     assert read_confounds(tmp_path / "nothing") == []
 
 
+def test_a_class_that_lies_on_few_plates_gives_them_away_and_that_is_no_trace_of_the_plate(noise: Benchmark) -> None:
+    index = noise.index.copy()
+    plate = np.unique(index["unit"], return_inverse=True)[1]
+    # classes by lot, and classes that each have four plates of the twelve
+    by_lot = table(noise, vectors(noise))["decoding plate"].reference
+    assert by_lot == pytest.approx(1 / 12, abs=0.06)
+    index["label_planted"] = [f"class-{number}" for number in plate // 4]
+    tied = Benchmark(noise.folder, noise.card, index)
+    knows_the_class = np.asarray(vectors(noise) + 8 * np.eye(8)[plate // 4])
+    found = table(tied, knows_the_class)["decoding plate"]
+    assert found.reference == pytest.approx(1 / 4, abs=0.01)
+    assert abs(found.value - found.reference) < 0.08
+    assert found.value > 1 / 12 + 0.1
+
+
 def test_compounds_give_the_leak_of_a_shared_batch(noise: Benchmark) -> None:
     index = noise.index.copy()
     label = np.unique(index["label_planted"], return_inverse=True)[1]
