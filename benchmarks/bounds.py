@@ -2,11 +2,13 @@
 
     python benchmarks/bounds.py                 # 10,000 images x 10 rows x 384 dimensions
     python benchmarks/bounds.py --images 1000
+    python benchmarks/bounds.py --folds 5       # every plate is tested once, as of imports without a split of their own
 
-Vectors are drawn (the encoder knows the label, its ten untrained draws and eight controls know less of it), written as tables, and go through
-the flow's own stages: extract (a look-up here), evaluate, oracle, diagnose. 100 plates, a fifth of them tested; two tasks, of 4 and of 2
-classes. It is a screen of 320 treatments and control wells in other places on every plate, of which entities, relations, targets and mechanisms are
-known, and every image has counts of 50 genes: so all of it is asked, replicates, what is known of perturbations and gene expression too.
+Vectors are drawn (the encoder knows the label, its ten untrained draws and eight controls, `intensity` and `histogram` among them, know less of
+it), written as tables, and go through the flow's own stages: extract (a look-up here), evaluate, oracle, diagnose. 100 plates in ten batches and two
+centres, a fifth of them tested; two tasks, of 4 and of 2 classes. It is a screen of 320 treatments and control wells in other places on every
+plate, of which entities, relations, targets and mechanisms are known, and every image has counts of 50 genes. So all of it is asked: every position
+and batch, replicates, what is known of perturbations, gene expression, bits and the share of brightness too.
 Exit code 1 when it takes ten minutes or 4 GB (proportional set size of all processes together, sampled) or more, 2 when a stage fails or a question
 got no answer. Processor seconds are told beside the clock: where others compute too, ten minutes of two cores are at most 1,200 of them.
 """
@@ -33,10 +35,14 @@ from pipelines.benchmarks.card import BenchmarkCard, Task
 from pipelines.benchmarks.index import Benchmark, write_benchmark
 from pipelines.benchmarks.known import RELATIONS, TARGETS
 from pipelines.benchmarks.profiles import write_table
-from pipelines.beside import expression, knowledge, replicates
+from pipelines.beside import expression, knowledge, probing, replicates
+from pipelines.brightness import HISTOGRAM, INTENSITY
 from pipelines.params import CellParams, EncoderParams, Params
+from pipelines.scores import read_confounds
 from pipelines.study import asdict_without_none
 from registry.cards import TABLE
+from registry.evidence import Scorecard
+from registry.files import read_json
 from registry.images import ImageSpec
 
 MOST_S, MOST_GB = 600.0, 4.0
@@ -45,7 +51,7 @@ WELLS, GUIDES, GENES = 96, 240, 50
 NAME = "large"
 
 
-def make(root: Path, images: int, dims: int) -> None:
+def make(root: Path, images: int, dims: int, folds: int) -> None:
     """A benchmark without images, its tables and parameters."""
     rng = np.random.default_rng(0)
     plate, place = np.arange(images) % PLATES, np.arange(images) // PLATES % WELLS
@@ -62,12 +68,17 @@ def make(root: Path, images: int, dims: int) -> None:
             "sha256": "",
             "Metadata_Plate": [f"p{p:03d}" for p in plate],
             "Metadata_Well": [f"{'ABCDEFGH'[w // 12]}{1 + w % 12:02d}" for w in place],
+            "Metadata_Row": ["ABCDEFGH"[w // 12] for w in place],
+            "Metadata_Column": [f"{1 + w % 12:02d}" for w in place],
+            "Metadata_Site": [f"s{1 + (w + p) % 4}" for w, p in zip(place, plate, strict=True)],
+            "Metadata_Batch": [f"b{p // 10}" for p in plate],
+            "Metadata_Centre": [f"c{p // 50}" for p in plate],
             "Metadata_Treatment": np.where(control, "DMSO", [f"t{t:03d}" for t in number]),
             "Metadata_Entity": pd.Series([f"g{t // 2:03d}" for t in number]).where(gene),
             "Metadata_control": control,
             "labels_mechanism": pd.Series([f"m{t % 30:02d}|m{t % 7:02d}" for t in number]).where(~control),
             "unit": [f"p{p:03d}" for p in plate],
-            "fold": np.where(plate % 5 == 0, 0, -1),
+            "fold": np.where(plate % 5 == 0, 0, -1) if folds == 1 else plate % folds,
             "label_kind": [f"k{t}" for t in treatment],
             "label_half": [f"h{t // 2}" for t in treatment],
         }
@@ -93,8 +104,8 @@ def make(root: Path, images: int, dims: int) -> None:
     draws = {f"fresh-{k:02d}": vectors(1.0) for k in range(DRAWS)}
     cells.append(row(root, benchmark, EncoderParams("untrained", "s", TABLE, "", role="twin"), draws, dims))
     cells += [
-        row(root, benchmark, EncoderParams(f"control-{k}", "s", TABLE, "", role="negative"), {"main": vectors(0.1 * k)}, dims)
-        for k in range(CONTROLS)
+        row(root, benchmark, EncoderParams(name, "s", TABLE, "", role="negative"), {"main": vectors(0.1 * k)}, dims)
+        for k, name in enumerate((INTENSITY, HISTOGRAM, *(f"control-{k}" for k in range(CONTROLS - 2))))
     ]
     params = Params(0, 2, {f"{NAME}--{cell.cell}": cell for cell in cells}, [NAME])
     (root / "params.yaml").write_text(yaml.safe_dump(asdict_without_none(params)))
@@ -114,7 +125,14 @@ def unanswered(root: Path) -> list[str]:
     answers += [(f"knowledge, {one.question}", one.value) for one in knowledge.read_all(folder)]
     answers += [(one.protocol, one.value) for one in expression.read_scores(folder)]
     asked = {what for what, _ in answers} | {"replicates, activity", "knowledge, recall", "hest_cv"}
-    return sorted(asked - {what for what, value in answers if np.isfinite(value)})
+    answers += [(f"confounds, {one.score} {one.column}", one.value) for one in read_confounds(folder)]
+    answers += [(f"probing, {one.score}", one.value) for one in probing.read_all(folder)]
+    asked |= {"confounds, kBET batch", *(f"confounds, decoding {column.lower()}" for column in ("Batch", "Plate", "Centre", "Row", "Column", "Site"))}
+    asked |= {f"probing, {score}" for score in (probing.FEW_SHOT, probing.CODE_LENGTH, probing.SELECTIVITY)}
+    judged = Scorecard.from_dict(read_json(root / "out" / "verdicts" / NAME / "encoder.scorecard.json")).tasks
+    found = [(what, value) for task in judged for what, value in (("bits", task.beyond["bits"]), ("brightness", task.shortcut["value"]))]
+    answers += [(what, np.nan if value is None else value) for what, value in found]
+    return sorted((asked | {"bits", "brightness"}) - {what for what, value in answers if np.isfinite(value)})
 
 
 @dataclass
@@ -141,10 +159,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--dims", type=int, default=384)
+    parser.add_argument("--folds", type=int, default=1, help="1 = a fifth of the plates is tested")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bounds-") as folder:
         root = Path(folder)
-        make(root, options.images, options.dims)
+        make(root, options.images, options.dims, options.folds)
         cells = list(yaml.safe_load((root / "params.yaml").read_text())["cells"].values())
         stages = [[stage, NAME, cell["cell"]] for stage in ("extract", "evaluate") for cell in cells]
         stages += [[stage, NAME] for stage in ("oracle", "diagnose")]
