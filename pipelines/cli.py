@@ -104,6 +104,9 @@ def _add_data(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--mask", help="column of a label mask; each row is then one object of its image")
     parser.add_argument("--object", help="column of the object's number in the mask")
     parser.add_argument("--crop", type=int, help="side in pixels of the square cut around each object")
+    parser.add_argument(
+        "--patches", default="", metavar="SLIDE,Y,X", help="columns: what each image was cut from, and its first pixel there; finds overlaps"
+    )
     parser.add_argument("--nuclei", type=Path, help="table of nuclei (image_id, nucleus, x_px, y_px, area_px[, type])")
     parser.add_argument("--pixel-size-um", type=float)
     _add_stated(parser)

@@ -60,6 +60,7 @@ def import_data(options: argparse.Namespace) -> None:
         pixel_size_um=options.pixel_size_um,
         nuclei=options.nuclei,
         mask=options.mask,
+        patches=tuple(options.patches.split(",")) if options.patches else (),
         object=options.object,
         crop=options.crop,
         tolerate=options.tolerate,

@@ -186,13 +186,15 @@ def same_detail(first: NDArray[np.float32], second: NDArray[np.float32]) -> floa
     return float(near[np.ix_(shifts_y, shifts_x)].max())
 
 
-def overlapping_crops(sources: Sequence[Hashable], corners: Sequence[tuple[int, int]], side: int, apart: Ints) -> list[Pair]:
-    """Squares cut from one image that share pixels, though `apart` differs; the share of a square that is in both, the largest first.
+def overlapping_crops(
+    sources: Sequence[Hashable], corners: Sequence[tuple[float, float]], sides: Sequence[tuple[int, int]], apart: Ints
+) -> list[Pair]:
+    """Rectangles cut from one image that share pixels, though `apart` differs; the share of the smaller one that is in both, the largest first.
 
     Args:
-        sources: what each square was cut from.
+        sources: what each was cut from.
         corners: (y, x) of its first pixel.
-        side: of all squares.
+        sides: (height, width) of each.
         apart: (n,) fold or unit code of each.
     """
     from scipy.spatial import cKDTree
@@ -204,13 +206,15 @@ def overlapping_crops(sources: Sequence[Hashable], corners: Sequence[tuple[int, 
     for members in of_source.values():
         if len(members) < 2 or len({int(apart[i]) for i in members}) < 2:
             continue
-        places = np.array([corners[i] for i in members], dtype=np.float64)
-        close = cKDTree(places).query_pairs(side - 0.5, p=np.inf, output_type="ndarray")
+        low, extent = (np.array([values[i] for i in members], dtype=np.float64) for values in (corners, sides))
+        high = low + extent
+        # those that may touch: no two corners are farther apart than the largest side
+        close = cKDTree(low).query_pairs(extent.max(), p=np.inf, output_type="ndarray")
         for one, two in close.tolist():
             first, second = sorted((members[one], members[two]))
-            if apart[first] != apart[second]:
-                shared = (side - np.abs(places[one] - places[two])).prod() / side**2
-                pairs.append(Pair(first, second, float(shared)))
+            both = np.minimum(high[one], high[two]) - np.maximum(low[one], low[two])
+            if apart[first] != apart[second] and (both > 0).all():
+                pairs.append(Pair(first, second, float(both.prod() / min(extent[one].prod(), extent[two].prod()))))
     return sorted(pairs, key=lambda pair: (-pair.alike, pair.first, pair.second))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def import_folder(folder: Path, name: str, out: Path, options: ImportOptions, no
         require(manifest.rows, column, "labels")
     if isinstance(options.folds, str):
         require(manifest.rows, options.folds, "folds")
+    if options.patches:
+        patch_places(manifest.rows, options.patches)
     settle_units(manifest.rows, options.unit, manifest.rows["image_id"], control_rows(manifest.rows, options))
     options = replace(
         options, relations=tuple(located(t, folder) for t in options.relations), targets=options.targets and located(options.targets, folder)
@@ -86,7 +89,7 @@ def _build(
     common = _usable(prepared, manifest, options, say)
     _discard_unused(staging, common)
     index, tasks, remarks = _annotate(manifest, common, labels, options)
-    copies = _copies(staging, index, manifest, common, crops)
+    copies = _copies(staging, index, manifest, common, crops, options)
     nuclei = _nuclei(folder, index, common, options)
     expression = read_expression(located(options.expression, folder), index["image_id"].tolist()) if options.expression else None
     known, about = known_tables(index, options)
@@ -186,7 +189,7 @@ def _image_units(rows: pd.DataFrame, manifest: Manifest, common: Consensus, same
     return pd.Series([str(manifest.files[image.row][0]).rpartition("/")[2] for image in common.images])
 
 
-def _copies(staging: Path, index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None) -> list[str]:
+def _copies(staging: Path, index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None, options: ImportOptions) -> list[str]:
     """What must be said about pictures that lie on both sides of a split."""
     hashes, folds, ids = [image.pixel_sha256 for image in common.images], index["fold"].to_numpy(np.int64), index["image_id"].tolist()
 
@@ -194,16 +197,45 @@ def _copies(staging: Path, index: pd.DataFrame, manifest: Manifest, common: Cons
         return conform(read_channels([staging / path for path in common.images[i].paths], common.spec.channels), common.spec)
 
     near = near_copies(np.stack([image.thumbnail for image in common.images]), folds, hashes, read)
-    return [*copy_notes(exact_copies(hashes, folds), near, hashes, ids), *_overlaps(index, manifest, common, crops)]
+    return [*copy_notes(exact_copies(hashes, folds), near, hashes, ids), *_overlaps(index, manifest, common, crops, options)]
 
 
-def _overlaps(index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None) -> list[str]:
-    if crops is None:
+def _overlaps(index: pd.DataFrame, manifest: Manifest, common: Consensus, crops: Crops | None, options: ImportOptions) -> list[str]:
+    sources: Sequence[Hashable]
+    corners: Sequence[tuple[float, float]]
+    if crops is not None:
+        sources = [manifest.files[image.row] for image in common.images]
+        corners = [image.corner or (0, 0) for image in common.images]
+        sides = [(crops.side, crops.side)] * len(corners)
+    elif options.patches:
+        slides, places = patch_places(manifest.rows, options.patches)
+        sources, corners = [slides[image.row] for image in common.images], [places[image.row] for image in common.images]
+        sides = [image.shape[1:] for image in common.images]
+    else:
         return []
-    sources = [manifest.files[image.row] for image in common.images]
-    corners = [image.corner or (0, 0) for image in common.images]
     units = np.unique(index["unit"].astype(str), return_inverse=True)[1]
-    return overlap_notes(overlapping_crops(sources, corners, crops.side, units), index["fold"].to_numpy(np.int64), index["image_id"].tolist())
+    return overlap_notes(overlapping_crops(sources, corners, sides, units), index["fold"].to_numpy(np.int64), index["image_id"].tolist())
+
+
+def patch_places(rows: pd.DataFrame, patches: tuple[str, ...]) -> tuple[list[str], list[tuple[float, float]]]:
+    """What each image was cut from and (y, x) of its first pixel there.
+
+    Args:
+        rows: of the table.
+        patches: columns of the larger image, y and x.
+
+    Raises:
+        BenchmarkError: no such column, or a place that is missing or no number.
+    """
+    slides, *axes = (require(rows, column, "patches") for column in patches)
+    values = [pd.to_numeric(axis, errors="coerce").to_numpy(np.float64) for axis in axes]
+    bad = np.flatnonzero(slides.isna().to_numpy() | ~np.isfinite(values).all(axis=0))
+    if len(bad):
+        raise BenchmarkError(
+            f"{len(bad)} of {len(rows)} images have no larger image or no place in it (`{'`, `'.join(patches)}`), the first is"
+            f" `{rows['image_id'].iloc[bad[0]]}`. Expected pixels, as numbers. Fill them in, or leave out `--patches`."
+        )
+    return slides.astype(str).tolist(), list(zip(*(axis.tolist() for axis in values), strict=True))
 
 
 def _nuclei(folder: Path, index: pd.DataFrame, common: Consensus, options: ImportOptions) -> NucleiTable | None:

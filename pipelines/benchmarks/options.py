@@ -19,7 +19,7 @@ RARE_RULES = ("exclude", "keep")
 LEAST_UNITS = 2
 #: a line of keys as they may be written in blankslide.yaml for the plural fields
 _ALIASES = {"label": "labels", "channel": "channels", "multilabel": "multilabels"}
-_TUPLES = ("path", "labels", "channels")
+_TUPLES = ("path", "labels", "channels", "patches")
 _INTEGERS = ("crop", "least_units", "tolerate", "seed", "workers")
 
 
@@ -53,6 +53,8 @@ class ImportOptions:
         expression: table of raw counts of genes: image_id and a column per gene, or AnnData.
         mask: column of a label mask; with `object` each row is one object of the image.
         object: column of the object's number in the mask.
+        patches: columns of the larger image that an image was cut from, and of the y and x of its first pixel there, in its own pixels: so that
+            overlapping ones are found.
         crop: side in pixels of the square cut around each object; None: `objects.crop_side`.
         folds: outer folds; 1: one held-out half; None: `splits.default_folds`; a column that states each image's test fold: `splits.stated_folds`.
         rare_labels: what becomes of a label that occurs in fewer than `least_units` units: "exclude" or "keep".
@@ -93,6 +95,7 @@ class ImportOptions:
     expression: Path | None = None
     mask: str | None = None
     object: str | None = None
+    patches: tuple[str, ...] = ()
     crop: int | None = None
     folds: int | str | None = None
     rare_labels: str = "exclude"
@@ -121,6 +124,11 @@ class ImportOptions:
             raise ParamsError(f"Expected `pixel_size_um` to be more than 0, got {self.pixel_size_um}.")
         if (self.mask is None) != (self.object is None):
             raise ParamsError("Objects need both `mask` (the column of the label mask) and `object` (the column of the object's number in it).")
+        if self.patches and (len(self.patches) != 3 or self.object is not None):
+            other = "beside `object`, whose places are known" if self.object is not None else f"`{','.join(self.patches)}`"
+            raise ParamsError(
+                f"Expected `patches` to be three columns, of the larger image, y and x, and images that were cut elsewhere, got {other}."
+            )
         if self.pattern is not None and self.path:
             raise ParamsError("Expected either `path` columns or a `pattern`, got both. Leave one out.")
 

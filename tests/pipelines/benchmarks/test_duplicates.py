@@ -32,6 +32,7 @@ from pipelines.benchmarks.objects import crop
 from pipelines.benchmarks.options import ImportOptions
 from pipelines.benchmarks.simulate import simulate
 from pipelines.benchmarks.tissue_design import TissueParameters
+from registry.errors import BenchmarkError, ParamsError
 from registry.images import resize_linear
 from tests.pipelines.benchmarks.folders import table, write
 
@@ -195,10 +196,12 @@ def test_too_many_candidates_are_counted_not_compared() -> None:
 def test_exact_copies_and_overlaps_by_hand() -> None:
     assert exact_copies(["a", "b", "a", "a", "b"], np.array([0, 1, 0, 2, 1])) == [Pair(0, 3, 1.0), Pair(2, 3, 1.0)]
     sources, corners = ["x", "x", "y", "x", "x"], [(0, 0), (5, -2), (0, 0), (9, 0), (40, 40)]
-    found = overlapping_crops(sources, corners, 10, np.array([0, 1, 1, 0, 1]))
+    found = overlapping_crops(sources, corners, [(10, 10)] * 5, np.array([0, 1, 1, 0, 1]))
     # (0, 0) and (5, -2) share 5 x 8 of 100 pixels, (5, -2) and (9, 0) 6 x 8; (0, 0) and (9, 0) are of one unit
     assert found == [Pair(1, 3, 0.48), Pair(0, 1, 0.4)]
-    assert overlapping_crops(sources, [(0, 0), (10, 0), (0, 0), (20, 0), (30, 0)], 10, np.arange(5)) == []
+    assert overlapping_crops(sources, [(0, 0), (10, 0), (0, 0), (20, 0), (30, 0)], [(10, 10)] * 5, np.arange(5)) == []
+    # 4 x 20 pixels of the smaller one, 8 x 20
+    assert overlapping_crops(["x", "x"], [(0.0, 0.0), (16.0, 5.0)], [(20, 40), (8, 20)], np.arange(2)) == [Pair(0, 1, 0.5)]
     notes = overlap_notes(found, np.array([0, 1, 0, 1, 0]), list("abcde"))
     assert notes[0].startswith("2 images are crops that overlap a crop in another fold, by up to 40% (`a` and `b`)")
     assert notes[1].startswith("2 images are crops that overlap a crop of another unit in the same fold, by up to 48% (`b` and `d`)")
@@ -251,3 +254,24 @@ def test_overlapping_crops_are_reported_unless_an_image_is_a_unit(tmp_path: Path
     torn = import_folder(tmp_path / "raw", "donors", tmp_path / "data" / "donors", replace(objects, unit="donor"), say=lambda _: None)
     (note,) = [note for note in torn.card.notes if "overlap" in note]
     assert note.startswith("12 images are crops that overlap a crop in another fold, by up to 62% (`s0-1` and `s0-2`; `s1-1` and `s1-2`;")
+
+
+def test_patches_that_were_cut_elsewhere_are_compared_by_their_places(tmp_path: Path) -> None:
+    frame = table(tmp_path / "raw", rows=30, shape=(32, 32))
+    frame["slide"], frame["y"] = "s" + (np.arange(30) % 3).astype(str), 0
+    # tiles of a slide lie side by side; only the second and the third of the first slide share half, and are of two plates
+    frame["x"] = 32 * (np.arange(30) // 3)
+    frame.loc[6, "x"] = 48
+    frame.to_csv(tmp_path / "raw" / "cells.csv", index=False)
+    options = ImportOptions(table=Path("cells.csv"), labels=("phenotype",), unit="plate", patches=("slide", "y", "x"), folds=6)
+    said: list[str] = []
+    found = import_folder(tmp_path / "raw", "tiles", tmp_path / "data" / "tiles", options, say=said.append)
+    (note,) = [note for note in found.card.notes if "overlap" in note]
+    assert note.startswith("2 images are crops that overlap a crop in another fold, by up to 50% (`003` and `006`)")
+    frame["x"] = frame["x"].astype(object)
+    frame.loc[3, "x"] = "far"
+    frame.to_csv(tmp_path / "raw" / "cells.csv", index=False)
+    with pytest.raises(BenchmarkError, match=r"1 of 30 images have no larger image or no place in it \(`slide`, `y`, `x`\), the first is `003`"):
+        import_folder(tmp_path / "raw", "other", tmp_path / "data" / "other", options, say=said.append)
+    with pytest.raises(ParamsError, match="three columns"):
+        replace(options, patches=("slide", "y"))
