@@ -18,6 +18,7 @@ from pipelines.brightness import brightness_all
 from pipelines.evaluate import OTHER_WELLS, RETRIEVAL
 from pipelines.kept import Kept
 from pipelines.made_by import of_row, read_made_by
+from pipelines.metrics.classification import WITHOUT_INTERVAL
 from pipelines.metrics.jackknife import interval, mean_of
 from pipelines.metrics.retrieval import OTHER_WELLS as PROTOCOL_OF_OTHER_WELLS
 from pipelines.metrics.sentences import detail, sensitivity_sentence, sentence
@@ -286,7 +287,7 @@ def _entry(kind: str, members: list[Scored], primary: bool) -> ScoreEntry:
     first = members[0]
     statistics = [s.statistic for s in members]
     centre = mean_of(statistics) if len(statistics) > 1 else statistics[0]
-    bounds = interval(centre)
+    bounds = None if first.metric.partition(".")[2] in WITHOUT_INTERVAL else interval(centre)
     low, high = bounds if bounds is not None else (None, None)
     values = [s.value for s in statistics]
     return ScoreEntry(

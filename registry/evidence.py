@@ -20,7 +20,7 @@ class ScoreEntry:
         value: the score; for a row of several members the mean over members.
         members: how many draws.
         sd_members: their standard deviation (ddof 1); 0 for one.
-        low: lower end of the 95 % interval; None where the units do not allow one.
+        low: lower end of the 95 % interval; None where the units or the metric do not allow one.
         high: upper end.
         n_images: images scored.
         n_units: units among them.

@@ -173,6 +173,15 @@ def test_too_few_units_show_values_and_no_interval(tmp_path: Path) -> None:
     assert set(task.per_unit) == {f"plate-{i:02d}" for i in range(4)}
 
 
+def test_calibration_error_has_no_interval_and_other_scores_have(judged: Workspace) -> None:
+    cards = [card_of(judged, row) for row in ("good", "untrained-net")]
+    bounds = [(s.low is None, s.high is None) for card in cards for s in card.scores if s.metric == "logistic.calibration_error"]
+    assert bounds == [(True, True)] * 2  # of one draw, and of ten
+    (good,) = [s for s in cards[0].scores if s.metric == "logistic.calibration_error"]
+    assert 0 < good.value < 1
+    assert not [s.metric for card in cards for s in card.scores if s.low is None and s.metric != "logistic.calibration_error"]
+
+
 def test_twins_that_were_not_extracted_are_named(tmp_path: Path) -> None:
     workspace, benchmark = run(tmp_path, units=4)
     cells = workspace.embeddings("noise")

@@ -344,6 +344,8 @@ def test_scorecards_of_an_earlier_version_are_read(workspace: Workspace) -> None
 def test_every_row_every_score_and_every_reason_is_listed(workspace: Workspace, html: str, page: Page) -> None:
     cards = scorecards(workspace)
     assert html.count("<tr data-task=") == sum(len(card.scores) for card in cards)
+    without_interval = sum(score.low is None for card in cards for score in card.scores)
+    assert html.count('</b></td><td class="n" data-v="">–</td>') == without_interval > 0
     headers = re.findall(r'<th scope="row">([^<]+)</th>', html)
     expected = Counter(row for card in cards for row in [card.row] * (len(card.scores) + 1))
     expected += Counter(c.row for name in STORY for c in read_confounds(workspace.scores(name)) if c.score == "kBET")
