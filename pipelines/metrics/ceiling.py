@@ -20,7 +20,7 @@ class ShareOfGap:
         floor: name of the control below, fixed beforehand.
         ceiling: name of the positive control.
         value: the share, larger is better, 0 at the floor and 1 at the ceiling; None unless its interval is narrower than 1.
-        low: lower bound; None where the ceiling is not above the floor.
+        low: lower bound; None where the ceiling is not above the floor, or the units give no interval.
         high: upper bound.
         note: "" or why there is no number.
     """
@@ -65,7 +65,12 @@ def share_of_gap(subject: Statistic, floor: Statistic, ceiling: Statistic, floor
             floor_name, ceiling_name, None, None, None, f"ceiling not above floor: `{ceiling_name}` is not clearly above `{floor_name}`"
         )
     curve, slope, level = g.value**2 - q2 * v_gg, a.value * g.value - q2 * v_ag, a.value**2 - q2 * v_aa
-    root = float(np.sqrt(max(slope**2 - curve * level, 0.0)))
+    under_root = slope**2 - curve * level
+    # 0 up to rounding where the share is the same without any unit
+    if under_root < -ROUNDING * (slope**2 + abs(curve * level)):
+        why = "not assessable: the covariance of the two differences is larger than their variances allow"
+        return ShareOfGap(floor_name, ceiling_name, None, None, None, why)
+    root = float(np.sqrt(max(under_root, 0.0)))
     low, high = (slope - root) / curve, (slope + root) / curve
     if high - low >= 1:
         return ShareOfGap(floor_name, ceiling_name, None, low, high, "the interval is wider than the whole gap")

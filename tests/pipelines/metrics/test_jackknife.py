@@ -120,6 +120,22 @@ def test_share_of_the_gap_needs_a_ceiling_and_a_narrow_interval() -> None:
     assert few.note.startswith("not assessable: 5 units")
 
 
+def test_a_covariance_that_two_variances_cannot_have_gives_no_share_of_the_gap() -> None:
+    rng = np.random.default_rng(5)
+    one = 0.5 + 0.02 * rng.normal(size=20)
+    floor, ceiling = mean_statistic(np.full(20, 0.2)), mean_statistic(one)
+    # the encoder is cross-fitted and the ceiling is not: the covariance is multiplied as the larger variance is
+    encoder = replace(mean_statistic(one + 0.001 * rng.normal(size=20)), inflation=2.0)
+    found = share_of_gap(encoder, floor, ceiling, "floor", "oracle")
+    assert (found.value, found.low, found.high) == (None, None, None)
+    assert found.note == "not assessable: the covariance of the two differences is larger than their variances allow"
+    # where the share is the same without any unit, it is known, and rounding does not hide it
+    for row in (ceiling, mean_statistic(0.2 + 0.7 * (one - 0.2))):
+        same = share_of_gap(row, floor, ceiling, "floor", "oracle")
+        assert same.value == pytest.approx(same.low) == pytest.approx(same.high)
+        assert same.note == ""
+
+
 def stretched(found: Statistic, factor: float) -> Statistic:
     """The statistic whose jackknife variance is `factor` times as large, without saying so."""
     centre = found.without.mean()
