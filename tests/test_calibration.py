@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -38,3 +41,23 @@ def test_the_same_seed_gives_the_same_lines() -> None:
     first, second = (calibrate("--only", "probes", "--workers", workers) for workers in ("1", "2"))
     assert first.stdout == second.stdout
     assert "holds  probes:" in first.stdout
+
+
+@pytest.fixture
+def calibration(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("calibration")
+
+
+def reduced(calibration: ModuleType, about: str) -> Any:
+    return calibration.Plan(*calibration.REDUCED, workers=1, about=about)
+
+
+def test_power_that_does_not_grow_is_seen(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calibration.grows([0.1, 0.5, 0.48, 0.9], 400)
+    assert not calibration.grows([0.1, 0.5, 0.3, 0.9], 400)
+    assert not calibration.grows([0.4, 0.4, 0.4, 0.4], 400)
+    for word in ("beats", "undecided"):
+        monkeypatch.setattr(calibration, "power_word", lambda *_, word=word: word)
+        lines = [line.holds for line in calibration.power(reduced(calibration, ""))]
+        assert lines == [word != "beats", *[False] * 4]
