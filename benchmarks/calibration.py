@@ -8,7 +8,8 @@
 
 Each line is one claim: the figure, its bound, whether it holds. A rate fails when it is certainly above its bound (Clopper-Pearson, 95 %
 one-sided) or, where five errors are expected, when its estimate is above twice the bound; a coverage fails when it is certainly outside its
-bounds (Clopper-Pearson, 95 % two-sided; 99.9 % of a line of fewer than 1,000 repeats).
+bounds (Clopper-Pearson, 95 % two-sided; 99.9 % of a line of fewer than 1,000 repeats). What a line of few repeats cannot show, the designs of a kind
+together do: they share no screen, and are held against the bounds at 95 % as one line.
 Exit code 1 if any line fails. The same seed gives the same lines.
 
 Faults, for `--break`, are put into the code that judges real encoders, not into this script (`benchmarks/faults.py`):
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 from cross_fitted import Compared, bits_compared, decoding_covered, expression_compared, probed, probes_compared
@@ -58,8 +59,16 @@ QUIET_SD = 0.01
 ENOUGH = 5
 #: assessable screens below which a coverage is no estimate
 FEWEST_SCREENS = 20
+#: kinds of statistics that are also asked where half of the units lack a class
+WITH_RARE_CLASSES = ("balanced accuracy", "AUROC", "retrieval mAP")
 #: repeats from which on a share of intervals is held against its bounds by itself
 FULL_LINE = 1000
+#: what Clopper-Pearson leaves out on each side: of one line, and of one of some hundred
+ONE_LINE, ONE_OF_MANY = 0.025, 0.0005
+#: units from which on a design is counted with the others of its kind; with fewer, intervals may be wider
+TOGETHER = 20
+#: between the seeds of two designs: more than there are repeats
+APART = 10_000
 #: bits per image that the planted signal adds to the controls
 PLANTED_BITS = 0.1
 
@@ -82,7 +91,7 @@ class Plan:
     @property
     def kinds(self) -> dict[str, Kind]:
         """Kinds of statistics; of a quick run without retrieval, which takes the square of the images."""
-        return {name: kind for name, kind in KINDS.items() if not (self.quick and kind.truth is None)}
+        return {name: kind for name, kind in KINDS.items() if not (self.quick and kind.row is Screen.vectors)}
 
 
 @dataclass(frozen=True)
@@ -107,16 +116,31 @@ def rate(part: str, claim: str, hits: Sequence[bool], bound: float) -> Line:
     return Line(part, claim, f"{share:.3f} ({k} of {n})", stated, low <= bound and (share <= 2 * bound or not counted))
 
 
-def coverage(part: str, claim: str, hits: Sequence[bool], low: float, high: float = 1.0) -> Line:
+def coverage(part: str, claim: str, hits: Sequence[bool], low: float, high: float = 1.0, tail: float | None = None) -> Line:
     """A share of intervals that hold the truth, with what it may be given the number counted (Clopper-Pearson, two-sided).
 
-    At 95 % of a full line. A smaller one is one of some sixty, of which three would fail by luck: it is held against 99.9 %, as p-values are.
+    At 95 % of a full line. A smaller one is one of some hundred, of which five would fail by luck: it is held against 99.9 %, as p-values are.
     """
     n, k = len(hits), int(np.sum(hits))
-    tail = 0.025 if n >= FULL_LINE else 0.0005
+    tail = tail or (ONE_LINE if n >= FULL_LINE else ONE_OF_MANY)
     least = float(stats.beta.ppf(tail, k, n - k + 1)) if k else 0.0
     most = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
     return Line(part, claim, f"{k / n:.3f} (of {n})", f"{low:g} to {high:g}, counted {least:.3f} to {most:.3f}", least <= high and most >= low)
+
+
+def together(part: str, kind: str, designs: Sequence[Sequence[bool]], high: float = 0.97) -> Iterator[Line]:
+    """Coverage of all designs of one kind as one line, at 95 % whatever the size of the run.
+
+    150 intervals that all hold are no evidence against .97 at 99.9 %; of three designs together they are. Repeats are independent, because no
+    two designs share a screen (`seeds_of`, and the number of units is part of a seed).
+    """
+    if len(designs) > 1 and any(designs):
+        yield coverage(part, f"{kind}, {len(designs)} designs together", list(chain(*designs)), 0.93, high, ONE_LINE)
+
+
+def seeds_of(number: int, repeats: int) -> range:
+    """Seeds of the screens of one of several designs; a smaller run has the first screens of a larger one."""
+    return range(number * APART, number * APART + repeats)
 
 
 def uniform(part: str, claim: str, p: Sequence[float], two_sided: bool) -> Line:
@@ -199,9 +223,9 @@ def paired(kind: Kind, design: Design, gap: float, seed: int) -> tuple[float, fl
     return e.value, e.low(), e.high()
 
 
-def covered(kind: Kind, design: Design, gap: float, plan: Plan) -> list[bool]:
+def covered(kind: Kind, design: Design, gap: float, seeds: range, workers: int) -> list[bool]:
     """Whether each interval holds the truth; without a formula for it, the mean of all differences."""
-    found = [one for one in in_parallel(partial(paired, kind, design, gap), range(plan.repeats), plan.workers) if one is not None]
+    found = [one for one in in_parallel(partial(paired, kind, design, gap), seeds, workers) if one is not None]
     base = design.strength(kind.level)
     truth = kind.gap(design, base, kind.raised(design, base, gap) if gap else base)
     if np.isnan(truth) and found:
@@ -209,46 +233,62 @@ def covered(kind: Kind, design: Design, gap: float, plan: Plan) -> list[bool]:
     return [low <= truth <= high for _, low, high in found]
 
 
-def cell(claim: str, hits: Sequence[bool], carried: int, repeats: int, high: float) -> Line:
+def cell(claim: str, hits: Sequence[bool], design: Design, seeds: range, high: float) -> Line:
     """Coverage of one design, or that there are too few screens to tell.
 
     Fewer than half as many assessable screens as carry an interval by a count of their own is a fault.
     """
+    if len(hits) >= FEWEST_SCREENS and 2 * len(hits) >= len(seeds):
+        return coverage("coverage", claim, hits, 0.93, high)
+    carried = sum(screen_of(design, seed)[0].carries_an_interval for seed in seeds)
     enough = 2 * len(hits) >= carried
     if len(hits) >= FEWEST_SCREENS and enough:
         return coverage("coverage", claim, hits, 0.93, high)
-    found, asked = f"not assessable: {len(hits)} of {repeats} screens are", f"{FEWEST_SCREENS}; of {carried} with units enough at least half"
+    found, asked = f"not assessable: {len(hits)} of {len(seeds)} screens are", f"{FEWEST_SCREENS}; of {carried} with units enough at least half"
     return Line("coverage", claim, found, asked, enough)
 
 
 def coverage_of_intervals(plan: Plan) -> Iterator[Line]:
     """Paired differences, the gain over the best of several controls, and the share of the gap."""
     for name, kind in plan.kinds.items():
+        counted: list[list[bool]] = []
         for units in SIZES:
-            for absent in (0.0, 0.5) if name in ("balanced accuracy", "AUROC", "retrieval mAP") else (0.0,):
+            for number, (absent, gap) in enumerate(product((0.0, 0.5) if name in WITH_RARE_CLASSES else (0.0,), (0.0, 0.1))):
                 design = Design(units, kind.classes, kind.images, absent=absent)
-                for gap in (0.0, 0.1):
-                    rare = ", a class absent from half of the units" if absent else ""
-                    claim = f"{name}, {units} units{rare}, true difference {gap:g}"
-                    if plan.about not in claim:
-                        continue
-                    hits = covered(kind, design, gap, plan)
-                    carried = sum(screen_of(design, seed)[0].carries_an_interval for seed in range(plan.repeats))
-                    yield cell(claim, hits, carried, plan.repeats, 0.98 if units == SIZES[0] else 0.97)
-    if plan.about:
-        return
-    for m in (1, 5, 12):
-        found = in_parallel(partial(best_covered, m), range(plan.repeats), plan.workers)
-        hits = [hit for hit in found if hit is not None]
-        yield coverage("coverage", f"gain over the best of {m} controls, 20 and 50 units", hits, 0.93)
-    found = in_parallel(share_covered, range(plan.repeats), plan.workers)
-    hits = [hit for hit in found if hit is not None]
-    yield coverage("coverage", "share of the gap, where the ceiling is above the floor (Fieller)", hits, 0.93)
+                rare = ", a class absent from half of the units" if absent else ""
+                claim = f"{name}, {units} units{rare}, true difference {gap:g}"
+                if plan.about not in claim:
+                    continue
+                seeds = seeds_of(number, plan.repeats)
+                hits = covered(kind, design, gap, seeds, plan.workers)
+                yield cell(claim, hits, design, seeds, 0.98 if units == SIZES[0] else 0.97)
+                counted += [hits] if units >= TOGETHER else []
+        yield from together("coverage", name, counted)
+    counted = []
+    for number, m in enumerate((1, 5, 12)):
+        for units in SIZES:
+            claim = f"gain over the best of {m} controls, {units} units"
+            if plan.about not in claim:
+                continue
+            seeds = seeds_of(number, plan.repeats)
+            hits = [hit for hit in in_parallel(partial(best_covered, m, units), seeds, plan.workers) if hit is not None]
+            yield cell(claim, hits, Design(units), seeds, 1.0)
+            counted += [hits] if units >= TOGETHER else []
+    yield from together("coverage", "gain over the best of several controls", counted, 1.0)
+    counted = []
+    for units in SIZES:
+        claim = f"share of the gap, where the ceiling is above the floor (Fieller), {units} units"
+        if plan.about not in claim:
+            continue
+        hits = [hit for hit in in_parallel(partial(share_covered, units), range(plan.repeats), plan.workers) if hit is not None]
+        yield open_gate(claim, hits, plan.repeats)
+        counted += [hits] if units >= TOGETHER else []
+    yield from together("coverage", "share of the gap", counted, 1.0)
 
 
-def best_covered(m: int, seed: int) -> bool | None:
+def best_covered(m: int, units: int, seed: int) -> bool | None:
     """Whether the interval of the gain over the best of m controls that tie holds the truth."""
-    kind, design = KINDS["balanced accuracy"], Design(units=(20, 50)[seed % 2])
+    kind, design = KINDS["balanced accuracy"], Design(units)
     base = design.strength(0.65)
     high = kind.raised(design, base, 0.05)
     found = rows(kind, design, [high, *[base] * m], seed)
@@ -259,9 +299,9 @@ def best_covered(m: int, seed: int) -> bool | None:
     return None if low is None or high_bound is None else low <= kind.gap(design, base, high) <= high_bound
 
 
-def share_covered(seed: int) -> bool | None:
+def share_covered(units: int, seed: int) -> bool | None:
     """Whether Fieller's interval of a share of 0.5 holds it; None where the gate is shut."""
-    kind, design = KINDS["balanced accuracy"], Design(units=SIZES[seed % 3])
+    kind, design = KINDS["balanced accuracy"], Design(units)
     floor = design.strength(0.6)
     middle, ceiling = kind.raised(design, floor, 0.1), kind.raised(design, floor, 0.2)
     found = rows(kind, design, [middle, floor, ceiling], seed)
@@ -269,6 +309,15 @@ def share_covered(seed: int) -> bool | None:
         return None
     share = share_of_gap(found[0], found[1], found[2], "floor", "ceiling")
     return None if share.low is None or share.high is None else share.low <= 0.5 <= share.high
+
+
+def open_gate(claim: str, hits: Sequence[bool], repeats: int) -> Line:
+    """Coverage where the gate is open: with a ceiling .2 above the floor, on more than half of the screens of ten units and on most larger ones."""
+    shown, asked = f"open on {len(hits)} of {repeats}", "open on at least a third"
+    if 3 * len(hits) < repeats:
+        return Line("coverage", claim, shown, asked, False)
+    found = coverage("coverage", claim, hits, 0.93)
+    return replace(found, figure=f"{found.figure}, {shown}", bound=f"{found.bound}, {asked}")
 
 
 # ---------------------------------------------------------------------------------------------- probes
@@ -288,39 +337,57 @@ def probe_words(folds: int, seed: int) -> tuple[str, bool]:
     return judge("noise", "task", "balanced accuracy", found[0], twins={"noise": found[1:]}).word, low <= 0.5 <= high
 
 
+def _by_folds(said: str, compare: Callable[[int, float, int], Compared | None], signal: float) -> list[CrossFitted]:
+    """One fold tested of two, both of two, five of five."""
+    return [(f"{said}, {folds} of {max(folds, 2)} folds tested", partial(compare, folds, signal), folds, True) for folds in (1, 2, 5)]
+
+
+def _by_split(train: int, test: int) -> CrossFitted:
+    said = f"gene expression, a signal, {train} units train and {test} are tested"
+    return said, partial(expression_compared, 1, 1.0, split=(train, test)), 1, False
+
+
+#: what is said of a design, what compares two rows in it, the folds that are tested, and whether its p-values are looked at
+CrossFitted = tuple[str, Callable[[int], Compared | None], int, bool]
+CROSS_FITTED: dict[str, list[CrossFitted]] = {
+    "probes": [
+        *_by_folds("two rows of noise", probes_compared, 0.0),
+        *_by_folds("two rows of a signal", probes_compared, 0.5),
+    ],
+    "bits beyond a control": [
+        *_by_folds("bits beyond a control, little to know", bits_compared, 0.2),
+        *_by_folds("bits beyond a control, much to know", bits_compared, 0.8),
+    ],
+    "gene expression": [
+        *_by_folds("gene expression, noise", expression_compared, 0.0),
+        *_by_folds("gene expression, a signal", expression_compared, 1.0),
+        *(_by_split(train, test) for train, test in ((6, 12), (12, 40), (40, 12), (40, 40))),
+    ],
+}
+
+
 def cross_fitting(plan: Plan) -> Iterator[Line]:
     """Intervals and p-values of what is trained: what a unit does in training is not left out with it.
 
     A factor stands for it.
     """
-    for said, compare, signal in (
-        ("two rows of noise", probes_compared, 0.0),
-        ("two rows of a signal", probes_compared, 0.5),
-        ("bits beyond a control, little to know", bits_compared, 0.2),
-        ("bits beyond a control, much to know", bits_compared, 0.8),
-        ("gene expression, noise", expression_compared, 0.0),
-        ("gene expression, a signal", expression_compared, 1.0),
-    ):
-        bits = compare is bits_compared
-        for folds in () if plan.quick and bits else (1, 5) if plan.quick else (1, 2, 5):  # bits take seconds each
-            claim = f"{said}, {folds} of {max(folds, 2)} folds tested"
-            if plan.about not in claim:
+    for kind, designs in CROSS_FITTED.items():
+        counted: list[list[bool]] = []
+        for number, (said, compare, folds, with_p) in enumerate(designs):
+            bits = kind == "bits beyond a control"  # seconds each
+            if plan.about not in said or (plan.quick and (bits or folds == 2 or not with_p)):
                 continue
             repeats = plan.nulls if not bits else plan.splits if folds == 1 else plan.informations
-            made: Callable[[int], Compared | None] = partial(compare, folds, signal)
-            found = [one for one in in_parallel(made, range(repeats), plan.workers) if one is not None]
-            yield coverage("cross-fitting", claim, [one.holds for one in found], 0.93, 0.97)
-            yield uniform("cross-fitting", f"{claim}: p", [one.p for one in found], False)
-    for train, test in () if plan.quick else ((6, 12), (12, 40), (40, 12), (40, 40)):
-        claim = f"gene expression, a signal, {train} units train and {test} are tested"
-        if plan.about in claim:
-            made = partial(expression_compared, 1, 1.0, split=(train, test))
-            found = [one for one in in_parallel(made, range(plan.nulls), plan.workers) if one is not None]
-            yield coverage("cross-fitting", claim, [one.holds for one in found], 0.93, 0.97)
-    if plan.about:
-        return
-    hits = [hit for hit in in_parallel(decoding_covered, range(plan.nulls), plan.workers) if hit is not None]
-    yield coverage("cross-fitting", "a batch decoded from noise: chance", hits, 0.93, 0.97)
+            found = [one for one in in_parallel(compare, seeds_of(number, repeats), plan.workers) if one is not None]
+            counted.append([one.holds for one in found])
+            yield coverage("cross-fitting", said, counted[-1], 0.93, 0.97)
+            if with_p:
+                yield uniform("cross-fitting", f"{said}: p", [one.p for one in found], False)
+        yield from together("cross-fitting", kind, counted)
+    claim = "a batch decoded from noise: chance"
+    if plan.about in claim:
+        hits = [hit for hit in in_parallel(decoding_covered, range(plan.nulls), plan.workers) if hit is not None]
+        yield coverage("cross-fitting", claim, hits, 0.93, 0.97)
 
 
 def probes(plan: Plan) -> Iterator[Line]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +53,56 @@ def calibration(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def reduced(calibration: ModuleType, about: str) -> Any:
     return calibration.Plan(*calibration.REDUCED, workers=1, about=about)
+
+
+#: which intervals do not hold: none, one in ten, one in twenty
+MISSES: dict[str, tuple[Callable[[int], bool], bool]] = {
+    "always": (lambda _seed: False, False),
+    "nine in ten": (lambda seed: seed % 10 == 0, False),
+    "as they should": (lambda seed: seed % 20 == 0, True),
+}
+
+
+@pytest.mark.parametrize("how", MISSES)
+def test_a_reduced_run_sees_intervals_that_hold_too_often_or_too_seldom(how: str, calibration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    misses, expected = MISSES[how]
+
+    def paired(_kind: Any, _design: Any, _gap: float, seed: int) -> tuple[float, float, float]:
+        return 0.0, math.inf if misses(seed) else -math.inf, math.inf
+
+    monkeypatch.setattr(calibration, "paired", paired)
+    # the kind with the fewest designs
+    *lines, all_of_them = calibration.coverage_of_intervals(reduced(calibration, "mean over images"))
+    assert len(lines) == 8
+    assert all_of_them.claim == "mean over images, 6 designs together"
+    assert all_of_them.holds == expected
+    # which none of them shows by itself
+    assert all(line.holds for line in lines)
+
+
+@pytest.mark.parametrize("how", MISSES)
+def test_so_does_a_reduced_run_of_what_is_cross_fitted(how: str, calibration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    misses, expected = MISSES[how]
+    for kind, designs in calibration.CROSS_FITTED.items():
+        faked = [(said, lambda seed: calibration.Compared(not misses(seed), 0.5), folds, False) for said, _, folds, _ in designs]
+        monkeypatch.setitem(calibration.CROSS_FITTED, kind, faked)
+    monkeypatch.setattr(calibration, "decoding_covered", lambda _seed: True)
+    lines = {line.claim: line.holds for line in calibration.cross_fitting(reduced(calibration, ""))}
+    assert {claim: holds for claim, holds in lines.items() if claim.endswith("together")} == {
+        f"{kind}, {len(designs)} designs together": expected for kind, designs in calibration.CROSS_FITTED.items()
+    }
+
+
+def test_designs_that_are_counted_together_share_no_screen(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def paired(_kind: Any, design: Any, _gap: float, seed: int) -> tuple[float, float, float]:
+        asked.append((seed, design.units, design.classes))  # what `screen_of` draws from
+        return 0.0, -1.0, 1.0
+
+    monkeypatch.setattr(calibration, "paired", paired)
+    list(calibration.coverage_of_intervals(reduced(calibration, "AUROC")))
+    assert len(asked) == len(set(asked)) == 16 * 150
 
 
 def test_power_that_does_not_grow_is_seen(calibration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
