@@ -86,14 +86,14 @@ def read_targets(path: Path, entities: set[str], compounds: set[str]) -> tuple[p
         compounds: treatments that perturb none of them themselves: the profile of a compound that counts as its target's would find itself.
 
     Raises:
-        BenchmarkError: a column is missing or holds no numbers, or nothing is about these compounds and genes.
+        BenchmarkError: a column is missing or holds no numbers of at least 0, or nothing is about these compounds and genes.
     """
     table = read_table(path)
     pairs = pd.DataFrame({c: require(table, c, f"targets of `{path.name}`") for c in ("compound", "gene")})
     pairs[NANOMOLAR] = pd.to_numeric(table[NANOMOLAR], errors="coerce") if NANOMOLAR in table else 0.0
-    odd = int(pairs[NANOMOLAR].isna().sum())
+    odd = int((~(pairs[NANOMOLAR] >= 0)).sum())
     if odd:
-        raise BenchmarkError(f"`{path.name}`: {odd} values of `{NANOMOLAR}` are no numbers. Fill them, or drop the column.")
+        raise BenchmarkError(f"`{path.name}`: {odd} values of `{NANOMOLAR}` are no numbers of at least 0. Fill them, or drop the column.")
     kept = pairs[pairs["compound"].isin(compounds) & pairs["gene"].isin(entities)].drop_duplicates().sort_values(["compound", "gene", NANOMOLAR])
     if kept.empty:
         raise BenchmarkError(

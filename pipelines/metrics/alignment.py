@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features, varying_columns
 from pipelines.metrics.names import whole_names
 from registry.arrays import Floats, Ints, Mask
@@ -57,8 +58,9 @@ def pca_centre_scale(features: Floats, controls: Mask, batches: Batches, dims: i
         dims: most components kept.
 
     Raises:
-        InputError: a batch without controls, NaN or infinity.
+        InputError: a batch without controls, NaN or infinity, no component to keep.
     """
+    check_count(dims, "a number of components", instead="128 are published.")
     features = check_features(features)
     _batches(batches, controls, len(features))
     return centre_scale(_components(features, features[np.asarray(controls, dtype=bool)], dims), controls, batches)

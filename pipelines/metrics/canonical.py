@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.names import whole_names
 from pipelines.metrics.pairs import Columns, PairRule, PairScores, asked_queries, column_values, pair_scores
@@ -164,8 +165,9 @@ def percent_replicating(
         seed: of its pairs.
 
     Raises:
-        InputError: no group of two (that differ in `apart`), one group only, a profile without variance.
+        InputError: no group of two (that differ in `apart`), one group only, a profile without variance, no sample.
     """
+    check_count(samples, "a number of samples of the null", instead="Its 95th percentile is of them.")
     features, names = check_features(features), np.asarray(groups, dtype=np.str_)
     # without a rule each profile is a place of its own
     places = np.arange(len(features)) if apart is None else np.unique(np.asarray(apart, dtype=np.str_), return_inverse=True)[1]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.folds import inner_folds
 from pipelines.metrics.probes import Groups, ProbeSettings, penalty_losses
 from pipelines.metrics.projection import fit_projection
@@ -95,8 +96,9 @@ def side_by_side(parts: Sequence[Floats], train: Mask, max_dim: int) -> Floats:
         max_dim: columns in all; at least one for each part.
 
     Raises:
-        InputError: NaN or infinity.
+        InputError: NaN or infinity, fewer columns than parts.
     """
+    check_count(max_dim, "a number of columns", len(parts), instead="Each representation takes one or more.")
     dims = [fit_projection(part[train], max_dim).dim for part in parts]
     shares = [0] * len(parts)
     left = max_dim

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.statistic import Statistic, check_labels, image_mean, index_units, tally
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -129,8 +130,9 @@ def calibration_error(labels: Ints, probabilities: Floats, units: Units, bins: i
         Share of unit u: of the weight of all images. Without the only unit it is NaN.
 
     Raises:
-        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity, rows that do not sum to 1.
+        InputError: no image, other lengths, labels outside the vocabulary, NaN or infinity, rows that do not sum to 1, no bin.
     """
+    check_count(bins, "a number of bins of confidence", instead="15 are usual.")
     index = index_units(units)
     probabilities = _check_probabilities(probabilities, len(index.codes), sum_to_1=True)
     n_classes = probabilities.shape[1]

@@ -156,12 +156,14 @@ def kbet(features: Floats, batch: Names, k: int = 50, alpha: float = 0.05, with_
         with_self: count a profile among its k neighbours, as scib-metrics does.
 
     Raises:
-        InputError: fewer than two batches, no more profiles than neighbours, NaN or infinity.
+        InputError: fewer than two batches, no more profiles than neighbours, no neighbour, a level outside of 0..1, NaN or infinity.
     """
     from scipy.special import chdtri
 
     features, codes = check_features(features), _codes(batch, len(features))
-    _enough(len(features), k)
+    _enough(len(features), k - with_self)
+    if not 0 < alpha < 1:
+        raise InputError(f"Expected a level of the test between 0 and 1, got {alpha}. 0.05 is published.")
     counts = np.bincount(codes).astype(np.float64)
     bound = float(chdtri(len(counts) - 1, alpha))
     accepted = 0

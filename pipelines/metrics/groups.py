@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.pairs import Columns, PairRule, PairScores, Similarities, asked_queries, column_values, combined_codes, pair_scores
 from pipelines.metrics.ranking import chance_ap, contributions
@@ -104,14 +105,15 @@ def group_scores(
         groups: what a group is.
         distance: "cosine" or "euclidean".
         queries: (n,) which profiles are queries, such as treated wells among control wells; None = all. A group without one is none.
-        n_permutations: draws per group.
+        n_permutations: draws per group; no p is below 1 / (1 + draws).
         seed: of the draws, which depend on it and on how many profiles of each stratum are drawn from how many, not on which other groups there are.
             Groups that are drawn alike from the same pool share their draws.
         each: applies a function to every group, in order; one that works in parallel gives the same.
 
     Raises:
-        InputError: as `pair_scores`; a column of `groups` is missing; a group of which some are queries and others are not.
+        InputError: as `pair_scores`; a column of `groups` is missing; a group of which some are queries and others are not; no draw.
     """
+    check_count(n_permutations, "a number of permutations", instead="Every p would be 1.")
     features = check_features(features)
     scored = pair_scores(features, columns, rule, distance, queries)
     names, codes = group_codes(columns, groups.sameby, len(features))
@@ -143,8 +145,9 @@ def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *
         seed: of the draws.
 
     Raises:
-        InputError: no column that names a group, one that is missing or too short.
+        InputError: no column that names a group, one that is missing or too short, no draw.
     """
+    check_count(null_size, "a size of the null", instead="Every p would be 1.")
     names, codes = group_codes(columns, groups.sameby, int(max(len(values) for values in columns.values())))
     kept = _scored_groups(scored, codes, len(names))
     usable = ~np.isnan(scored.ap)

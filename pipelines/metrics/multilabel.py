@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.groups import benjamini_hochberg
 from pipelines.metrics.pairs import Similarities
@@ -66,8 +67,9 @@ def label_scores(
         seed: of the permutations.
 
     Raises:
-        InputError: NaN features, membership of another shape, or no profile has both a positive and a negative.
+        InputError: NaN features, membership of another shape, fewer than 0 permutations, or no profile has both a positive and a negative.
     """
+    check_count(permutations, "a number of permutations", 0, instead="With 0 there is no p-value.")
     features, membership = check_features(features), np.asarray(membership, dtype=bool)
     if membership.shape != (len(features), len(names)):
         raise InputError(f"Expected {len(features)} rows of {len(names)} labels, got shape {membership.shape}.")

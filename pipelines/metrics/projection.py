@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features, varying_columns
 from registry.arrays import Floats
 from registry.errors import InputError
@@ -57,7 +58,7 @@ def fit_projection(features: Floats, max_dim: int) -> Projection:
         max_dim: most components kept.
 
     Raises:
-        InputError: no image, NaN or infinity.
+        InputError: no image, NaN or infinity, features that vary and no component to keep.
     """
     features = check_features(features)
     n, d = features.shape
@@ -69,6 +70,7 @@ def fit_projection(features: Floats, max_dim: int) -> Projection:
     kept = np.flatnonzero(varying)
     if len(kept) <= max_dim:
         return Projection(mean, scale, np.eye(d)[kept])
+    check_count(max_dim, "a number of components", instead="With none, nothing of the features is left.")
     z = (features[:, kept] - mean[kept]) / scale[kept]
     leading = _leading_directions(z, max_dim)
     components = np.zeros((len(leading), d))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features, directions
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -86,8 +87,10 @@ def recall(
         seed: of the permutations.
 
     Raises:
-        InputError: fewer than 20 entities in the null, a name twice, no known pair, a zero profile, thresholds out of order.
+        InputError: fewer than 20 entities in the null, a name twice, no known pair, a zero profile, thresholds out of order, fewer than 0
+            permutations.
     """
+    check_count(permutations, "a number of permutations", 0, instead="With 0 there is no p-value.")
     features, labels = check_features(features), np.asarray(names, dtype=np.str_)
     low, high = thresholds
     if null_scope not in NULL_SCOPES or not 0 < low < high < 1:
@@ -225,8 +228,10 @@ def magnitude(
         seed: of that sample.
 
     Raises:
-        InputError: no control, or no negative with enough replicates.
+        InputError: no control, or no negative with enough replicates; fewer than one replicate or control asked for.
     """
+    check_count(least_replicates, "a number of replicates", instead="With 1 every perturbation has a value.")
+    check_count(most_controls, "a number of controls", instead="A magnitude is a distance to controls.")
     features, labels, controls = check_features(features), np.asarray(names, dtype=np.str_), np.asarray(controls, dtype=bool)
     _one_name_each(labels, len(features))
     _one_name_each(controls, len(features), "control flag")

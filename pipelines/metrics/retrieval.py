@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.interplay import MOST_UNITS, interplay
 from pipelines.metrics.names import whole_names
@@ -179,8 +180,9 @@ def permutation_null(
         p is uniform when labels are exchangeable within strata. Where no stratum holds two labels, nothing can be permuted: p is None.
 
     Raises:
-        InputError: as `retrieve`.
+        InputError: as `retrieve`; no draw.
     """
+    check_count(n_permutations, "a number of permutations", instead="p would be 1, and the null has no mean.")
     features = check_features(features)
     index = index_units(units, len(features))
     labels = check_labels(labels, len(features), n_classes)

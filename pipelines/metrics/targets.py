@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features, directions
 from pipelines.metrics.ranking import chance_ap, contributions
 from registry.arrays import Floats, Ints
@@ -26,11 +27,28 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Interaction:
-    """One row of the truth: a compound, a gene and the concentration in nM at which they interact."""
+    """One row of the truth: a compound, a gene and the concentration in nM at which they interact.
+
+    Attributes:
+        compound: its name.
+        gene: its name.
+        nanomolar: at least 0; 0 = they interact, infinite = they do not, at any concentration.
+
+    Raises:
+        InputError: a concentration below 0, or NaN.
+    """
 
     compound: str
     gene: str
     nanomolar: float
+
+    def __post_init__(self) -> None:
+        # of NaN and a number `min` takes whichever comes first, and so would the strongest of several rows
+        if not self.nanomolar >= 0:
+            raise InputError(
+                f"Expected a concentration of at least 0 nM for `{self.compound}` and `{self.gene}`, got {self.nanomolar}. Leave the row out, or"
+                " state 0 where it is only known that they interact."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +97,11 @@ def target_scores(
         seed: of the draws and permutations; a compound's draws depend on it and the compound's name alone.
 
     Raises:
-        InputError: a gene twice, a zero profile, no compound that can be scored.
+        InputError: a gene twice, a compound that is given without a profile or in other dimensions than genes, a zero profile, no compound that
+            can be scored, no draw, fewer than 0 permutations.
     """
+    check_count(draws, "a number of draws of negatives", instead="Without one there is no score.")
+    check_count(permutations, "a number of permutations", 0, instead="With 0 there is no p-value.")
     gene_profiles = check_features(gene_profiles)
     place = {name: number for number, name in enumerate(genes)}
     if len(place) < len(genes) or len(genes) != len(gene_profiles):
@@ -105,7 +126,7 @@ def target_scores(
         elif len(others) < wanted:
             skipped[compound] = f"{wanted} negatives are needed, there are {len(others)}"
         else:
-            doses = check_features(profiles[compound])
+            doses = _doses(compound, profiles[compound], of_genes.shape[1])
             score = np.abs(directions(doses, [compound] * len(doses)) @ of_genes.T).max(axis=0)
             rng = np.random.default_rng([seed, *compound.encode()])
             found[compound] = _scores(score[[place[g] for g in [*actives, *others]]], len(actives), wanted, draws, rng)
@@ -114,6 +135,16 @@ def target_scores(
         raise InputError(f"None of the {len(binding)} compounds of the truth could be scored: {next(iter(skipped.values()), 'there is none')}.")
     ap, auroc, chance, sd = (np.array(column) for column in zip(*found.values(), strict=True))
     return TargetScores(tuple(found), ap, auroc, chance, sd, _p(places, permutations, seed), skipped)
+
+
+def _doses(compound: str, profiles: Floats, d: int) -> Floats:
+    doses = check_features(profiles)
+    if not len(doses) or doses.shape[1] != d:
+        raise InputError(
+            f"Expected at least one profile of `{compound}`, of {d} dimensions as those of genes, got shape {doses.shape}. Leave out compounds"
+            " without one."
+        )
+    return doses
 
 
 def _scores(score: Floats, actives: int, wanted: int, draws: int, rng: np.random.Generator) -> tuple[float, float, float, float]:

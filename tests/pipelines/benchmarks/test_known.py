@@ -40,8 +40,9 @@ def test_targets_are_those_of_treatments_that_are_no_entity_themselves(tmp_path:
     assert read_targets(without, {"A"}, {"aspirin"})[0]["nanomolar"].tolist() == [0.0]
     with pytest.raises(BenchmarkError, match="A treatment whose wells name an entity is part of that entity's profile"):
         read_targets(path, {"A", "B"}, {"paracetamol"})
-    with pytest.raises(BenchmarkError, match="1 values of `nanomolar` are no numbers"):
-        read_targets(csv(tmp_path / "bad.csv", "compound,gene,nanomolar\naspirin,A,<10\n"), {"A"}, {"aspirin"})
+    for odd in ("<10", "-1"):
+        with pytest.raises(BenchmarkError, match="1 values of `nanomolar` are no numbers of at least 0"):
+            read_targets(csv(tmp_path / "bad.csv", f"compound,gene,nanomolar\naspirin,A,{odd}\n"), {"A"}, {"aspirin"})
 
 
 def test_tables_go_with_the_columns_they_are_about(tmp_path: Path) -> None:

@@ -425,6 +425,7 @@ PARTS = {
     "ranking.sums_by_unit": "the same",
     "ranking.sums_without_ties": "the same",
     "names.whole_names": "the check itself",
+    "counts.check_count": "the check itself",
     "expression.protocol_id": "a name",
     "expression.protocol_ids": "names",
     "ridge.protocol_id": "a name",

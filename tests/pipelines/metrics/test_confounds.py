@@ -289,6 +289,11 @@ def test_what_cannot_be_compared() -> None:
         lisi(x, batches, 10, perplexity=30)
     with pytest.raises(InputError, match="connection of `weak` or `strong`, got `both`"):
         graph_connectivity(x, classes, 5, "both")
+    with pytest.raises(InputError, match="at least one neighbour and more profiles than neighbours, got 40 and 0"):
+        kbet(x, batches, 1, with_self=True)
+    for level in (0.0, 1.0, np.nan):
+        with pytest.raises(InputError, match=f"level of the test between 0 and 1, got {level}"):
+            kbet(x, batches, 10, level)
     x[0, 0] = np.nan
     with pytest.raises(InputError, match="finite features"):
         lisi(x, batches, 10)

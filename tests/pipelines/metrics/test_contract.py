@@ -39,6 +39,14 @@ from tests.pipelines.metrics.catalogue import (
 
 METRICS = pytest.mark.parametrize("metric", CATALOGUE.values(), ids=CATALOGUE)
 ASKED = [(metric, case) for metric in CATALOGUE.values() for case in metric.expected]
+#: arguments that say how many of something are drawn or taken, and the least that makes sense; where permutations may be left out there is no p
+LEAST = {
+    **dict.fromkeys(("bins", "dims", "draws", "k", "least_replicates", "max_dim", "most_controls", "n_permutations", "null_size", "samples"), 1),
+    "permutations": 0,
+    "n_folds": 2,
+}
+#: whole numbers that are none of these: sizes of what is given, and names
+NO_COUNTS = {"n_classes", "seed", "draw", "direction", "n_rungs", "n_positive", "n_negative", "n"}
 
 
 def public() -> dict[str, FunctionType]:
@@ -93,6 +101,21 @@ def test_a_degenerate_screen_has_a_defined_result_or_a_clear_error(metric: Metri
     assert not isinstance(found, BlankslideError), found
     assert not_finite(found) == expected.missing
     assert expected.check(found, sound(metric.name), CASES[case]()), found
+
+
+def whole_numbers(metric: Metric) -> list[str]:
+    return [name for name, given in inspect.signature(metric.function).parameters.items() if given.annotation in ("int", "int | None")]
+
+
+@METRICS
+def test_too_few_draws_or_neighbours_are_a_clear_error(metric: Metric) -> None:
+    asked = whole_numbers(metric)
+    assert set(asked) <= LEAST.keys() | NO_COUNTS, "say in `LEAST` how few make sense"
+    for name in asked:
+        if name in LEAST:
+            few = LEAST[name] - 1
+            with pytest.raises(BlankslideError, match=rf"Expected [^.]*, got [^.]*{few}"):
+                metric.function(**{**metric.arguments(screen()), name: few})
 
 
 @METRICS

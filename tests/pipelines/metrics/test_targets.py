@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,28 @@ def test_the_same_under_any_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_concentration_that_is_none_is_refused_wherever_it_stands(first: bool) -> None:
+    for odd in (np.nan, -1.0):
+        with pytest.raises(InputError, match=f"Expected a concentration of at least 0 nM for `c0` and `G000`, got {odd}. Leave the row out"):
+            target_scores(*_with(profiles(1.0))[:3], [Interaction("c0", "G000", value) for value in ((odd, 10.0) if first else (10.0, odd))])
+    # of 0 it is only known that they interact, and what does not bind at all is a negative
+    Interaction("c0", "G000", 0.0)
+    compounds, genes = profiles(1.0)
+    far = [replace(row, nanomolar=np.inf) if row.compound == "other" else row for row in truth()]
+    np.testing.assert_array_equal(
+        target_scores(compounds, GENES, genes, far, draws=5).ap, target_scores(compounds, GENES, genes, truth(), draws=5).ap
+    )
+
+
+def test_a_compound_that_is_given_without_a_profile_is_refused() -> None:
+    compounds, genes = profiles(1.0)
+    with pytest.raises(InputError, match=r"at least one profile of `c1`, of 64 dimensions as those of genes, got shape \(0, 64\)\. Leave out"):
+        target_scores({**compounds, "c1": np.zeros((0, 64))}, GENES, genes, truth())
+    with pytest.raises(InputError, match=r"of 64 dimensions as those of genes, got shape \(2, 63\)"):
+        target_scores({**compounds, "c1": compounds["c1"][:, 1:]}, GENES, genes, truth())
 
 
 def test_nothing_to_score() -> None:
