@@ -12,6 +12,10 @@
 Profiles are means over the tested images of a well; the wells are aligned by every rule of `alignment.alignments` that the controls allow, then
 averaged by treatment or entity, and compared by cosines. The batch of an alignment is `Metadata_Batch`, else `Metadata_Plate`.
 
+Treatments of one label may lie in the same wells of several plates. Beside their score stands the same with positives in other wells only: two
+treatments share a well where any of their wells have the same position, on whatever plates, because a mean keeps a trace of each. Where they share
+none, nothing can drop, and that is said; a trace of wells that lie near each other is left to a comparison with `layout`.
+
 Consistency and magnitude need perturbations that do nothing. Here they are control wells, put together as the wells of a treatment are: the first
 control well of each plate, in order of position, the second of each, and so on. Where the layout is the same on every plate, so that a treatment
 always lies in one position, so do they, and a score of the position is no signal. Every other one of these groups is a negative, and an alignment is
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +41,7 @@ from pipelines.beside.wells import Wells
 from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import EPSILON, Alignment, aggregate, alignments
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
-from pipelines.metrics.multilabel import label_scores
+from pipelines.metrics.multilabel import label_position_control, label_scores
 from pipelines.metrics.names import whole_names
 from pipelines.metrics.relations import THRESHOLDS, Signal, consistency, magnitude, recall
 from pipelines.metrics.targets import Interaction, target_scores
@@ -46,7 +50,7 @@ from registry.arrays import Floats, Mask
 from registry.errors import InputError
 
 #: names the rule in every result, beside the alignment and the batch
-PROTOCOL = "knowledge:v2:well-means-cosine"
+PROTOCOL = "knowledge:v3:well-means-cosine"
 #: columns that alignments take for the batch: the first that is there
 BATCHES = ("Metadata_Batch", "Metadata_Plate")
 #: the alignment a reader meets first, and where the controls do not allow it
@@ -114,6 +118,10 @@ class Knowledge:
         note: why it is not estimable; "".
         published: of consistency and magnitude the same share by the published p, which has no + 1 and can be 0: below 0.05, and for parity alone;
             NaN otherwise.
+        elsewhere: of labels the value with positives in other wells only; NaN where that is not estimable, and of other questions.
+        drop: how much lower that is for the same treatments and labels; NaN likewise.
+        drop_share: share of the pairs of a treatment and its label that the drop rests on: those with positives both ways.
+        drop_note: why there is no drop, or why there can be none.
     """
 
     row: str
@@ -127,6 +135,10 @@ class Knowledge:
     n: int
     note: str
     published: float = np.nan
+    elsewhere: float = np.nan
+    drop: float = np.nan
+    drop_share: float = np.nan
+    drop_note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +206,10 @@ class Answer:
     p: float
     n: int
     published: float = np.nan
+    elsewhere: float = np.nan
+    drop: float = np.nan
+    drop_share: float = np.nan
+    drop_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -275,9 +291,7 @@ def knowledge(
             for name in question.names:
                 one = answers.get(name, Answer(np.nan, np.nan, np.nan, 0))
                 note = "" if name in answers else f"not estimable: {why}"
-                protocol = _protocol(alignment, screen.batch)
-                values = (one.value, one.reference, one.p, one.n, note, one.published)
-                found.append(Knowledge(row, name, question.about, alignment, protocol, *values))
+                found.append(Knowledge(row, name, question.about, alignment, _protocol(alignment, screen.batch), note=note, **asdict(one)))
     return found
 
 
@@ -438,9 +452,22 @@ def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, s
     membership = np.array([[label in of_treatment[name] for label in every] for name in names], dtype=bool).reshape(len(names), len(every))
     asked = membership.any(axis=1)
     found = label_scores(profiles[asked], membership[asked], every, permutations=permutations, seed=seed)
+    position = label_position_control(profiles[asked], membership[asked], every, _positions(screen)[asked])
+    why = position.reason or ("" if position.dropped else "no two treatments of a label share a well, so that nothing can drop")
     n = len(found.names)
     share = Answer(float(np.mean(found.p_adjusted < FALSE_DISCOVERIES)), 0.0, np.nan, n)
-    return {"labels": Answer(found.value, 0.0, found.p_value, n), "labels found": share}
+    mean = Answer(found.value, 0.0, found.p_value, n, np.nan, position.value, position.drop, position.share, why)
+    return {"labels": mean, "labels found": share}
+
+
+def _positions(screen: Screen) -> Mask:
+    """(t, w) in which well positions each treatment lies, on any plate; none where the index does not name them."""
+    treatment = np.unique(screen.treatments[screen.treated], return_inverse=True)[1]
+    position = np.unique(screen.wells.columns[WELL][screen.treated], return_inverse=True)[1]
+    found = np.zeros((treatment.max(initial=-1) + 1, position.max(initial=-1) + 1), dtype=bool)
+    if screen.wells.placed:
+        found[treatment, position] = True
+    return found
 
 
 def write(folder: Path, found: Sequence[Knowledge]) -> None:

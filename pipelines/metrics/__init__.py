@@ -22,8 +22,9 @@ pairs           positives and negatives by rules about columns, as copairs state
     multilabel_scores(features, membership, columns, rule, distance) -> PairScores   .label
     fitting_distance(features) -> "cosine" | "euclidean"
 
-multilabel      several labels for each profile, against permuted profiles
-    label_scores(features, membership, names, distance, permutations, seed) -> LabelScores   .normalised .value .p_value .p_adjusted
+multilabel      several labels for each profile, against permuted profiles; the same with positives in other places
+    label_scores(features, membership, names, distance, permutations, seed, places) -> LabelScores   .normalised .value .p_value .p_adjusted
+    label_position_control(features, membership, names, places, distance) -> LabelPositionControl   .value .drop .share .dropped .reason
 
 relations       known pairs, and whether replicates show a signal; targets: genes near the compounds that bind them; alignment: by name
     recall(features, names, known, genes, null_scope, thresholds, permutations, seed) -> Recall   .value .permuted .p

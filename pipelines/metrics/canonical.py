@@ -9,7 +9,7 @@
 | consistency | other compounds with the same target | profiles that share no target | copairs (`multilabel_scores`) |
 
 The field asks consistency of the median profiles of compounds that are active. The flow asks it of the mean profiles of all that have a target, so
-that every row is asked about the same (`pipelines/beside/knowledge.py`).
+that every row is asked about the same (`pipelines/beside/knowledge.py`); its control for position is `multilabel.label_position_control`.
 
 Replicates often lie in the same well of every plate, and then a score can be one of the position. `position_control` asks the same question with
 positives in other wells only, and says where the design forbids to ask. `control_positions` asks it of wells to which nothing was done: do control

@@ -60,6 +60,7 @@ def known_table(rows: Sequence[str], found: Sequence[Knowledge]) -> KnownTable |
         return [(row, [_cell(by_place.get((alignment, row, *key))) for key in known]) for row in asked]
 
     reasons = [f"{_heading(*key)}: {next(k.note for k in found if (k.question, k.about) == key)}" for key in keys if key not in known]
+    reasons += sorted({f"{_heading(k.question, k.about)} in other wells: {k.drop_note}" for k in found if k.drop_note})
     reasons += [f"`{a}`: {next(k.note for k in found if k.alignment == a)}" for a in alignments if a not in answered] if known else []
     return KnownTable(
         alignment=shown,
@@ -79,4 +80,6 @@ def _cell(found: Knowledge | None) -> KnownCell:
         return KnownCell("", "", found.note if found else "")
     p = "" if np.isnan(found.p) else f", p {words.probability(found.p)}"
     parity = "" if np.isnan(found.published) else f", parity {words.number(found.published)}"
-    return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}{parity}", f"over {found.n}")
+    drop = "" if np.isnan(found.drop) or found.drop_note else f", {words.elsewhere(found.drop, found.drop_share, 'them')}"
+    elsewhere = "" if np.isnan(found.elsewhere) else f"; in other wells {words.number(found.elsewhere)}"
+    return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}{parity}{drop}", f"over {found.n}{elsewhere}")

@@ -306,7 +306,11 @@ def _answer(found: Replicates | None) -> tuple[str, str, str]:
         return "", "", found.note if found else ""
     shares = ((found.significant, "{:.0%} found"), (found.copairs, "{:.0%} by copairs (parity)"), (found.ties, "{:.0%} tied"))
     beside = [said.format(share) for share, said in shares if not np.isnan(share)]
-    return words.number(found.value), ", ".join(beside + ([] if np.isnan(found.drop) else [_elsewhere(found)])), ""
+    return (
+        words.number(found.value),
+        ", ".join(beside + ([] if np.isnan(found.drop) else [words.elsewhere(found.drop, found.drop_share, "queries")])),
+        "",
+    )
 
 
 def _replicating(found: Sequence[Replicates | None]) -> str:
@@ -372,9 +376,3 @@ def _row(card: Scorecard, extracted: Row | None) -> RowView:
         card.flags,
         not_applicable,
     )
-
-
-def _elsewhere(found: Replicates) -> str:
-    """What becomes of a value when positives must lie in other wells, and how many of the queries can say."""
-    few = "" if found.drop_share > 0.995 else f" ({found.drop_share:.0%} of queries)"
-    return f"{words.signed(-found.drop)} elsewhere{few}"

@@ -107,7 +107,10 @@ KNOWN = {
     "magnitude": "share of treatments that lie farther from the control wells than other control wells do; parity: by the published p, below 0.05",
     "targets AP": "average precision of a compound's targets among genes that are not",
     "targets AUROC": "how often a compound's target is nearer to it than a gene that is not",
-    "labels": "mean normalised average precision of treatments that share a label, mean over labels; 1 is perfect",
+    "labels": (
+        "mean normalised average precision of treatments that share a label, mean over labels; 1 is perfect. Elsewhere: what becomes of it when"
+        " those that share a well, on any plates, do not count"
+    ),
     "labels found": "share of labels that are found at a false discovery rate of 5 %",
 }
 ROLES = {"encoder": "encoder", "twin": "twin", "negative": "control", "positive": "positive control"}
@@ -145,6 +148,18 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     text = f"{abs(value):.{digits}f}"
     return f"−{text}" if value < 0 and float(text) else text
+
+
+def elsewhere(drop: float, share: float, of: str) -> str:
+    """What becomes of a value when positives must lie in other wells, and how many can say: "−0.031 elsewhere (80% of queries)".
+
+    Args:
+        drop: of the value.
+        share: of those that have positives both ways.
+        of: what these are.
+    """
+    few = "" if share > 0.995 else f" ({share:.0%} of {of})"
+    return f"{signed(-drop)} elsewhere{few}"
 
 
 def signed(value: float | None, digits: int = 3) -> str:

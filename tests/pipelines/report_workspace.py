@@ -323,8 +323,12 @@ def _probing(unit: str, rows: list[str], tasks: list[str], *, selective: bool) -
 
 
 def _knowledge(rows: list[str]) -> list[Knowledge]:
-    """A question that all rows have but one under two alignments, one that none has, and an alignment that the design forbids."""
+    """Questions that all rows have but one under two alignments, one that none has, an alignment that the design forbids, and other wells.
+
+    Of two columns of labels, treatments of one share wells, and those of the other never do.
+    """
     none, found = float("nan"), []
+    apart = "no two treatments of a label share a well, so that nothing can drop"
     for row in rows:
         for alignment in ("none", "centre-scale", "tvn"):
             lacking = "not estimable: the profile of `t1` is 0" if row == "constant" else ""
@@ -334,6 +338,10 @@ def _knowledge(rows: list[str]) -> list[Knowledge]:
             found.append(Knowledge(row, "recall", "paths, null over genes", alignment, "p", *numbers, lacking))
             of_wells = (none, none, none, 0) if lacking else (value, 0.0303, none, 12)
             found.append(Knowledge(row, "consistency", "", alignment, "p", *of_wells, lacking, none if lacking else 0.2929))
+            for labels, elsewhere in (("moa", (value - 0.0414, 0.0404, 0.8, "")), ("target", (value, 0.0, 1.0, apart))):
+                of_labels = (none, none, none, 0) if lacking else (value, 0.0, 0.0123, 9)
+                control = (none, none, none, "") if lacking else elsewhere
+                found.append(Knowledge(row, "labels", labels, alignment, "p", *of_labels, lacking, none, *control))
             few = lacking or "not estimable: too few control wells"
             found.append(Knowledge(row, "magnitude", "", alignment, "p", none, none, none, 0, few))
     return found

@@ -378,8 +378,13 @@ def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: st
     cell = '<td class="n" title="over 17"><b>{}</b> <span class="soft">0.101, p 0.005</span></td>'
     assert (first.count(cell.format("0.343")), first.count(cell.format("0.212"))) == (len(REPLICATED) - 1, 0)
     assert (others.count(cell.format("0.212")), others.count(cell.format("0.343"))) == (len(REPLICATED) - 1, 0)
-    assert '<th scope="rowgroup" colspan="3">none</th>' in others
-    assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 2
+    assert '<th scope="rowgroup" colspan="5">none</th>' in others
+    assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 4
+    said = "0.000, p 0.012, −0.040 elsewhere (80% of them)"
+    shares = f'<td class="n" title="over 9; in other wells 0.302"><b>0.343</b> <span class="soft">{said}</span></td>'
+    never = '<td class="n" title="over 9; in other wells 0.343"><b>0.343</b> <span class="soft">0.000, p 0.012</span></td>'
+    assert (first.count(shares), first.count(never)) == (len(REPLICATED) - 1, len(REPLICATED) - 1)
+    assert page.text.count("Labels, target in other wells: no two treatments of a label share a well, so that nothing can drop.") == 1
     published = '<td class="n" title="over 12"><b>0.343</b> <span class="soft">0.030, parity 0.293</span></td>'
     assert first.count(published) == len(REPLICATED) - 1
     assert "by the published p, below 0.05" in first

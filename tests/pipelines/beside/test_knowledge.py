@@ -123,7 +123,7 @@ def test_the_published_share_stands_beside_the_questions_that_have_one(tmp_path:
         else:
             assert np.isnan(one.published), question
     assert 0 < found[SHOWN, "magnitude"].published < 1
-    assert all(one.protocol_id.startswith("knowledge:v2:") for one in found.values())
+    assert all(one.protocol_id.startswith("knowledge:v3:") for one in found.values())
 
 
 def test_relations_that_are_not_there_are_not_found(tmp_path: Path) -> None:
@@ -154,6 +154,49 @@ def test_a_score_of_the_position_is_no_signal(tmp_path: Path) -> None:
     found = ask(benchmark, x, permutations=9)
     assert found["none", "consistency"].value < 0.3
     assert found["none", "magnitude"].value < 0.3
+
+
+def in_wells(benchmark: Benchmark, of: Mapping[str, str]) -> Benchmark:
+    """The same screen with these treatments in other wells, the same on all plates."""
+    wells = benchmark.index["Metadata_Treatment"].map(of)
+    return changed(benchmark, {"Metadata_Well": wells.where(wells.notna(), benchmark.index["Metadata_Well"])})
+
+
+def test_labels_whose_treatments_share_wells_are_asked_in_other_wells_too(tmp_path: Path) -> None:
+    """Of the genes of a mechanism two lie in one well each, on plates of their own, and vectors know the well."""
+    benchmark = screen(tmp_path, halves=True)
+    shared = {f"guide-g{i:02d}": f"Z{(i - 20) // 2:02d}" for i in range(20, 28)}
+    moved = in_wells(benchmark, shared)
+    of_well = np.random.default_rng(0).normal(size=(80, DIM))
+    positions = np.unique(moved.index["Metadata_Well"], return_inverse=True)[1]
+    x = 2 * of_well[positions] + 0.5 * np.random.default_rng(1).normal(size=(len(positions), DIM))
+    found = ask(moved, x, permutations=9)
+    for alignment in ALIGNMENTS:
+        one = found[alignment, "labels moa"]
+        assert (one.note, one.drop_note) == ("", "")
+        assert one.drop > 0.1, alignment
+        assert one.drop_share == 1.0
+        assert one.elsewhere < one.value
+    signal = ask(moved, vectors(benchmark, effect=2.0), permutations=9)["none", "labels moa"]
+    assert signal.value > 0.4
+    assert abs(signal.drop) < 0.1
+    assert signal.elsewhere == pytest.approx(signal.value, abs=0.1)
+    # another question has no such answer
+    assert np.isnan([getattr(found["none", "consistency"], name) for name in ("elsewhere", "drop", "drop_share")]).all()
+
+
+def test_other_wells_that_the_design_forbids_are_said(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path)
+    x = vectors(benchmark, effect=2.0)
+    of_their_own = ask(benchmark, x, permutations=9)[SHOWN, "labels moa"]
+    assert (of_their_own.drop, of_their_own.drop_share, of_their_own.elsewhere) == (0.0, 1.0, of_their_own.value)
+    assert of_their_own.drop_note == "no two treatments of a label share a well, so that nothing can drop"
+    one_well = ask(changed(benchmark, {"Metadata_Well": "A01"}), x, permutations=9)["none", "labels moa"]
+    assert one_well.value > 0.4
+    assert np.isnan([one_well.drop, one_well.elsewhere]).all()
+    assert one_well.drop_note == "not estimable: no two profiles of a label lie in different wells"
+    unplaced = ask(changed(benchmark, drop=("Metadata_Well",)), x, permutations=9)["none", "labels moa"]
+    assert unplaced.drop_note == "not estimable: it is not known in which wells profiles lie"
 
 
 def test_negatives_are_put_together_as_treatments_are(tmp_path: Path) -> None:

@@ -1439,6 +1439,27 @@ def _retrieval() -> Iterator[Metric]:
             "empty": Refused("Expected a label that two profiles have"),
         },
     )
+
+    def in_wells(r: Any, _b: Any, _s: Screen) -> bool:
+        return len(r.elsewhere) == CLASSES and -1 <= r.value <= 1 and 0 < r.share <= 1 and 0 < r.dropped < 1 and not r.reason
+
+    yield Metric(
+        multilabel.label_position_control,
+        lambda s: {
+            "features": s.x,
+            "membership": np.eye(CLASSES, dtype=bool)[s.labels],
+            "names": ("a", "b", "c"),
+            "places": s.wells[:, None] == np.unique(s.wells),
+        },
+        {
+            **FINITE,
+            "constant column": gives(in_wells),
+            "constant": gives(lambda r, b, s: in_wells(r, b, s) and np.allclose([r.value, r.drop], 0)),
+            "one class": Refused("Expected a label that two profiles have"),
+            "more dimensions": gives(in_wells),
+            "empty": Refused("Expected a label that two profiles have"),
+        },
+    )
     grouped = Groups(("perturbation",), ("plate",))
     nothing = gives(lambda r, _b, _s: np.allclose(r.normalised, 0) and (r.p == 1).all())
 
