@@ -15,10 +15,14 @@ from registry.errors import ImageError
 from registry.tiff_structure import Page, Structure, check_structure
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     import tifffile
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 RGB = 2
+#: attributes that number or count planes in OME-XML
+_PLANE_NUMBERS = ("IFD", "PlaneCount", "NumPlanes", "FirstC", "FirstZ", "FirstT", "SamplesPerPixel")
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "nm": 1e-3, "mm": 1e3}
 
 
@@ -134,7 +138,7 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
     try:
         with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tiff:
             # The XML is checked before tifffile parses it to find the series.
-            facts = _ome_facts(tiff.ome_metadata, source) if tiff.is_ome else _OmeFacts()
+            facts = _ome_facts(tiff.ome_metadata, source, structure) if tiff.is_ome else _OmeFacts()
             series = _only_series(tiff, facts, source)
             if math.prod(series.shape) > max_pixels:
                 raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}. Crop the image.")
@@ -168,10 +172,7 @@ def _only_series(tiff: tifffile.TiffFile, facts: _OmeFacts, source: str) -> tiff
     # Where OME-XML places a plane in no page or in another file, tifffile falls back to guessing or fills in zeros.
     misplaced = tiff.is_ome and (found.kind != "ome" or any(page is None for page in found))
     if misplaced or (announced is not None and stored < announced):
-        raise ImageError(
-            f"`{source}`: the metadata announces {announced} planes, not all of them lie in this file."
-            " The file is truncated or part of a set; save all planes in one file."
-        )
+        raise _missing_planes(announced, source)
     return found
 
 
@@ -201,7 +202,7 @@ def _drop_opaque_alpha(channels: NDArray[Any], page: Page, source: str) -> NDArr
     return channels[:3]
 
 
-def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
+def _ome_facts(xml: str | None, source: str, structure: Structure) -> _OmeFacts:
     """Channel names, pixel size and plane count from OME-XML; an XML that cannot be parsed is an error, not a guess."""
     if not xml:
         return _OmeFacts()
@@ -213,12 +214,17 @@ def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise ImageError(f"`{source}`: its OME-XML cannot be parsed ({error}). Save the file again.") from error
-    images = [e for e in root.iter() if _tag(e) == "Pixels"]
+    # tifffile takes every tag that ends so
+    images = [e for e in root.iter() if _tag(e).endswith("Pixels")]
     if len(images) > 1:
         raise ImageError(f"`{source}`: expected one image, its OME-XML describes {len(images)}. Save each in a file of its own.")
     if not images:
         return _OmeFacts()
     pixels = images[0]
+    try:
+        _check_announced(root, pixels, source, structure)
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ImageError(f"`{source}`: its OME-XML gives a number of planes that is not a number ({error}). Save the file again.") from error
     names = tuple(e.get("Name") or "" for e in pixels.iter() if _tag(e) == "Channel")
     try:
         planes = math.prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
@@ -228,6 +234,53 @@ def _ome_facts(xml: str | None, source: str) -> _OmeFacts:
     if len(sizes) == 2 and not math.isclose(*sizes, rel_tol=0.05):
         raise ImageError(f"`{source}`: expected square pixels, got {sizes[0]:g} x {sizes[1]:g} um (x, y). Resample the image.")
     return _OmeFacts(names if all(names) and len(set(names)) == len(names) else (), sizes[0] if sizes else None, planes)
+
+
+def _check_announced(root: Element, pixels: Element, source: str, structure: Structure) -> None:
+    """No number of planes may exceed those the file's pages have: tifffile makes lists that are as long as the XML says.
+
+    Raises:
+        ImageError: one does.
+        ValueError: one is not a number; other arithmetic errors likewise.
+    """
+    pages, planes = len(structure.pages), sum(page.samples for page in structure.pages)
+    order = pixels.get("DimensionOrder", "XYZCT")
+    if sorted(order) != sorted("XYZCT"):
+        raise ImageError(f"`{source}`: expected the axes X, Y, Z, C and T in its OME-XML, each once, got `{order[:20]}`. Save the file again.")
+    sizes = {axis: int(pixels.get(f"Size{axis}", "1")) for axis in "XYZCT"}
+    if (announced := math.prod(sizes[axis] for axis in "CZT")) > planes:
+        raise _missing_planes(announced, source)
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) > sum(page.size for page in structure.pages):
+        raise ImageError(
+            f"`{source}`: its OME-XML announces planes of {sizes['Y']} x {sizes['X']} pixels (y, x), which its pages do not hold."
+            " The file is damaged: save it again."
+        )
+    numbers = [(name, int(value)) for element in pixels.iter() for name in _PLANE_NUMBERS if (value := element.get(name)) is not None]
+    numbers.append(("TiffData", sum(_placed(element, pages) for element in pixels.iter() if _tag(element).endswith("TiffData"))))
+    for element in root.iter():
+        if _tag(element)[:-1].endswith("Along") and element.get("Start") is not None:
+            # labels along an axis that is made of two: from `Start` to `End` by `Step`
+            span = float(element.get("End", "nan")) - float(element.get("Start", "nan"))
+            numbers.append(("Along", int(span / float(element.get("Step", "1"))) + 1))
+    for name, number in numbers:
+        if not 0 <= number <= planes:
+            raise ImageError(
+                f"`{source}`: expected its OME-XML to place at most the {planes} planes of its pages, got {number} for `{name}`."
+                " The file is damaged or part of a set; save all planes in one file."
+            )
+
+
+def _placed(element: Element, pages: int) -> int:
+    """How many planes a `TiffData` places, as tifffile reads it."""
+    number = int(element.get("PlaneCount", element.get("NumPlanes", "1" if "IFD" in element.attrib else "0")))
+    return number or pages
+
+
+def _missing_planes(announced: int | None, source: str) -> ImageError:
+    return ImageError(
+        f"`{source}`: the metadata announces {announced} planes, not all of them lie in this file."
+        " The file is truncated or part of a set; save all planes in one file."
+    )
 
 
 def _tag(element: Any) -> str:

@@ -16,6 +16,7 @@ from registry.errors import ImageError
 
 MAX_PAGES = 1024
 MAX_TAGS = 256
+MAX_SAMPLES = 1024
 MAX_SEGMENTS = 100_000
 #: bytes per value of each TIFF field type
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -141,6 +142,10 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
     )
     if page.width < 1 or page.height < 1 or page.samples < 1:
         raise ImageError(f"`{source}`: a TIFF page of {page.height} x {page.width} pixels (y, x) and {page.samples} samples is empty. Save it again.")
+    if page.samples > MAX_SAMPLES:
+        raise ImageError(
+            f"`{source}`: expected at most {MAX_SAMPLES} samples per pixel of a TIFF page, got {page.samples}. Save one plane per channel."
+        )
     if page.size > max_pixels:
         raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {page.size} in one page. Crop the image.")
     if page.photometric in PHOTOMETRIC_REFUSED:

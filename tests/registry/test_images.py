@@ -256,6 +256,21 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "text": (lambda: b"hello, this is no image", "expected TIFF, OME-TIFF, PNG, JPEG or npy"),
     "a zip archive": (lambda: b"PK\x03\x04" + b"\x00" * 64, "expected TIFF"),
     "a plane less than announced": (lambda: without_plane(ome()), "announces 5 planes, not all of them lie in this file. The file is truncated"),
+    "vast numbers of planes": (lambda: with_xml('SizeC="5"', 'SizeC="100000000"'), "announces 100000000 planes, not all of them lie in this file"),
+    "vast planes": (lambda: with_xml('SizeX="40"', 'SizeX="100000000"'), "announces planes of 48 x 100000000 pixels"),
+    "many planes in one place": (
+        lambda: with_xml(PLACED, '<TiffData PlaneCount="100000000"/>'),
+        "at most the 5 planes of its pages, got 100000000 for `PlaneCount`",
+    ),
+    "a plane far away": (lambda: with_xml(PLACED, '<TiffData IFD="0" FirstC="100000000"/>'), "got 100000000 for `FirstC`"),
+    "a page far away": (lambda: with_xml(PLACED, '<TiffData IFD="100000000"/>'), "got 100000000 for `IFD`"),
+    "a page before the first": (lambda: with_xml(PLACED, '<TiffData IFD="-1"/>'), "got -1 for `IFD`"),
+    "planes placed time and again": (lambda: with_xml(PLACED, "<TiffData/>" * 3), "got 15 for `TiffData`"),
+    "an axis time and again": (lambda: with_xml('"XYCZT"', '"XYCCCCCCCC"'), "each once, got `XYCCCCCCCC`"),
+    "planes that are no number": (lambda: with_xml(PLACED, '<TiffData PlaneCount="many"/>'), "a number of planes that is not a number"),
+    "a vast axis of two": (lambda: modulo("1e12"), "got 1000000000001 for `Along`"),
+    "an endless axis of two": (lambda: modulo("inf"), "a number of planes that is not a number"),
+    "many samples": (lambda: with_tag(tiff(CELLS[0]), 277, 2000), "at most 1024 samples per pixel of a TIFF page, got 2000"),
     "pages in a loop": (lambda: looped(tiff(CELLS[0])), "form a loop"),
     "a terapixel TIFF": (lambda: with_tag(tiff(CELLS[0]), 256, 60_000_000), "expected at most 64000000 values"),
     "a vast tile": (lambda: with_tag(tiff(CELLS[0], tile=(16, 16)), 322, 1 << 30), "a TIFF tile announces"),
@@ -290,6 +305,23 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "NaN": (lambda: npy(np.array([[[1.0, np.nan, np.inf]]], np.float32)), "2 of 3 pixels are NaN or infinite"),
     "NaN in a TIFF": (lambda: tiff(np.full((8, 8), np.nan, np.float32)), "64 of 64 pixels are NaN"),
 }
+
+
+PLACED = '<TiffData IFD="0" PlaneCount="5"/>'
+
+
+def with_xml(old: str, new: str) -> bytes:
+    """The OME-TIFF of five channels with another OME-XML."""
+    with tifffile.TiffFile(io.BytesIO(ome())) as file:
+        xml = file.ome_metadata or ""
+    assert old in xml
+    return tiff(CELLS, photometric="minisblack", description=xml.replace(old, new).encode(), metadata=None)
+
+
+def modulo(end: str) -> bytes:
+    """An OME-XML in which channels are made of two axes."""
+    along = f'<StructuredAnnotations><A ID="a" Namespace="x/modulo"><V><M><ModuloAlongC Start="0" End="{end}"/></M></V></A></StructuredAnnotations>'
+    return with_xml("</OME>", f"{along}</OME>")
 
 
 def two_images() -> bytes:
@@ -343,7 +375,7 @@ class TestRefused:
     def test_a_plane_placed_outside_the_file_is_not_filled_with_zeros(self) -> None:
         assert b'IFD="0" PlaneCount="5"' in ome()
         for first in (b'IFD="7"', b'IFD="2"'):
-            with pytest.raises(ImageError, match="announces 5 planes, not all"):
+            with pytest.raises(ImageError, match="save all planes in one file"):
                 decode_image(ome().replace(b'IFD="0"', first))
 
     def test_random_damage_gives_an_image_or_an_image_error(self) -> None:

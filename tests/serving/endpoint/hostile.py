@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import socket
 import struct
 import time
@@ -123,6 +124,7 @@ class Hostile:
             self.altered_tiff,
             self.altered_png,
             self.altered_npy,
+            self.altered_xml,
             self.bomb,
             self.noise,
             self.form,
@@ -195,6 +197,18 @@ class Hostile:
         version = bytes([int(self.rng.choice([1, 2, 3, 9])), 0])
         length = struct.pack("<H" if version[0] == 1 else "<I", len(header) if self.rng.random() < 0.8 else self._number() & 0xFFFF)
         return Request("altered npy header", self._path(), b"\x93NUMPY" + version + length + header + self.image.tobytes())
+
+    def altered_xml(self) -> Request:
+        """Another number of planes, axes or places in OME-XML."""
+        with tifffile.TiffFile(io.BytesIO(self.files["ome"])) as file:
+            xml = file.ome_metadata or ""
+        names = ("SizeX", "SizeY", "SizeC", "SizeZ", "SizeT", "IFD", "PlaneCount", "FirstC", "NumPlanes", "SamplesPerPixel", "DimensionOrder")
+        for _ in range(int(self.rng.integers(1, 3))):
+            name = names[int(self.rng.integers(len(names)))]
+            value = "XYCCCCCCCC" if name == "DimensionOrder" else str(self.rng.choice([-1, 0, 2, 10**8, 10**18, self._number()]))
+            pattern = f'(<[^>]*) {name}="[^"]*"' if f'{name}="' in xml else "(<TiffData)"
+            xml = re.sub(pattern, rf'\1 {name}="{value}"', xml)
+        return Request("altered OME-XML", self._path(), tiff(self.image, photometric="minisblack", description=xml.encode(), metadata=None))
 
     def bomb(self) -> Request:
         """Few bytes that announce or unpack to many."""
