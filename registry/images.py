@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from registry.arrays import Pixels
 from registry.errors import ImageError
+from registry.jpeg import MAX_PASSES, read_jpeg
 from registry.npy import MAGIC as NPY_MAGIC
 from registry.npy import read_header
 from registry.tiff import MAGIC as TIFF_MAGIC
@@ -312,6 +313,14 @@ def _decode_deep_png(data: bytes, source: str) -> NDArray[Any]:
 
 
 def _decode_jpeg(data: bytes, source: str, max_pixels: int) -> Image:
+    try:
+        jpeg = read_jpeg(data)
+    except ValueError as error:
+        raise ImageError(f"`{source}`: the JPEG has {error}. The file is truncated or damaged: save it again, as baseline JPEG.") from error
+    _check_size(jpeg.height * jpeg.width * jpeg.components, source, max_pixels)
+    if jpeg.passes > MAX_PASSES * max_pixels:
+        most = MAX_PASSES * max_pixels // (jpeg.passes // jpeg.scans)
+        raise ImageError(f"`{source}`: expected at most {most} scans of a JPEG of that size, got {jpeg.scans}. Save it as baseline JPEG.")
     return _from_samples(_decode_pillow(data, "JPEG", source, max_pixels), source)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.errors import ImageError
+from registry.jpeg import MAX_PASSES, read_jpeg
 
 MAX_PAGES = 1024
 MAX_TAGS = 256
@@ -29,7 +30,10 @@ PHOTOMETRIC_REFUSED = {0: "white is zero", 3: "a colour palette", 4: "a transpar
 
 @dataclass(frozen=True)
 class Page:
-    """What one image file directory says. `alpha` is true where the last sample is an alpha channel."""
+    """What one image file directory says.
+
+    `alpha` is true where the last sample is an alpha channel; `passes` counts the values that the scans of JPEG tiles pass over.
+    """
 
     width: int
     height: int
@@ -37,6 +41,7 @@ class Page:
     photometric: int
     alpha: bool
     reduced: bool
+    passes: int = 0
 
     @property
     def size(self) -> int:
@@ -77,6 +82,8 @@ def check_structure(data: bytes, source: str, max_pixels: int) -> Structure:
     total = sum(page.size for page in pages)
     if total > max_pixels:
         raise ImageError(f"`{source}`: expected at most {max_pixels} values over all pages, the header announces {total}. Crop the image.")
+    if sum(page.passes for page in pages) > MAX_PASSES * max_pixels:
+        raise ImageError(f"`{source}`: its JPEG tiles have too many scans for their size. Save the file again, with baseline JPEG or deflate.")
     if not pages:
         raise ImageError(f"`{source}`: the TIFF holds no page. Save it again.")
     return Structure(tuple(pages), tuple(read), nested)
@@ -157,12 +164,16 @@ def _page(tags: _Tags, data: bytes, source: str, max_pixels: int) -> Page:
     segment = value(_TILE_WIDTH, page.width) * value(_TILE_HEIGHT, page.height) * page.samples
     if segment > max(4 * page.size, 1 << 20) or segment > max_pixels:
         raise ImageError(f"`{source}`: a TIFF tile announces {segment} values, its page {page.size}. The file is damaged: save it again.")
-    _check_segments(tags, data, source, jpeg_limit=segment if compression == 7 else None)
-    return page
+    passes = _check_segments(tags, data, source, jpeg_limit=segment if compression == 7 else None)
+    return replace(page, passes=passes)
 
 
-def _check_segments(tags: _Tags, data: bytes, source: str, jpeg_limit: int | None) -> None:
-    """Every strip or tile must lie in the file; a JPEG one must not announce more pixels than its tile has."""
+def _check_segments(tags: _Tags, data: bytes, source: str, jpeg_limit: int | None) -> int:
+    """Every strip or tile must lie in the file; a JPEG one must not announce more pixels than its tile has.
+
+    Returns:
+        Values that the scans of JPEG tiles pass over.
+    """
     offset_tag, count_tag = _TILES if _TILES[0] in tags else _STRIPS
     offsets, counts = tags.get(offset_tag, ()), tags.get(count_tag, ())
     if not offsets or len(offsets) != len(counts):
@@ -170,29 +181,16 @@ def _check_segments(tags: _Tags, data: bytes, source: str, jpeg_limit: int | Non
     if any(count <= 0 or offset <= 0 or offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
         raise ImageError(f"`{source}`: a TIFF page's pixels lie outside the file's {len(data)} bytes. The file is truncated: save it again.")
     if jpeg_limit is None:
-        return
+        return 0
+    passes = 0
     for offset, count in zip(offsets, counts, strict=True):
         try:
-            height, width = jpeg_size(data[offset : offset + count])
-        except (ValueError, struct.error) as error:
-            raise ImageError(f"`{source}`: a JPEG tile of the TIFF has no frame header. The file is damaged: save it again.") from error
-        if height * width > jpeg_limit:
-            raise ImageError(f"`{source}`: a JPEG tile announces {height} x {width} pixels, more than its page. The file is damaged: save it again.")
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) in a JPEG stream's frame header (ITU-T T.81, B.2.2).
-
-    Raises:
-        ValueError: no frame header.
-    """
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            break
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return height, width
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ValueError("no JPEG frame header")
+            jpeg = read_jpeg(data[offset : offset + count])
+        except ValueError as error:
+            raise ImageError(f"`{source}`: a JPEG tile of the TIFF has {error}. Save the file again, with baseline JPEG or deflate.") from error
+        if jpeg.height * jpeg.width > jpeg_limit:
+            raise ImageError(
+                f"`{source}`: a JPEG tile announces {jpeg.height} x {jpeg.width} pixels, more than its page. The file is damaged: save it again."
+            )
+        passes += jpeg.passes
+    return passes

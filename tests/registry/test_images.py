@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image as Pillow
 
 from registry.errors import ImageError
 from registry.images import Image, ImageSpec, conform, decode_image, read_channels, read_image, resize_linear
+from registry.jpeg import read_jpeg
 
 NAMES = ("dna", "er", "rna", "actin", "mito")
 RNG = np.random.default_rng(7)
@@ -145,6 +147,20 @@ class TestDecode:
         data = pillow(TISSUE, "JPEG", quality=90)
         np.testing.assert_array_equal(np.moveaxis(decode_image(data).pixels, 0, -1), np.asarray(Pillow.open(io.BytesIO(data))))
         assert decode_image(pillow(TISSUE[..., 0], "JPEG")).pixels.shape == (1, 48, 40)
+
+    @pytest.mark.parametrize("restarts", [0, 1])
+    def test_a_progressive_jpeg_of_many_scans(self, restarts: int) -> None:
+        """A camera's: about ten scans, stuffed bytes and restart markers among their bits."""
+        data = pillow(TISSUE, "JPEG", progressive=True, quality=99, restart_marker_blocks=restarts, exif=b"Exif\x00\x00" + b"\xff\xda" * 500)
+        assert b"\xff\x00" in data
+        assert (b"\xff\xd3" in data) == bool(restarts)
+        assert (read_jpeg(data).height, read_jpeg(data).width, read_jpeg(data).components, read_jpeg(data).scans) == (48, 40, 3, 10)
+        np.testing.assert_array_equal(np.moveaxis(decode_image(data).pixels, 0, -1), np.asarray(Pillow.open(io.BytesIO(data))))
+        assert decode_image(with_scans(data, 90)).pixels.shape == (3, 48, 40)
+
+    def test_a_progressive_jpeg_in_a_tiff(self) -> None:
+        data = pillow(TISSUE[..., 0], "JPEG", progressive=True)
+        np.testing.assert_array_equal(decode_image(jpeg_strip(data)).pixels[0], np.asarray(Pillow.open(io.BytesIO(data))))
 
     def test_jpeg_tiles_in_a_tiff(self) -> None:
         smooth = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None], (64, 64, 3))
@@ -294,6 +310,17 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a gigapixel PNG": (lambda: png_header(100_000, 100_000, 8, 2), "the header announces 30000000000"),
     "a 16-bit RGB PNG without pixels": (lambda: png_header(8, 8, 16, 2), "truncated or damaged"),
     "a CMYK JPEG": (lambda: cmyk_jpeg(), "expected grey or RGB, got mode `CMYK`"),
+    "a JPEG of many scans": (lambda: with_scans(pillow(TISSUE, "JPEG", progressive=True), 200), "the JPEG has 210 scans, more than 100"),
+    "a large JPEG of some scans": (lambda: with_scans(large_jpeg(), 20), "expected at most 16 scans of a JPEG of that size, got 26"),
+    "a JPEG of many markers": (lambda: in_jpeg(b"\xff\xdb", b"\xff\xe1\x00\x02" * 20_000 + b"\xff\xdb"), "more than 10000 markers"),
+    "a JPEG of two frames": (lambda: in_jpeg(FRAME, FRAME + FRAME), "the JPEG has two frame headers"),
+    "an arithmetic JPEG": (lambda: in_jpeg(b"\xff\xc0", b"\xff\xc9"), "the JPEG has arithmetic coding"),
+    "a TIFF of a JPEG of many scans": (
+        lambda: jpeg_strip(with_scans(pillow(TISSUE[..., 0], "JPEG", progressive=True), 200)),
+        "tile of the TIFF has 206 scans",
+    ),
+    "a TIFF of JPEG tiles with too many scans": (lambda: jpeg_strip(with_scans(large_jpeg(), 20), 8000), "too many scans for their size"),
+    "a TIFF of JPEG without a frame": (lambda: jpeg_strip(b"\xff\xd8" + bytes(600)), "tile of the TIFF has no frame header"),
     "a vast npy": (lambda: npy_header("{'descr': '<u2', 'fortran_order': False, 'shape': (99999, 99999, 99999)}"), "expected at most 64000000"),
     "a negative npy": (lambda: npy_header("{'descr': '<u2', 'fortran_order': False, 'shape': (-5, 8, 8)}"), r"got \(-5, 8, 8\)"),
     "an npy of objects": (lambda: npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1, 8, 8)}"), "got object"),
@@ -342,6 +369,36 @@ def cmyk_jpeg() -> bytes:
     stream = io.BytesIO()
     Pillow.fromarray(TISSUE).convert("CMYK").save(stream, "JPEG")
     return stream.getvalue()
+
+
+def with_scans(jpeg: bytes, more: int) -> bytes:
+    """A progressive JPEG whose last scan comes time and again."""
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * more + jpeg[-2:]
+
+
+@cache
+def large_jpeg() -> bytes:
+    """64 million pixels, six scans."""
+    return pillow(np.zeros((8000, 8000), np.uint8), "JPEG", progressive=True)
+
+
+#: the frame header of a grey JPEG of 48 x 40
+FRAME = bytes.fromhex("ffc0000b080030002801011100")
+
+
+def in_jpeg(old: bytes, new: bytes) -> bytes:
+    """A grey JPEG with other bytes in one place."""
+    data = pillow(TISSUE[..., 0], "JPEG")
+    assert old in data
+    return data.replace(old, new, 1)
+
+
+def jpeg_strip(jpeg: bytes, side: int = 0) -> bytes:
+    """A TIFF of one page, whose one strip is a JPEG."""
+    height, width = (side, side) if side else (48, 40)
+    entries = [(256, width), (257, height), (258, 8), (259, 7), (262, 1), (273, 8), (277, 1), (278, height), (279, len(jpeg))]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    return b"II*\x00" + struct.pack("<I", 8 + len(jpeg)) + jpeg + directory
 
 
 def assert_ends_in_a_step(message: str) -> None:

@@ -212,7 +212,9 @@ class Hostile:
 
     def bomb(self) -> Request:
         """Few bytes that announce or unpack to many."""
-        which = int(self.rng.integers(6))
+        which = int(self.rng.integers(7))
+        if which == 6:
+            return Request("bomb of JPEG scans", self._path(), _jpeg_of_scans(2000, int(self.rng.choice([15, 90, 500, 50_000]))))
         if which == 5:
             body = ome(np.zeros((3, 1000, 1000), np.uint16), size_um=4 * 0.65)
             return Request("bomb by resampling", self._path(field="grid", resample="true"), body)
@@ -393,6 +395,16 @@ def _png_of_zeros(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def _jpeg_of_scans(side: int, scans: int) -> bytes:
+    """Progressive: a scan that changes nothing has a few bytes, and costs a pass over the picture."""
+    from PIL import Image as Pillow
+
+    stream = io.BytesIO()
+    Pillow.fromarray(np.zeros((side, side), np.uint8)).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + data[-2:]
 
 
 def _deep_png(grey: np.ndarray[Any, Any]) -> bytes:
