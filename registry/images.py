@@ -319,7 +319,7 @@ def _decode_jpeg(data: bytes, source: str, max_pixels: int) -> Image:
         raise ImageError(f"`{source}`: the JPEG has {error}. The file is truncated or damaged: save it again, as baseline JPEG.") from error
     _check_size(jpeg.height * jpeg.width * jpeg.components, source, max_pixels)
     if jpeg.passes > MAX_PASSES * max_pixels:
-        most = MAX_PASSES * max_pixels // (jpeg.passes // jpeg.scans)
+        most = MAX_PASSES * max_pixels // (jpeg.passes // max(1, jpeg.scans))
         raise ImageError(f"`{source}`: expected at most {most} scans of a JPEG of that size, got {jpeg.scans}. Save it as baseline JPEG.")
     return _from_samples(_decode_pillow(data, "JPEG", source, max_pixels), source)
 

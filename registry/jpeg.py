@@ -31,7 +31,7 @@ class Jpeg:
     @property
     def passes(self) -> int:
         """Values that the decoder passes over."""
-        return self.height * self.width * self.components * self.scans
+        return self.height * self.width * self.components * max(1, self.scans)
 
 
 def read_jpeg(data: bytes) -> Jpeg:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import ImageError
-from registry.tiff_structure import Page, Structure, check_structure
+from registry.tiff_structure import MAX_PAGES, Page, Structure, check_structure
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -139,7 +139,7 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
         with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tiff:
             # The XML is checked before tifffile parses it to find the series.
             facts = _ome_facts(tiff.ome_metadata, source, structure) if tiff.is_ome else _OmeFacts()
-            series = _only_series(tiff, facts, source)
+            series = _only_series(tiff, facts, source, structure)
             if math.prod(series.shape) > max_pixels:
                 raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}. Crop the image.")
             facts = replace(facts, pixel_size_um=facts.pixel_size_um or _imagej_pixel_size_um(tiff))
@@ -159,12 +159,14 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
     return layout, pixels
 
 
-def _only_series(tiff: tifffile.TiffFile, facts: _OmeFacts, source: str) -> tifffile.TiffPageSeries:
+def _only_series(tiff: tifffile.TiffFile, facts: _OmeFacts, source: str, structure: Structure) -> tifffile.TiffPageSeries:
     """The one full-resolution series, with all its planes in this file."""
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
     if len(series) != 1:
         raise ImageError(f"`{source}`: expected one image, the file holds {len(series)} of different shapes. Save each in a file of its own.")
     found = series[0]
+    if structure.nested and (len(found) > MAX_PAGES or any(page is not None and page.offset not in structure.offsets for page in found)):
+        raise ImageError(f"`{source}`: its full-resolution image lies in a SubIFD, where only the levels of a pyramid may. Save it as a page.")
     stored = math.prod(found.shape) // math.prod(size for axis, size in zip(found.axes, found.shape, strict=True) if axis in "YX")
     announced = facts.planes
     if tiff.is_imagej and tiff.imagej_metadata:

@@ -19,6 +19,7 @@ import tifffile
 from numpy.random import Generator
 
 from tests.serving.bundles import npy, ome, png, tiff
+from tests.tiff_parts import LONG, START, nested, one_page, page, sharing, with_entries
 
 PATHS = ("/v1/embed", "/v1/score", "/v1/channels")
 INTERESTING = (0, 1, 2, 3, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
@@ -123,6 +124,7 @@ class Hostile:
             self.altered_tiff,
             self.altered_tiff,
             self.altered_png,
+            self.nested_tiff,
             self.altered_npy,
             self.altered_xml,
             self.bomb,
@@ -178,6 +180,20 @@ class Hostile:
             place, code = ((0, "<H"), (2, "<H"), (4, "<I"), (8, "<I"))[int(self.rng.integers(4))]
             struct.pack_into(code, data, entry + place, self._number() & (0xFFFF if code == "<H" else 0xFFFFFFFF))
         return Request("altered TIFF directory", self._path(), bytes(data))
+
+    def nested_tiff(self) -> Request:
+        """A directory outside the chain with a number replaced, or many pages that share what they name."""
+        if self.rng.random() < 0.3:
+            shared = sharing(int(self.rng.integers(1, 200)), int(self.rng.choice([2, 500, 20_000])), tag=int(self.rng.choice([273, 330, 65_000])))
+            return Request("TIFF pages that share", self._path(), shared)
+        payload = zlib.compress(bytes(960))
+        entries = page(24, 20, START, len(payload), int(self.rng.choice([8, 8, 8, 5, 7, 34_925, 50_001])))
+        for _ in range(int(self.rng.integers(0, 3))):
+            tag = int(self.rng.choice([254, 256, 257, 258, 273, 277, 278, 279, 322, 323, 324, 325, 330, 32_997]))
+            kind, value = int(self.rng.choice([LONG, LONG, LONG, 9, 12])), int(self.rng.choice([16_384, self._number()]))
+            entries = with_entries(entries, (tag, kind, int(self.rng.choice([1, 1, 1, 2, 100])), value))
+        data = nested(entries, payload, reduced=bool(self.rng.random() < 0.7))
+        return Request("TIFF page outside the chain", self._path(), data if self.rng.random() < 0.7 else one_page(entries, payload))
 
     def altered_png(self) -> Request:
         """Other sides, depth or colour type under a right checksum; or another chunk length."""

@@ -1,0 +1,139 @@
+"""What no whole TIFF says is refused before tifffile sees it, in the chain and in the directories outside it."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from registry.errors import ImageError
+from registry.images import decode_image
+from registry.tiff_structure import check_structure
+from tests.tiff_parts import LONG, START, Entry, nested, one_page, page, sharing, with_entries
+
+LIMIT = 64_000_000
+IMAGE: NDArray[np.uint16] = np.random.default_rng(4).integers(0, 60_000, (3, 64, 48)).astype(np.uint16)
+PACKED = zlib.compress(b"\x05\x00" * 240)
+#: offsets and counts of two strips, of which the second lies nowhere
+HALF = struct.pack("<IIII", START + 16, 0, len(PACKED), 0) + PACKED
+RAW = bytes(960)
+
+
+def two_strips(payload: bytes) -> tuple[list[Entry], bytes]:
+    return with_entries(page(24, 20, 0, 0, 8), (273, LONG, 2, START), (278, LONG, 1, 12), (279, LONG, 2, START + 8)), payload
+
+
+def tile(side: int, payload: bytes) -> tuple[list[Entry], bytes]:
+    strips = [entry for entry in page(24, 20, 0, 0, 8) if entry[0] not in (273, 278, 279)]
+    places = (322, side), (323, side), (324, START), (325, len(payload))
+    return with_entries(strips, *((tag, LONG, 1, value) for tag, value in places)), payload
+
+
+def strip(payload: bytes = RAW, *others: Entry, compression: int = 1) -> tuple[list[Entry], bytes]:
+    return with_entries(page(24, 20, START, len(payload), compression), *others), payload
+
+
+WRONG: dict[str, tuple[Callable[[], tuple[list[Entry], bytes]], str]] = {
+    "a strip that lies nowhere": (lambda: two_strips(HALF), "pixels lie outside"),
+    "a strip less than the rows take": (lambda: strip(PACKED, (278, LONG, 1, 12), compression=8), "expected 2 strips or tiles in a TIFF page, got 1"),
+    "a strip outside the file": (lambda: strip(RAW, (273, LONG, 1, 10_000_000)), "pixels lie outside"),
+    "strips of no rows": (lambda: strip(RAW, (278, LONG, 1, 0)), "strips or tiles of no pixels"),
+    "a codec of LZMA": (lambda: strip(lzma.compress(RAW), compression=34925), "got code 34925"),
+    "a codec of WebP": (lambda: strip(RAW, compression=50001), "got code 50001"),
+    "a vast tile": (lambda: tile(16_384, zlib.compress(bytes(1000))), "a TIFF tile announces 268435456 values, its page 480"),
+    "a tile of no width": (lambda: tile(0, PACKED), "strips or tiles of no pixels"),
+    "a signed number": (lambda: strip(RAW, (277, 9, 1, 2)), "got another, or 1 values of type 9"),
+    "a number twice": (lambda: ([(256, LONG, 1, 10), *strip()[0]], RAW), "expected TIFF tag 256 once"),
+    "planes in depth": (lambda: strip(RAW, (32997, LONG, 1, 2)), "expected flat TIFF pages, got one of 2 planes in depth"),
+}
+
+
+class TestWrong:
+    @pytest.mark.parametrize("name", WRONG)
+    def test_in_the_chain(self, name: str) -> None:
+        make, message = WRONG[name]
+        with pytest.raises(ImageError, match=message):
+            decode_image(one_page(*make()))
+
+    @pytest.mark.parametrize("reduced", [False, True])
+    @pytest.mark.parametrize("name", WRONG)
+    def test_outside_the_chain(self, name: str, reduced: bool) -> None:
+        make, message = WRONG[name]
+        with pytest.raises(ImageError, match=message):
+            decode_image(nested(*make(), reduced=reduced))
+
+    def test_an_image_outside_the_chain_is_not_taken_for_the_file_s(self) -> None:
+        assert decode_image(one_page(*strip())).pixels.shape == (1, 24, 20)
+        with pytest.raises(ImageError, match="its full-resolution image lies in a SubIFD"):
+            decode_image(nested(*strip()))
+        with pytest.raises(ImageError, match="its full-resolution image lies in a SubIFD"):
+            decode_image(nested(page(10, 10, START, 200), bytes(200), reduced=False))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: sharing(8, 2000), "expected at most 1024 TIFF pages, got more or pages that form a loop"),
+        (lambda: sharing(2, 2), "expected at most 1024 TIFF pages, got more or pages that form a loop"),
+        (lambda: sharing(20, 100_000, tag=273), "expected at most 100000 strips and tiles, got more"),
+        (lambda: sharing(20, 20_000, tag=65000), "its TIFF tags have more values than the file has bytes"),
+        (lambda: sharing(200, 2000, tag=273), "expected at most 100000 strips and tiles, got more"),
+        (lambda: many_padded(), "its TIFF tiles are much larger than its pages"),
+    ],
+)
+def test_what_pages_share_is_counted_for_each(data: Callable[[], bytes], message: str) -> None:
+    made = data()
+    start = time.process_time()
+    with pytest.raises(ImageError, match=message):
+        check_structure(made, "x", LIMIT)
+    assert time.process_time() - start < 0.2
+
+
+def many_padded() -> bytes:
+    """A pixel in a tile of a million, two hundred times."""
+    return tiff(np.zeros((200, 1, 1), np.uint8), tile=(1024, 1024), compression="zlib", metadata=None)
+
+
+def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, photometric="minisblack", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("options", [{"ome": True, "metadata": {"axes": "CYX"}}, {"ome": False}, {"ome": False, "metadata": None}])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_pyramid_is_its_full_resolution(bigtiff: bool, options: dict[str, Any], compression: str | None) -> None:
+    """Levels in SubIFDs, as OME-TIFF has them; in parts that do not divide the sides."""
+    stream = io.BytesIO()
+    file = {key: value for key, value in options.items() if key == "ome"}
+    parts: dict[str, Any] = {"photometric": "minisblack", "compression": compression, "tile": (16, 32)}
+    with tifffile.TiffWriter(stream, bigtiff=bigtiff, **file) as writer:
+        writer.write(IMAGE, subifds=2, **({"metadata": options["metadata"]} if "metadata" in options else {}), **parts)
+        for factor in (2, 4):
+            writer.write(IMAGE[:, ::factor, ::factor], subfiletype=1, **parts)
+    np.testing.assert_array_equal(decode_image(stream.getvalue()).pixels, IMAGE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rowsperstrip": 7},
+        {"rowsperstrip": 7, "compression": "zlib"},
+        {"rowsperstrip": 1, "compression": "lzw"},
+        {"tile": (16, 32), "compression": "zlib", "planarconfig": "separate"},
+        {"rowsperstrip": 7, "planarconfig": "separate", "compression": "packbits"},
+        {"tile": (256, 256), "compression": "zlib"},
+    ],
+)
+def test_every_way_of_cutting_is_read(options: dict[str, Any]) -> None:
+    np.testing.assert_array_equal(decode_image(tiff(IMAGE, **options)).pixels, IMAGE)
