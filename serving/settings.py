@@ -49,7 +49,8 @@ class Settings:
         max_bodies_bytes: bodies of all requests that are in memory at a time, per process; what does not fit is answered 429. 0 = eight of
             the largest.
         max_pixels: largest image, over all channels.
-        body_timeout_s: headers, or a body, that take longer to arrive are refused.
+        max_connections: open at a time, per process; others are answered 429.
+        body_timeout_s: headers, or a body, that take longer to arrive are refused; an answer that takes longer to be read is given up.
         answer_timeout_s: an image that takes longer is given up.
         drain_s: requests in flight may take this long after the service is told to stop.
         poll_s: how often a followed bundle is looked at.
@@ -66,6 +67,7 @@ class Settings:
     max_body_bytes: int = 64 * 2**20
     max_bodies_bytes: int = 0
     max_pixels: int = 64_000_000
+    max_connections: int = 512
     body_timeout_s: float = 30.0
     answer_timeout_s: float = 60.0
     drain_s: float = 10.0
@@ -76,7 +78,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.provider not in PROVIDERS:
             raise ParamsError(f"Expected `provider` to be one of {', '.join(PROVIDERS)}, got `{self.provider}`.")
-        for name in ("queue_length", "max_images", "max_body_bytes", "max_pixels", "body_timeout_s", "answer_timeout_s", "drain_s", "poll_s"):
+        for name in (
+            *("queue_length", "max_images", "max_body_bytes", "max_pixels", "max_connections"),
+            *("body_timeout_s", "answer_timeout_s", "drain_s", "poll_s"),
+        ):
             if not getattr(self, name) > 0:
                 raise ParamsError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
         for name in ("processes", "threads", "max_batch", "max_bodies_bytes"):

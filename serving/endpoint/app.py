@@ -26,6 +26,7 @@ from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
 from serving.endpoint.metrics import CONTENT_TYPE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
+from serving.endpoint.protocol import RETRY_AFTER
 from serving.endpoint.responses import ERRORS, NOT_FOUND
 from serving.endpoint.served import ServedModels
 from serving.errors import BodyKindError, OverloadedError, TooSlowError, status_of
@@ -36,8 +37,6 @@ from serving.settings import Settings
 from serving.sources import FileSource
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-#: seconds after which a client may try again
-RETRY_AFTER = "1"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE = dict.fromkeys(("application/octet-stream", "image/tiff", "image/png", "image/jpeg"), _BINARY)
 _FORM = {"schema": {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.endpoint.protocol import MOST_HEAD, READ_AHEAD, Protocol
+from serving.endpoint.protocol import MOST_HEAD, MOST_WAITING, READ_AHEAD, Protocol
 from serving.endpoint.server import answering
 from serving.endpoint.workers import server_of
 from serving.schema import ErrorAnswer
@@ -85,11 +87,12 @@ async def _settled(connection: Protocol) -> int:
 PATIENCE_S = 1.0
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
 LATE = b"GET /late HTTP/1.1\r\nHost: here\r\n"
+LARGE_BYTES = 2**25
 CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Waits for the end of a body, but for `/early`; `/late` takes its time."""
+    """Waits for the end of a body, but for `/early`; `/late` takes its time, `/large` gives more than sockets hold."""
     if scope["type"] != "http":
         return
     more = scope["path"] != "/early"
@@ -97,8 +100,9 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         more = (await receive()).get("more_body", False)
     if scope["path"] == "/late":
         await asyncio.sleep(1.5 * PATIENCE_S)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"ok" if scope["path"] != "/large" else b"o" * (LARGE_BYTES - 1) + b"k"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +208,72 @@ def test_what_is_no_http_is_answered_as_other_errors_are(patient: int, again: bo
     with connected(patient, again) as client:
         client.sendall(said)
         assert error_of(rest(client)) == (400, "InputError")
+
+
+@pytest.mark.parametrize("end", [b"", b"Connection: close\r\n"])
+class TestReaders:
+    def test_an_answer_that_nobody_reads_is_given_up(self, impatient: int, end: bytes) -> None:
+        with connected(impatient) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n" + end + b"\r\n")
+            time.sleep(2 * PATIENCE_S)
+            assert unread(client) < LARGE_BYTES
+
+    def test_one_that_is_read_late_is_whole(self, impatient: int, end: bytes) -> None:
+        with connected(impatient) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n" + end + b"\r\n")
+            time.sleep(PATIENCE_S / 4)
+            assert unread(client) > LARGE_BYTES
+
+
+def unread(client: socket.socket) -> int:
+    """Bytes that still come, until the end of the large answer or of the connection."""
+    count = 0
+    try:
+        while piece := client.recv(2**20):
+            count += len(piece)
+            if piece.endswith(b"ok"):
+                break
+    except ConnectionResetError:
+        pass
+    return count
+
+
+@pytest.mark.parametrize("more", [0, 1, 5000])
+def test_as_many_requests_as_may_wait_are_answered_and_no_more(patient: int, more: int) -> None:
+    with connected(patient) as client:
+        client.sendall(LATE + b"\r\n" + (GET + b"\r\n") * (MOST_WAITING + more))
+        found = b""
+        while found.count(b"\r\n\r\nok") < 1 + MOST_WAITING:
+            piece = client.recv(65536)
+            assert piece, found
+            found += piece
+        if more:
+            found += rest(client)
+    assert found.count(b"HTTP/1.1 200 ") == 1 + MOST_WAITING
+
+
+def test_one_connection_too_many_is_refused_and_may_come_again() -> None:
+    with answering(lambda _url: answer, Settings(max_connections=2)) as url:
+        port = int(url.rpartition(":")[2])
+        with connected(port, again=True), connected(port, again=True) as second:
+            with connected(port) as third:
+                said = rest(third)
+                assert error_of(said) == (429, "OverloadedError")
+                assert b"\r\nretry-after: 1\r\n" in said
+            second.sendall(GET + b"\r\n")
+            until_ok(second)
+        until = time.monotonic() + 20
+        while True:
+            with connected(port) as client:
+                client.sendall(GET + b"\r\n")
+                if client.recv(65536).startswith(b"HTTP/1.1 200 "):
+                    break
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_of_very_many_connections_some_are_not_even_answered() -> None:
+    with answering(lambda _url: answer, Settings(max_connections=1)) as url, contextlib.ExitStack() as stack:
+        port = int(url.rpartition(":")[2])
+        clients = [stack.enter_context(connected(port)) for _ in range(4)]
+        assert [bool(unread(client)) for client in clients[1:]] == [True, False, False]
