@@ -16,6 +16,8 @@ from registry.onnx_files import refuse_external_data
 PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 #: TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+#: ONNX Runtime puts arithmetic on shapes on the CPU on purpose; of what takes the time, named so in whatever form it is fused, nothing may be there
+_HEAVY = ("Conv", "Gemm", "MatMul", "Einsum", "Attention")
 #: images per run: bounds the memory of a large batch
 MAX_BATCH = 32
 #: how `runs_better_together` finds out: images of one run, the gain that is worth it, and seconds of one image beyond which it does not look
@@ -60,7 +62,8 @@ class OnnxEmbedder:
             several images in one run only where that is faster.
 
     Raises:
-        ProviderError: the session does not run on the provider asked for; ONNX Runtime alone would fall back silently.
+        ProviderError: the session does not run on the provider asked for, or leaves what takes time to the CPU; ONNX Runtime alone would do so
+            silently.
         BundleError: the file is not an encoder.
     """
 
@@ -137,8 +140,10 @@ def _session(model: bytes, provider: str, threads: int, name: str) -> Any:
     options.log_severity_level = 4
     # else the runtime's threads spin for a while after a run, on cores that decode the next image or carry it here
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if provider != "cpu" and wanted in onnxruntime.get_available_providers():
-        onnxruntime.preload_dlls()
+    if provider != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if wanted in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()
     # what TensorRT has no kernel for runs on CUDA; which of them leads is checked below
     chosen: dict[str, list[Any]] = {"cpu": [wanted], "cuda": [_CUDA], "tensorrt": [wanted, _CUDA]}
     try:
@@ -153,4 +158,15 @@ def _session(model: bytes, provider: str, threads: int, name: str) -> Any:
             f"Expected `{name}` to run on {wanted}, ONNX Runtime chose {came}: the device or its libraries are not there."
             " Ask for `--provider cpu`, or run where the device is."
         )
+    if provider != "cpu" and (left := left_to_the_cpu(session)):
+        raise ProviderError(f"Expected `{name}` to run on {wanted}, it leaves {', '.join(left)} to the CPU. Ask for `--provider cpu`.")
+    # else a run that fails on a device is done again on the CPU, as are all that follow
+    session.disable_fallback()
     return session
+
+
+def left_to_the_cpu(session: Any) -> list[str]:
+    """Operators that take time and that a session runs on the CPU; it was made with `session.record_ep_graph_assignment_info`."""
+    parts = session.get_provider_graph_assignment_info()
+    kinds = {node.op_type for part in parts if part.ep_name == PROVIDER_NAMES["cpu"] for node in part.get_nodes()}
+    return sorted(kind for kind in kinds if any(heavy in kind for heavy in _HEAVY))

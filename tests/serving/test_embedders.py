@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from registry.arrays import Embedding, PixelBatch
+from registry.errors import ProviderError
+from serving import embedders
 from serving.embedders import TOGETHER, OnnxEmbedder, runs_better_together
 from serving.scoring import embedding_tolerance
 from tests.serving.bundles import TinyBundle
@@ -41,3 +46,33 @@ def test_beside_others_the_answers_are_the_same(tiny: TinyBundle) -> None:
     shared._together = 1
     one_by_one = np.concatenate([plain.embed(pixels[i : i + 1]) for i in range(8)])
     np.testing.assert_array_equal(shared.embed(pixels, alone=False), one_by_one)
+
+
+class Broken:
+    """The inner side of a session whose device fails."""
+
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def run(self, *_: object) -> None:
+        raise EPFail("the device is gone")
+
+
+def test_a_pass_that_fails_on_its_device_is_not_done_elsewhere(tiny: TinyBundle) -> None:
+    embedder = OnnxEmbedder((tiny.folder / "encoder.onnx").read_bytes())
+    embedder._session._sess = Broken(embedder._session._sess)
+    with pytest.raises(EPFail, match="the device is gone"):
+        embedder.embed(tiny.images[:1].astype(np.float32))
+    assert isinstance(embedder._session._sess, Broken)
+
+
+def test_a_device_that_leaves_the_work_to_the_cpu_is_refused(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a device that is none: the runtime says where every node went, as it does of a real one
+    monkeypatch.setitem(embedders.PROVIDER_NAMES, "cuda", "CPUExecutionProvider")
+    monkeypatch.setattr(embedders, "_CUDA", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    with pytest.raises(ProviderError, match=r"it leaves .*Conv.* to the CPU"):
+        OnnxEmbedder((tiny.folder / "encoder.onnx").read_bytes(), "cuda")
