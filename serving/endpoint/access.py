@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -13,9 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.endpoint.metrics import Metrics
-from serving.endpoint.protocol import REFUSED
-from serving.errors import STATUS, MisdirectedError, UnauthorizedError
+from serving.endpoint.metrics import UNKNOWN, Metrics
+from serving.endpoint.protocol import REFUSED, RETRY_AFTER
+from serving.errors import STATUS, MisdirectedError, TooSlowError, UnauthorizedError
 from serving.schema import ErrorAnswer
 from serving.settings import PREFIX, is_loopback
 
@@ -25,6 +26,11 @@ _UNAUTHORIZED = ErrorAnswer(
     error="Expected `Authorization: Bearer TOKEN` with this service's token. Whoever runs the service has it.",
     kind=UnauthorizedError.__name__,
     status=STATUS[UnauthorizedError],
+)
+_STOPPING = ErrorAnswer(
+    error="The service stopped before this was answered. Try again: it may be back, or another may answer.",
+    kind=TooSlowError.__name__,
+    status=STATUS[TooSlowError],
 )
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(:[0-9]*)?")
@@ -80,6 +86,12 @@ class Access:
         except ClientDisconnect:
             # not a fault: nobody is there to be answered, or the connection has said why it takes no more
             status = scope.get(REFUSED, HUNG_UP)
+        except asyncio.CancelledError:
+            # the server gives requests up when its drain is over
+            if status:
+                status = _STOPPING.status
+                raise
+            await _send(answered, _STOPPING, (b"retry-after", RETRY_AFTER.encode()), (b"connection", b"close"))
         except Exception as error:
             log.exception("request failed", extra={"facts": {"id": request_id}})
             if status:
@@ -91,7 +103,7 @@ class Access:
         finally:
             seconds = perf_counter() - start
             # the template, not the path: a request must not choose what is counted
-            route = getattr(scope.get("route"), "path", "") or "unknown"
+            route = getattr(scope.get("route"), "path", "") or UNKNOWN
             self._metrics.request(route, status, seconds)
             facts = {"id": request_id, "method": method, "path": scope["path"][:200], "status": status, "ms": round(1000 * seconds, 2)}
             log.info("request", extra={"facts": facts})

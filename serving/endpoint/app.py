@@ -24,7 +24,7 @@ from serving.endpoint.access import REQUEST_ID, Access, log
 from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
-from serving.endpoint.metrics import CONTENT_TYPE, Metrics
+from serving.endpoint.metrics import CONTENT_TYPE, STATE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
 from serving.endpoint.protocol import RETRY_AFTER
 from serving.endpoint.responses import ERRORS, NOT_FOUND
@@ -82,13 +82,15 @@ def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url:
     models = ServedModels(scorers, settings, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        # the server's connections have this too: they count what they refuse
+        state = {STATE: metrics}
         try:
             if beside is None:
-                yield
+                yield state
             else:
                 async with beside(models):
-                    yield
+                    yield state
         finally:
             models.close()
 

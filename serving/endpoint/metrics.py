@@ -6,7 +6,9 @@ there, and whichever process is asked adds them up. Every label is one of the se
 
 from __future__ import annotations
 
+import hashlib
 import os
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -14,6 +16,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 #: read by prometheus_client when it is imported
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+#: instead of a path that is none of the service's
+UNKNOWN = "unknown"
+#: where the state of the application has its `Metrics`
+STATE = "blankslide.metrics"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
@@ -25,7 +31,8 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "blankslide_requests",
-            "Requests by the status of their answer; 499: the client hung up before its body was whole.",
+            "Requests by the status of their answer; 499: the client hung up before its body was whole. Route unknown: no such path, or refused"
+            " before one was read: no HTTP, endless or late headers, a connection too many.",
             ("route", "status"),
             registry=registry,
         )
@@ -42,13 +49,28 @@ class Metrics:
         self._batches = Histogram("blankslide_batch_images", "Images in one pass.", ("model",), buckets=_IMAGES, registry=registry)
         self._queue = Gauge("blankslide_queue_images", "Images that wait.", ("model",), multiprocess_mode="livesum", registry=registry)
         self._refused = Counter("blankslide_images_refused", "Images not taken.", ("model", "reason"), registry=registry)
-        self._swaps = Counter("blankslide_bundle_swaps", "Bundles put in the place of a served one.", ("model",), registry=registry)
-        self._bad = Counter("blankslide_bundles_refused", "Bundles not served; the one before goes on.", ("model",), registry=registry)
+        self._swaps = Counter(
+            "blankslide_bundle_swaps",
+            "Other bundles put in the place of a served one, each once however many processes serve it; not counted: new evidence for the same.",
+            ("model",),
+            registry=registry,
+        )
+        self._bad = Counter(
+            "blankslide_bundles_refused",
+            "Bundles not served, each once however many processes refuse it; the one before goes on.",
+            ("model",),
+            registry=registry,
+        )
+        self._counted: set[str] = set()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request by the path template that answered it."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def unread(self, status: int) -> None:
+        """Count what its connection refused before it was a request."""
+        self._requests.labels(UNKNOWN, str(status)).inc()
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time one stage."""
@@ -66,13 +88,28 @@ class Metrics:
         """Count images that were not taken."""
         self._refused.labels(model, reason).inc(images)
 
-    def swapped(self, model: str) -> None:
-        """Count a bundle that took the place of another."""
-        self._swaps.labels(model).inc()
+    def swapped(self, model: str, event: str) -> None:
+        """Count a bundle that took the place of another, unless another process has; `event` is the same in all of them and of no other time."""
+        if self._first(f"swapped {model} {event}"):
+            self._swaps.labels(model).inc()
 
-    def bad_bundle(self, model: str) -> None:
-        """Count a bundle that was not served."""
-        self._bad.labels(model).inc()
+    def bad_bundle(self, model: str, event: str) -> None:
+        """Count a bundle that was not served, as `swapped`."""
+        if self._first(f"refused {model} {event}"):
+            self._bad.labels(model).inc()
+
+    def _first(self, event: str) -> bool:
+        """Whether no process of the service has counted this: the first makes a file of that name."""
+        name = hashlib.sha256(event.encode()).hexdigest()
+        if not (folder := os.environ.get(MULTIPROCESS)):
+            first = name not in self._counted
+            self._counted.add(name)
+            return first
+        try:
+            Path(folder, f"{name}.counted").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def text(self) -> bytes:
         """In Prometheus' text format: of all processes where there are several."""

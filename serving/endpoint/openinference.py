@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import partial
 from importlib import metadata
+from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -78,10 +79,12 @@ def add_routes(app: FastAPI, models: ServedModels, settings: Settings, examples:
         """Embeddings and probabilities of a tensor of images."""
         _version(models, name, version)
         with models.bodies.room() as room:
+            start = perf_counter()
             try:
                 body = await read_body(request, settings, room, models.aside)
             except BodyKindError as error:
                 raise BodyKindError(f"{str(error).removesuffix('.')}, or by gzip, which is read here.") from error
+            models.metrics.stage(name, "read", perf_counter() - start)
             return await answered(*split(body, request.headers.get(HEADER_LENGTH)), name)
 
     async def parsed(head: bytes, rest: bytes, name: str) -> tuple[Batcher, Inference]:

@@ -86,12 +86,18 @@ class ServedModels:
         finally:
             self._waiting -= 1
 
-    def replace(self, scorer: Scorer) -> None:
-        """Serve `scorer` under its name from the next request on; what waits for the one before is answered by it."""
+    def replace(self, scorer: Scorer, event: str) -> None:
+        """Serve `scorer` under its name from the next request on; what waits for the one before is answered by it.
+
+        Args:
+            scorer: opened and checked.
+            event: what tells this time from others, the same in all processes.
+        """
         before = self._by_name.get(scorer.name)
         self._by_name[scorer.name] = self._batcher(scorer)
-        self.metrics.swapped(scorer.name)
         if before is not None:
+            if before.scorer.bundle.digest != scorer.bundle.digest:
+                self.metrics.swapped(scorer.name, event)
             # its last images take their time, and the event loop has none
             threading.Thread(target=before.close, name=f"closing-{scorer.name}", daemon=True).start()
 

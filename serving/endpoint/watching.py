@@ -11,7 +11,7 @@ from pathlib import Path
 
 from registry.errors import BlankslideError, BundleError
 from serving.endpoint.served import ServedModels
-from serving.live import Live, Refusal, names
+from serving.live import Live, Refusal, names, pointer_path
 from serving.scoring import Scorer
 
 #: opens a bundle, given its folder and what is known of its evidence
@@ -52,21 +52,36 @@ class Watch:
     async def look(self, name: str) -> None:
         """Serve what the pointer of one name names now, unless it is served or was refused."""
         try:
-            live = await asyncio.to_thread(Live.read, self._root, name)
+            written, live = await asyncio.to_thread(self._pointer, name)
         except BundleError as error:
-            self._refuse(name, str(error), str(error))
+            self._refuse(name, str(error), str(error), await asyncio.to_thread(self._written, name))
             return
         if self._seen.get(name) != live:
             try:
                 # a second at least, and nobody waits for it
                 scorer = await asyncio.to_thread(self._opened, live)
             except BlankslideError as error:
-                self._refuse(name, live, str(error))
+                self._refuse(name, live, str(error), written)
             else:
-                self._models.replace(scorer)
+                self._models.replace(scorer, written)
                 self._seen[name] = live
                 log.info("bundle served", extra={"facts": {"model": name, "version": live.version, "identity": live.identity}})
         await self._note_refusal(name)
+
+    def _pointer(self, name: str) -> tuple[str, Live]:
+        """When the pointer of a name was written, and what it says."""
+        while True:
+            written = self._written(name)
+            live = Live.read(self._root, name)
+            if written == self._written(name):
+                return written, live
+
+    def _written(self, name: str) -> str:
+        """Tells a pointer from those before it, also from an equal one: to go back to a bundle is another event than to come to it."""
+        try:
+            return str(pointer_path(self._root, name).stat().st_mtime_ns)
+        except OSError:
+            return ""
 
     def _opened(self, live: Live) -> Scorer:
         scorer = self._open(live.bundle(self._root), live.evidence)
@@ -74,11 +89,11 @@ class Watch:
             raise BundleError(f"The pointer of `{live.name}` names {live.digest}, its folder holds `{scorer.name}` {scorer.bundle.digest}.")
         return scorer
 
-    def _refuse(self, name: str, seen: Live | str, reason: str) -> None:
+    def _refuse(self, name: str, seen: Live | str, reason: str, event: str) -> None:
         if self._seen.get(name) == seen:
             return
         self._seen[name] = seen
-        self._say(name, reason)
+        self._say(name, reason, event)
 
     async def _note_refusal(self, name: str) -> None:
         """What the follower did not take is said by the endpoint too: people watch its metrics."""
@@ -87,11 +102,11 @@ class Watch:
         except BundleError as error:
             refusal = str(error)
         if refusal is not None and self._refused.get(name) != refusal:
-            self._say(name, refusal if isinstance(refusal, str) else refusal.reason)
+            self._say(name, refusal if isinstance(refusal, str) else refusal.reason, str(refusal))
         self._refused[name] = refusal
 
-    def _say(self, name: str, reason: str) -> None:
-        self._models.metrics.bad_bundle(name)
+    def _say(self, name: str, reason: str, event: str) -> None:
+        self._models.metrics.bad_bundle(name, event)
         log.error("bundle refused", extra={"facts": {"model": name, "reason": reason}})
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from registry.errors import ParamsError
-from serving.endpoint.access import OPEN, log
+from serving.endpoint.access import OPEN, Access, log
 from serving.endpoint.logs import JsonLines
-from serving.endpoint.server import running, serve
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.server import answering, running, serve
 from serving.scoring import Scorer
 from serving.settings import Settings, is_loopback
 from tests.serving.bundles import TinyBundle, npy
@@ -225,6 +230,50 @@ def test_a_body_that_its_connection_refuses_has_the_status_that_was_answered(tin
         line = wait_for(lambda: next((line for line in lines(records) if line["message"] == "request"), None))
     assert line["status"] == 400
     assert "request failed" not in records.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"GET / HTTP/1.1\r\nHost: here\r\nX-A: " + b"a" * 2**17, 431),
+        (b"GET / HTTP/1.1\r\nHost:", 408),
+        (b"POST /v1/score?model=tiny HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+    ids=["no HTTP", "endless headers", "late headers", "no chunk"],
+)
+def test_what_a_connection_refuses_is_counted_once(tiny: TinyBundle, said: bytes, status: int) -> None:
+    with running([Scorer.open(tiny.folder)], Settings(body_timeout_s=0.5)) as url:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), 20) as client:
+            client.sendall(said)
+            assert client.recv(4096).startswith(b"HTTP/1.1 %d " % status)
+        time.sleep(0.2)
+        found = re.findall(r'blankslide_requests_total{route="(.*)",status="(.*)"} (.*)', httpx.get(f"{url}/metrics").text)
+    assert found == [("/v1/score" if b"score" in said else "unknown", str(status), "1.0")]
+
+
+def test_the_other_protocol_says_how_long_bodies_take(tiny: TinyBundle) -> None:
+    with running([Scorer.open(tiny.folder)]) as url:
+        assert httpx.post(f"{url}/v2/models/tiny/infer", content=b"{}").status_code == 400
+        assert 'blankslide_stage_seconds_count{model="tiny",stage="read"} 1.0' in httpx.get(f"{url}/metrics").text
+
+
+def test_what_is_given_up_at_the_end_is_answered(records: io.StringIO) -> None:
+    begun = threading.Event()
+
+    async def slow(scope: Scope, _receive: Receive, _send: Send) -> None:
+        if scope["type"] == "http":
+            begun.set()
+            await asyncio.sleep(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with answering(lambda _url: Access(slow, Metrics()), Settings(drain_s=1.0)) as url:
+            asked = pool.submit(httpx.get, f"{url}/v1/models", timeout=20)
+            assert begun.wait(20)
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (503, 503, "1")
+    assert [line["status"] for line in lines(records) if line["message"] == "request"] == [503]
 
 
 def lines(records: io.StringIO) -> list[dict[str, Any]]:

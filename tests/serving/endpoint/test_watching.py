@@ -24,6 +24,7 @@ from serving.live import Live, Refusal
 from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
 from tests.serving.bundles import Exported, TinyBundle, make_bundle, npy
+from tests.serving.service import service
 
 
 def publish(root: Path, bundle: TinyBundle, version: int, altered: bool = False) -> Live:
@@ -66,7 +67,7 @@ def url(root: Path, one: TinyBundle) -> Iterator[str]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -165,6 +166,7 @@ def test_evidence_that_went_stale_is_said(root: Path, url: str) -> None:
     found = Live.read(root, "tiny")
     Live(found.folder, found.digest, found.reference, found.version, found.identity, "stale: numpy is another").write(root)
     until(lambda: httpx.get(f"{url}/healthz").json()["stale"] == {"tiny": "stale: numpy is another"})
+    assert counted(url, "blankslide_bundle_swaps_total") == 0
 
 
 def test_a_bad_pointer_at_the_start_refuses(root: Path, one: TinyBundle) -> None:
@@ -172,3 +174,30 @@ def test_a_bad_pointer_at_the_start_refuses(root: Path, one: TinyBundle) -> None
     (root / live.folder / "card.json").write_text("{}")
     with pytest.raises(BundleError, match=r"card\.json"):
         app_of(Plan([], Settings(), "", root), lambda _line: None)
+
+
+def test_what_every_process_does_is_counted_once(root: Path, one: TinyBundle, other: TinyBundle, tmp_path: Path) -> None:
+    first = publish(root, one, 1)
+
+    def logged(message: str) -> int:
+        return running.log.read_text().count(f'"message":"{message}"')
+
+    with service(["--live", str(root)], tmp_path / "log", processes=2, threads=1, poll_s=0.1) as running:
+        second = publish(root, other, 2)
+        until(lambda: logged("bundle served") == 2)
+        assert counted(running.url, "blankslide_bundle_swaps_total") == 1
+        replace(first, evidence="stale: numpy is another").write(root)
+        until(lambda: logged("bundle served") == 4)
+        assert counted(running.url, "blankslide_bundle_swaps_total") == 2
+        replace(first, evidence="current").write(root)
+        until(lambda: logged("bundle served") == 6)
+        second.write(root)
+        until(lambda: logged("bundle served") == 8)
+        assert counted(running.url, "blankslide_bundle_swaps_total") == 3
+        Refusal("0" * 64, 2, "Golden images differ.", "2026-01-01T00:00:00Z").write(root, "tiny")
+        until(lambda: logged("bundle refused") == 2)
+        assert counted(running.url, "blankslide_bundles_refused_total") == 1
+        # one that comes back says so again, and counts nothing
+        running.workers[0].kill()
+        until(lambda: logged("bundle refused") == 3)
+        assert counted(running.url, "blankslide_bundles_refused_total") == 1
