@@ -9,17 +9,29 @@ const VOICES = ["encoder", "twin", "control"];
 const CONFOUNDED = "Plate layout alone does better: the task supports no conclusion.";
 let models = [];
 
+// what is asked for ends what was asked for before: an earlier answer that comes late would stand under another image, or another model's name
+function turns() {
+  let current = new AbortController();
+  return () => {
+    current.abort();
+    current = new AbortController();
+    return current.signal;
+  };
+}
+const nextReading = turns(), nextStart = turns();
+
 // ---------------------------------------------------------------- the service
 
 function headers() {
   return $("token").value ? { Authorization: `Bearer ${$("token").value}` } : {};
 }
 
-async function ask(path, body) {
+async function ask(path, signal, body) {
   let response;
   try {
-    response = await fetch(path, body === undefined ? { headers: headers() } : { method: "POST", body, headers: headers() });
+    response = await fetch(path, { signal, headers: headers(), ...(body === undefined ? {} : { method: "POST", body }) });
   } catch (error) {
+    signal.throwIfAborted();
     throw new Error(`No answer from the service (${error.message}).`);
   }
   if (response.status === 401) $("token-label").hidden = false;
@@ -27,7 +39,7 @@ async function ask(path, body) {
   return response;
 }
 
-const inJson = async (path, body) => (await ask(path, body)).json();
+const inJson = async (path, signal, body) => (await ask(path, signal, body)).json();
 
 // ---------------------------------------------------------------- small things
 
@@ -49,13 +61,16 @@ const chosen = () => models.find(model => model.name === $("model").value);
 
 // ---------------------------------------------------------------- the image in false colour
 
-async function showPicture(found) {
+/** Shows the image; gives what outlines one tile in it. */
+async function showPicture(found, signal) {
   const images = await Promise.all(found.channels.map(async channel => {
     const image = new Image();
     image.src = channel.png;
     await image.decode();
     return image;
   }));
+  signal.throwIfAborted();
+  let outlined = null;
   const rgb = found.channels.map(channel => channel.name).join() === "red,green,blue";
   const palette = rgb ? ["#ff0000", "#00ff00", "#0000ff"] : COLOURS[images.length] ?? MANY;
   const canvas = $("canvas"), [first] = images;
@@ -84,20 +99,23 @@ async function showPicture(found) {
       context.globalCompositeOperation = "lighter";
       context.drawImage(layer, 0, 0);
     }
+    if (outlined) {
+      const scale = canvas.width / found.width;
+      context.globalCompositeOperation = "source-over";
+      context.strokeStyle = "#ffffff";
+      context.lineWidth = 2;
+      context.strokeRect(outlined.x * scale + 1, outlined.y * scale + 1, outlined.width * scale - 2, outlined.height * scale - 2);
+    }
     canvas.setAttribute("aria-label", `The image in false colour: ${shown.map(i => found.channels[i].name).join(", ") || "no channel"}`);
   }
   $("channels").replaceChildren(make("legend", rgb ? "Channels" : "Channels, each stretched to what is in it"), ...boxes.map(([label]) => label));
   $("size").textContent = `${found.height} x ${found.width} pixels (y, x). `
     + found.channels.map(channel => `${channel.name} ${Math.round(channel.low)} to ${Math.round(channel.high)}`).join(", ") + ".";
   draw();
-}
-
-function outline(tile, found) {
-  const context = $("canvas").getContext("2d"), scale = $("canvas").width / found.width;
-  context.globalCompositeOperation = "source-over";
-  context.strokeStyle = "#ffffff";
-  context.lineWidth = 2;
-  context.strokeRect(tile.x * scale + 1, tile.y * scale + 1, tile.width * scale - 2, tile.height * scale - 2);
+  return tile => {
+    outlined = tile;
+    draw();
+  };
 }
 
 // ---------------------------------------------------------------- the reading
@@ -147,8 +165,9 @@ function nearest(reading) {
   return [make("h3", "Nearest training images"), list, ...(reading.thumbnails ? [make("p", reading.thumbnails, { class: "soft" })] : [])];
 }
 
-function showReading(reading) {
-  const parts = [];
+function showReading(reading, name) {
+  const { tile } = reading, title = `${name}${tile ? `, tile at ${tile.y}, ${tile.x}` : ""}, read by ${reading.model.name}`;
+  const parts = [make("h2", title, { id: "reading-title" })];
   if (reading.model.evidence.startsWith("stale")) parts.push(make("p", "Scores and verdicts are " + reading.model.evidence, { class: "warning" }));
   for (const warning of reading.warnings) parts.push(make("p", warning, { class: "warning" }));
   if (reading.distance) parts.push(make("p", reading.distance.sentence, { class: reading.distance.unlike ? "warning" : "" }));
@@ -168,16 +187,18 @@ function showReading(reading) {
   const whole = make("details");
   whole.append(make("summary", `Embedding of ${reading.embedding.length} numbers, and the whole answer`), make("pre", JSON.stringify(reading, null, 1)));
   $("reading").replaceChildren(...parts, whole);
+  say(`${title}.`);
 }
 
-async function showTiles(images, found) {
+function showTiles(images, name, outline) {
   const buttons = images.map((one, i) => {
     const tile = one.answer?.tile, button = make("button", tile ? `${tile.y}, ${tile.x}` : `${i}`, { type: "button", "aria-pressed": "false" });
-    button.addEventListener("click", async () => {
+    button.addEventListener("click", () => {
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
-      await showPicture(found);
-      if (tile) outline(tile, found);
-      one.answer ? showReading(one.answer) : say(one.error.error, true);
+      outline(tile);
+      if (one.answer) return showReading(one.answer, name);
+      $("reading").replaceChildren();
+      say(one.error.error, true);
     });
     return button;
   });
@@ -185,23 +206,34 @@ async function showTiles(images, found) {
   buttons[0]?.click();
 }
 
-async function read(body) {
-  const query = `model=${encodeURIComponent($("model").value)}`, field = $("field").value;
-  say("Reading ...");
+/** Takes away what was read and ends what is being read; gives the signal of what comes next. */
+function clear() {
+  const signal = nextReading();
+  say("");
   $("result").hidden = true;
   $("tiles").replaceChildren();
   $("reading").replaceChildren();
+  return signal;
+}
+
+/** Reads what `fetched` gives, under the name of its file. */
+async function read(name, fetched) {
+  const query = `model=${encodeURIComponent($("model").value)}`, field = $("field").value, signal = clear();
+  say(`Reading ${name} ...`);
   try {
-    const found = await inJson(`v1/channels?${query}`, body);
-    await showPicture(found);
+    const body = await fetched(query, signal);
+    const found = await inJson(`v1/channels?${query}`, signal, body);
+    const outline = await showPicture(found, signal);
     $("result").hidden = false;
-    const answer = await inJson(`v1/score?${query}&field=${field}`, body);
-    say("");
-    answer.images ? await showTiles(answer.images, found) : showReading(answer);
+    const answer = await inJson(`v1/score?${query}&field=${field}`, signal, body);
+    signal.throwIfAborted();
+    answer.images ? showTiles(answer.images, name, outline) : showReading(answer, name);
   } catch (error) {
-    say(error.message, true);
+    if (!signal.aborted) say(error.message, true);
   }
 }
+
+const readFile = file => read(file.name, () => file);
 
 // ---------------------------------------------------------------- what is served
 
@@ -211,10 +243,10 @@ function showExpected() {
     + `${image.height} x ${image.width} pixels (y, x)${image.resize === "linear" ? ", other sizes are resampled" : ""}, ${image.dtype}${size}.`;
 }
 
-async function showBoard() {
+async function showBoard(signal) {
   const lines = [];
   for (const { name } of models) {
-    const page = await inJson(`v1/models/${encodeURIComponent(name)}`), facts = page.model;
+    const page = await inJson(`v1/models/${encodeURIComponent(name)}`, signal), facts = page.model;
     const tasks = page.scorecard.tasks.length ? page.scorecard.tasks : [null];
     for (const task of tasks) {
       const best = roles => task && Math.max(...task.comparisons.filter(c => roles.includes(c.role)).map(c => c.control_value));
@@ -228,6 +260,7 @@ async function showBoard() {
       lines.push(line);
     }
   }
+  signal.throwIfAborted();
   $("board").tBodies[0].replaceChildren(...lines);
 }
 
@@ -241,29 +274,45 @@ function showOperations(document) {
     parts.push(block);
   }
   $("operations").replaceChildren(...parts);
+  // a followed link carries no token: the document that came with it is given instead
+  URL.revokeObjectURL($("document").href);
+  if ($("token").value) $("document").href = URL.createObjectURL(new Blob([JSON.stringify(document, null, 1)], { type: "application/json" }));
+  else $("document").href = "openapi.json";
 }
 
 async function start() {
-  models = (await inJson("v1/models")).models;
-  $("model").replaceChildren(...models.map(model => make("option", model.name, { value: model.name })));
-  showExpected();
-  await showBoard();
-  showOperations(await inJson("openapi.json"));
-  say("");
+  const signal = nextStart();
+  clear();
+  try {
+    const served = (await inJson("v1/models", signal)).models;
+    signal.throwIfAborted();
+    models = served;
+    $("model").replaceChildren(...models.map(model => make("option", model.name, { value: model.name })));
+    showExpected();
+    await showBoard(signal);
+    const document = await inJson("openapi.json", signal);
+    signal.throwIfAborted();
+    showOperations(document);
+  } catch (error) {
+    if (!signal.aborted) say(error.message, true);
+  }
 }
 
-const begin = () => start().catch(error => say(error.message, true));
-$("token").addEventListener("change", begin);
-$("model").addEventListener("change", showExpected);
+$("token").addEventListener("change", start);
+$("model").addEventListener("change", () => {
+  // what stands there was said by another model
+  clear();
+  showExpected();
+});
+// or of another file
+$("file").addEventListener("change", clear);
 $("form").addEventListener("submit", event => {
   event.preventDefault();
   const file = $("file").files[0];
-  file ? read(file) : say("Choose an image file first, or read an example image.", true);
+  file ? readFile(file) : say("Choose an image file first, or read an example image.", true);
 });
-$("example").addEventListener("click", async () => {
-  try {
-    await read(await (await ask(`v1/example?model=${encodeURIComponent($("model").value)}`)).blob());
-  } catch (error) { say(error.message, true); }
+$("example").addEventListener("click", () => {
+  read("Example image", async (query, signal) => (await ask(`v1/example?${query}`, signal)).blob());
 });
 for (const name of ["dragover", "dragleave", "drop"]) $("drop").addEventListener(name, event => {
   event.preventDefault();
@@ -271,6 +320,6 @@ for (const name of ["dragover", "dragleave", "drop"]) $("drop").addEventListener
   const [file] = name === "drop" ? event.dataTransfer.files : [];
   if (!file) return;
   $("file").files = event.dataTransfer.files;
-  read(file);
+  readFile(file);
 });
-begin();
+start();

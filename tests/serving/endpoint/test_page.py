@@ -121,6 +121,67 @@ def test_what_is_not_taken_is_said(page: Any, url: str, cell: Path) -> None:
     assert page.locator("#result").is_hidden()
 
 
+def held_back(page: Any) -> list[Any]:
+    """The first request for a reading waits here, the others go through."""
+    waiting: list[Any] = []
+    seen: list[Any] = []
+
+    def hold(route: Any) -> None:
+        seen.append(route)
+        if len(seen) == 1:
+            waiting.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/score*", hold)
+    return waiting
+
+
+def test_a_late_answer_does_not_stand_under_another_image(page: Any, url: str, tiny: TinyBundle, tmp_path: Path) -> None:
+    paths = [tmp_path / "first.tif", tmp_path / "second.tif"]
+    for path, image in zip(paths, tiny.images, strict=False):
+        path.write_bytes(ome(image))
+    waiting = held_back(page)
+    page.goto(url)
+    page.locator("#board tbody tr").first.wait_for()
+    for path in paths:
+        page.locator("#file").set_input_files(path)
+        with page.expect_request("**/v1/score*"):
+            page.get_by_role("button", name="Read this image").click()
+    title = page.get_by_role("heading", name="second.tif, read by tiny")
+    title.wait_for()
+    before = page.locator("#reading").inner_html()
+    waiting[0].continue_()
+    page.wait_for_timeout(500)
+    assert page.locator("#reading").inner_html() == before
+    assert title.is_visible()
+    assert page.get_by_role("status").inner_text() == "second.tif, read by tiny."
+
+
+def test_another_model_takes_away_what_the_one_before_said(page: Any, url: str, cell: Path) -> None:
+    waiting = held_back(page)
+    page.goto(url)
+    page.locator("#board tbody tr").first.wait_for()
+    page.locator("#file").set_input_files(cell)
+    with page.expect_request("**/v1/score*"):
+        page.get_by_role("button", name="Read this image").click()
+    page.locator("#model").select_option("tissue")
+    waiting[0].continue_()
+    page.wait_for_timeout(500)
+    assert page.locator("#result").is_hidden()
+    page.locator("#model").select_option("tiny")
+    page.get_by_role("button", name="Read this image").click()
+    page.get_by_role("heading", name="cell.ome.tif, read by tiny").wait_for()
+    page.locator("#model").select_option("tissue")
+    assert page.locator("#result").is_hidden()
+    assert page.locator("#reading").inner_text() == ""
+
+
+def test_the_board_says_what_heads_its_columns(page: Any, url: str) -> None:
+    page.goto(url)
+    assert page.locator("#board th[scope=col]").count() == page.locator("#board th").count() == 8
+
+
 def test_the_scoreboard(page: Any, url: str) -> None:
     page.goto(url)
     page.locator("#board tbody tr").nth(3).wait_for()
@@ -206,6 +267,10 @@ def test_a_token_is_asked_for(page: Any, tiny: TinyBundle) -> None:
         page.locator("#board tbody tr").first.wait_for()
         page.get_by_role("button", name="Read an example image").click()
         page.locator("section.task").first.wait_for()
+        assert page.get_by_role("status").inner_text() == "Example image, read by tiny."
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="openapi.json").click(modifiers=["Control"])
+        opened.value.get_by_text('"openapi": "3.1').wait_for()
 
 
 @pytest.mark.parametrize("width", [400, 1400])
