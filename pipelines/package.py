@@ -28,6 +28,7 @@ from registry.evidence import Scorecard
 from registry.export import export_onnx
 from registry.files import published, read_json, sha256_of_file
 from registry.images import conform
+from registry.licences import may_pass_on
 from registry.reference import ReferenceSet
 from registry.representation import Batch, Representation
 
@@ -222,7 +223,10 @@ class Packer:
             # resampled images lie between the stored values: they are kept as the network saw them
             stored = self.golden_batch.pixels
         reference = self.references.of_row(offline, learned=has_learned(stated, fitted=row.manifest.fitted))
-        return Part(bundle_card, path, mine, Golden(stored, embedding, probabilities(mine, embedding)), reference)
+        # they are needed to check a machine, so they travel under any licence; a service hands them out under an open one alone
+        permission = may_pass_on(self.benchmark.card.licence)
+        golden = Golden(stored, embedding, probabilities(mine, embedding), withheld="" if permission.allowed else permission.reason)
+        return Part(bundle_card, path, mine, golden, reference)
 
     def _representation(self, row: Row, member: str, cell: CellParams, card: EncoderCard | None) -> Representation:
         facts = facts_of(self.benchmark)

@@ -7,7 +7,7 @@
     encoder.onnx         absent where the row cannot be served (card.json says why)
     heads.npz            "<task>/<array>": the probe of each task
     reference.npz        training images of fold 0: "embedding" (n, d) float32 and what `registry.reference` says of them
-    golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k)
+    golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k), "withheld" a sentence
     scorecard.json       Scorecard
     companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes
 
@@ -44,6 +44,8 @@ from registry.reference import ReferenceSet
 FORMAT = 1
 #: arrays by name, "<task>/<array>" in heads
 Arrays = Mapping[str, NDArray[Any]]
+#: said of a bundle that was written before that was asked
+NO_PERMISSION = "the bundle does not say whether its images may be passed on; write it again with `blankslide package`"
 
 _TOP = ("card.json", "encoder.onnx", "heads.npz", "reference.npz", "golden.npz", "scorecard.json")
 _COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.onnx|heads\.npz)")
@@ -128,11 +130,13 @@ class Golden:
         pixels: (n, c, y, x) in the stored dtype; float32 where conforming resampled them.
         embedding: (n, d) float32.
         probabilities: per task, (n, k).
+        withheld: why a service does not hand the images out, as a clause; "" where the benchmark's licence lets them be passed on.
     """
 
     pixels: NDArray[Any]
     embedding: Embedding
     probabilities: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    withheld: str = NO_PERMISSION
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class Bundle:
             return None
         arrays = read_arrays(self.folder / "golden.npz")
         tasks = {name.removesuffix("/probabilities"): array for name, array in arrays.items() if name.endswith("/probabilities")}
-        return Golden(arrays["pixels"], arrays["embedding"], tasks)
+        return Golden(arrays["pixels"], arrays["embedding"], tasks, str(arrays.get("withheld", [NO_PERMISSION])[0]))
 
     @cached_property
     def scorecard(self) -> Scorecard:
@@ -299,7 +303,8 @@ def write_bundle(
             write_arrays(temporary / "reference.npz", reference.as_arrays())
         if golden is not None:
             probabilities = {f"{task}/probabilities": array for task, array in golden.probabilities.items()}
-            write_arrays(temporary / "golden.npz", {"pixels": golden.pixels, "embedding": golden.embedding, **probabilities})
+            arrays = {"pixels": golden.pixels, "embedding": golden.embedding, "withheld": np.array([golden.withheld]), **probabilities}
+            write_arrays(temporary / "golden.npz", arrays)
         for companion in companions:
             below = temporary / "companions" / companion.card.name
             write_json(below / "card.json", companion.card.as_dict())
@@ -471,10 +476,15 @@ def _check_golden(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> 
         return
     pixels = _expect("golden.npz", headers, "pixels", (None, *card.image.shape), (card.image.dtype, "float32"))
     _expect("golden.npz", headers, "embedding", (pixels.shape[0], card.dim), _FLOATS)
-    for name in sorted(set(headers) - {"pixels", "embedding"}):
+    for name in sorted(set(headers) - {"pixels", "embedding", "withheld"}):
         if not name.endswith("/probabilities"):
-            raise BundleError(f"`golden.npz`: expected `pixels`, `embedding` and `<task>/probabilities`, got `{name}`. Package the benchmark again.")
+            raise BundleError(
+                f"`golden.npz`: expected `pixels`, `embedding`, `withheld` and `<task>/probabilities`, got `{name}`. Package the benchmark again."
+            )
         _expect("golden.npz", headers, name, (pixels.shape[0], None), _FLOATS)
+    said = headers.get("withheld")
+    if said is not None and (said.shape != (1,) or said.dtype.kind != "U"):
+        raise BundleError(f"`golden.npz`: expected `withheld` to be a sentence, got shape {said.shape} of {said.dtype}. Package the benchmark again.")
 
 
 def _check_reference(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> None:

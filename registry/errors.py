@@ -56,12 +56,13 @@ class NotFoundError(BlankslideError):
         kind: what was looked up, as a noun ("encoder").
         name: the name that was asked for.
         known: the names there are.
+        reason: why it is not there, as a clause, where more is to be said than that.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], reason: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         listing = ", ".join(f"`{k}`" for k in self.known) or "none"
-        super().__init__(f"There is no {kind} `{name}`. Known: {listing}.")
+        super().__init__(f"There is no {kind} `{name}`{f': {reason}' if reason else ''}. Known: {listing}.")
 
 
 class HubUnreachableError(BlankslideError):

@@ -259,10 +259,15 @@ class Scorer:
             found += [(task, voice, self._companions[row].heads[task].classes) for voice, row in rows.items() if row is not None]
         return found
 
+    @property
+    def withheld(self) -> str:
+        """Why there is no example image, as a clause; "" if there is one."""
+        return self.bundle.golden.withheld if self.bundle.golden is not None else "the bundle holds no images"
+
     def example(self) -> Image | None:
-        """A real image the model takes, in the stored dtype; None if the bundle holds none."""
+        """A real image the model takes, in the stored dtype; None if the bundle holds none that may be passed on (`withheld` says why)."""
         golden = self.bundle.golden
-        if golden is None:
+        if golden is None or golden.withheld:
             return None
         spec = self.bundle.card.image
         pixels = golden.pixels[0]

@@ -107,7 +107,7 @@ def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url:
     )
     app.add_middleware(Access, metrics=metrics, token=settings.secret())
     _add_error_handlers(app, models)
-    examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(settings.secret()))
+    examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(settings.secret()), given=not scorers[0].withheld)
     _add_information(app, models, examples)
     _add_scoring(app, models, settings, examples)
     _add_page(app)
@@ -184,10 +184,10 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         tags=["images"],
     )
     def example(model: ModelName) -> Response:
-        """A real image that the model takes, as an npy file."""
+        """A real image that the model takes, as an npy file, where the licence of the images allows that it is passed on."""
         image = models.scorer(model).example()
         if image is None:
-            raise NotFoundError("example image for model", model, [scorer.name for scorer in models if scorer.example() is not None])
+            raise NotFoundError("example image for model", model, [s.name for s in models if not s.withheld], models.scorer(model).withheld)
         stream = io.BytesIO()
         np.save(stream, image.pixels, allow_pickle=False)
         return Response(stream.getvalue(), media_type="application/octet-stream")

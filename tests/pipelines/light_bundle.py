@@ -49,7 +49,7 @@ def light_bundle(folder: Path, spec: ImageSpec = IMAGE, dim: int = 5) -> Path:
         onnx=files["encoder"],
         heads=head(0).as_arrays("chirality"),
         reference=ReferenceSet(embedding),
-        golden=Golden(golden, embedding, {"chirality": head(0).predict_proba(embedding)}),
+        golden=Golden(golden, embedding, {"chirality": head(0).predict_proba(embedding)}, withheld=""),
         companions=[CompanionParts(twin, files["twin"], head(99).as_arrays("chirality"))],
     )
     return folder

@@ -111,6 +111,11 @@ class TestReferences:
         np.testing.assert_allclose(found.appearance[3], appearance(benchmark.pixels(row), benchmark.card.image), rtol=1e-6)
         assert bundle.golden is not None
 
+    def test_are_as_little_handed_out_as_the_golden_images_where_no_licence_is_stated(self, workspace: Workspace) -> None:
+        scorer = Scorer.open(workspace.bundles("tiny") / "intensity")
+        assert scorer.example() is None
+        assert scorer.withheld == "the benchmark's card does not state a licence of the images"
+
     def test_are_calibrated_on_units_that_the_row_has_not_learned_from(self, workspace: Workspace) -> None:
         found = read_bundle(workspace.bundles("tiny") / "intensity").reference
         assert found is not None

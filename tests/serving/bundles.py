@@ -20,6 +20,7 @@ from registry.bundle import Arrays, BundleCard, CompanionParts, Golden, write_bu
 from registry.cards import EncoderCard
 from registry.evidence import Comparison, Scorecard, TaskEvidence
 from registry.export import ExportReport, export_onnx
+from registry.files import sha256_of_file, write_json
 from registry.heads import Head
 from registry.images import ImageSpec
 from registry.reference import ReferenceSet
@@ -176,7 +177,7 @@ def make_bundle(
         "onnx": encoder.onnx,
         "heads": heads["encoder"],
         "reference": ReferenceSet(embed(encoder.network, train)),
-        "golden": Golden(new[:4], embed(encoder.network, new[:4]), {task: probabilities["encoder", task][:4] for task in TASKS}),
+        "golden": Golden(new[:4], embed(encoder.network, new[:4]), {task: probabilities["encoder", task][:4] for task in TASKS}, withheld=""),
         "companions": [CompanionParts(cards[row], exported[row].onnx, heads[row]) for row in ("untrained-tiny", "intensity")],
         **changes,
     }
@@ -184,6 +185,13 @@ def make_bundle(
     card = Scorecard(name, "encoder", "cells", "Cells", "0" * 64, "plate", notes=["Plates as units."], tasks=tasks)
     write_bundle(folder, cards["encoder"], card, **parts)
     return TinyBundle(folder, train, new, embed(encoder.network, new), probabilities)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a bundle whose files were changed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    files = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in paths}
+    write_json(folder / "manifest.json", {"format": 1, "files": files})
 
 
 def npy(pixels: NDArray[Any]) -> bytes:

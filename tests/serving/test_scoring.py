@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 import torch
 
-from registry.bundle import CompanionParts, Golden, read_bundle, write_bundle
+from registry.bundle import NO_PERMISSION, CompanionParts, Golden, read_arrays, read_bundle, write_arrays, write_bundle
 from registry.errors import BundleError, ImageError, ProviderError
 from serving.embedders import OnnxEmbedder
 from serving.framing import Frames
 from serving.scoring import GOLDEN_SLACK, Asked, Scorer, embedding_tolerance
-from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, tiff, tiny_images
+from tests.serving.bundles import CELLS, TASKS, Exported, TinyBundle, embed, npy, ome, png, seal, tiff, tiny_images
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +128,27 @@ class TestReading:
 
     def test_an_example_of_resampled_images_is_in_the_stored_dtype(self, altered: Callable[..., TinyBundle], exported: dict[str, Exported]) -> None:
         pixels = tiny_images(4, 5).astype(np.float32) + 0.25
-        golden = Golden(pixels, embed(exported["encoder"].network, pixels))
+        golden = Golden(pixels, embed(exported["encoder"].network, pixels), withheld="")
         example = Scorer.open(altered(golden=golden).folder).example()
         assert example is not None
         np.testing.assert_array_equal(example.pixels, tiny_images(4, 5)[0])
+
+    @pytest.mark.parametrize("withheld", ["`CC-BY-NC-4.0` limits the purpose", NO_PERMISSION])
+    def test_an_image_that_may_not_be_passed_on_is_no_example(self, altered: Callable[..., TinyBundle], tiny: TinyBundle, withheld: str) -> None:
+        golden = read_bundle(tiny.folder).golden
+        assert golden is not None
+        scorer = Scorer.open(altered(golden=replace(golden, withheld=withheld)).folder)
+        assert scorer.example() is None
+        assert scorer.withheld == withheld
+
+    def test_a_bundle_of_before_gives_no_example(self, altered: Callable[..., TinyBundle]) -> None:
+        folder = altered().folder
+        arrays = read_arrays(folder / "golden.npz")
+        del arrays["withheld"]
+        write_arrays(folder / "golden.npz", arrays)
+        seal(folder)
+        scorer = Scorer.open(folder)
+        assert (scorer.example(), scorer.withheld) == (None, NO_PERMISSION)
 
 
 class TestRefused:

@@ -7,6 +7,7 @@ import builtins
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from registry.bundle import read_arrays, write_arrays
 from registry.errors import BundleError, ParamsError
 from serving.client import ScoringClient
 from serving.client.retries import ONCE
@@ -32,7 +34,7 @@ from serving.errors import ServiceError
 from serving.schema import ErrorAnswer
 from serving.scoring import Scorer, embedding_tolerance
 from serving.settings import Settings
-from tests.serving.bundles import TinyBundle, npy, ome, png, tiff
+from tests.serving.bundles import TinyBundle, npy, ome, png, seal, tiff
 
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT = 200_000
@@ -290,6 +292,27 @@ class TestDocumentation:
         assert json.loads(ran["/v2/models/{name}/infer"])["outputs"][0]["data"] == json.loads(ran["/v1/embed"])["embedding"]
         assert len(json.loads(ran["/v1/score"])["tasks"]) == 2
         assert np.load(tmp_path / "example.npy").shape == (3, 24, 20)
+
+    @pytest.mark.parametrize("name", ["tiny", "tissue"])
+    def test_where_no_image_may_be_handed_out_the_examples_run_on_noise(self, request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+        shutil.copytree(request.getfixturevalue(name).folder, tmp_path / name)
+        arrays = read_arrays(tmp_path / name / "golden.npz")
+        write_arrays(tmp_path / name / "golden.npz", {**arrays, "withheld": np.array(["`CC-BY-NC-4.0` limits the purpose"])})
+        seal(tmp_path / name)
+        ran: dict[str, bytes] = {}
+        with running([Scorer.open(tmp_path / name)]) as address:
+            refused = httpx.get(f"{address}/v1/example?model={name}")
+            for path, methods in httpx.get(f"{address}/openapi.json").json()["paths"].items():
+                for sample in (sample for operation in methods.values() for sample in operation.get("x-codeSamples", [])):
+                    ran[path] = subprocess.run(["bash", "-ec", sample["source"]], cwd=tmp_path, capture_output=True, check=True).stdout
+        assert refused.status_code == 404
+        assert refused.json()["error"] == f"There is no example image for model `{name}`: `CC-BY-NC-4.0` limits the purpose. Known: none."
+        assert len(ran) == 13
+        reading = json.loads(ran["/v1/score"])
+        assert (len(reading["tasks"]), reading["warnings"]) == (2, [])
+        noise, high = np.load(tmp_path / "example.npy"), {"tiny": 4095, "tissue": 255}[name]
+        assert (noise.shape, noise.dtype.name) == ((3, 24, 20), {"tiny": "uint16", "tissue": "uint8"}[name])
+        assert 0.2 * high < noise.min() < noise.max() < 0.8 * high
 
     def test_every_python_example_of_the_manual_knows_its_names(self) -> None:
         blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
