@@ -336,9 +336,13 @@ def follow(options: argparse.Namespace) -> None:
 
     uri, holds = tracking_uri(options), (options.workspace / "params.yaml").is_file()
     stop, followers = threading.Event(), []
+
+    def going() -> bool:
+        return not stop.is_set() and options.parent in (None, os.getppid())
+
     with ExitStack() as stack:
         for name in options.names:
-            follower = Follower(lambda: Store.watched(uri), name, options.into, judge if holds else None, options.keep, _say_followed)
+            follower = Follower(lambda: Store.watched(uri), name, options.into, judge if holds else None, options.keep, _say_followed, going)
             followers.append(stack.enter_context(follower))
         if options.once:
             refused = [follower.refusal for follower in followers if follower.step() == "refused"]
@@ -347,7 +351,7 @@ def follow(options: argparse.Namespace) -> None:
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        follow_all(followers, POLL_S if options.poll is None else options.poll, stop, lambda: options.parent in (None, os.getppid()))
+        follow_all(followers, POLL_S if options.poll is None else options.poll, stop, going)
 
 
 def _say_followed(line: str) -> None:

@@ -16,6 +16,8 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,6 +47,8 @@ POLL_S = 10.0
 LONGEST_WAIT_S = 60.0
 #: bundles that stay beside the live one, so that going back needs no download
 KEEP = 2
+#: a bundle that is not through its golden images by then is refused: a network may hold a loop without end
+CHECK_S = 300.0
 #: what a workspace says about the evidence in a bundle
 EvidenceJudge = Callable[[Bundle], Staleness]
 #: what a look came to: nothing new, a pointer replaced, or something that is not served
@@ -71,6 +75,10 @@ class Target:
         return self.digest.startswith(self.version.tags[f"bundle.{self.benchmark}"].rpartition("/")[2])
 
 
+class StoppedError(BlankslideError):
+    """A look was ended before it came to anything."""
+
+
 def name_followed(reference: str) -> str:
     """The name of `NAME` or `NAME@ALIAS`.
 
@@ -94,6 +102,8 @@ class Follower:
         judge: says whether evidence is stale; what it cannot check is as the registry's tags say.
         keep: bundles that stay beside the live one.
         say: prints a line for people.
+        going: asked again and again while a bundle is tried; False ends the look.
+        check_s: how long that may take.
 
     Raises:
         NotFoundError: not a reference.
@@ -108,6 +118,8 @@ class Follower:
         judge: EvidenceJudge | None = None,
         keep: int = KEEP,
         say: Callable[[str], None] = print,
+        going: Callable[[], bool] = lambda: True,
+        check_s: float = CHECK_S,
     ) -> None:
         from registry.store import PROMOTED
 
@@ -118,6 +130,8 @@ class Follower:
         self._judge = judge
         self._keep = keep
         self._say_line = say
+        self._going = going
+        self._check_s = check_s
         self._said = ""
         self._failing = False
         self._store: Store | None = None
@@ -154,6 +168,7 @@ class Follower:
 
         Raises:
             StoreError: the registry or its files do not answer; the pointer is as it was.
+            StoppedError: it was ended; the pointer is as it was.
             OSError: the folder cannot be written to.
         """
         try:
@@ -217,10 +232,10 @@ class Follower:
         with self._scratch() as scratch:
             bundle = self._kept(folder, target)
             if bundle is not None:
-                _check(bundle, target)
+                self._check(bundle, target)
             else:
                 bundle = store.fetch(target.version, target.benchmark, scratch / "bundle")
-                _check(bundle, target)
+                self._check(bundle, target)
                 sync_tree(bundle.folder)
                 folder.parent.mkdir(exist_ok=True)
                 if folder.exists():
@@ -228,6 +243,47 @@ class Follower:
                 os.replace(bundle.folder, folder)
         self._bundle, self._digest = read_bundle(folder), target.digest
         return self._bundle
+
+    def _check(self, bundle: Bundle, target: Target) -> None:
+        """Refuse a bundle that is not the registered one, or that does not compute here what it should.
+
+        Raises:
+            BundleError: says what was found.
+            StoppedError: nobody waits for it any more.
+        """
+        came = (bundle.name, bundle.identity, bundle.digest)
+        if came != (target.version.name, target.version.identity, target.digest):
+            raise BundleError(
+                f"Expected the bundle of `{target.version}` with identity {target.version.identity[:12]} and digest {target.digest[:12]},"
+                f" got `{bundle.name}` with {bundle.identity[:12]} and {bundle.digest[:12]}. The artifact store does not hold what was registered."
+            )
+        # a process of its own gives its memory back, and what makes ONNX Runtime crash or never end does not do so to the follower
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_open_bundle, args=(bundle.folder, theirs), daemon=True)
+        child.start()
+        theirs.close()
+        deadline = time.monotonic() + self._check_s
+        try:
+            while not ours.poll(0.2):
+                if not self._going():
+                    raise StoppedError(f"`{target.version}` was being tried.")
+                if time.monotonic() > deadline:
+                    raise BundleError(
+                        f"`{bundle.name}` had not given its golden answers after {self._check_s:g} s, and may never do so: it is not served."
+                        " If the machine was only busy, start the follower again."
+                    )
+            fault = str(ours.recv())
+        except EOFError:
+            child.join()
+            fault = f"The process that opened it died (status {child.exitcode})."
+        finally:
+            ours.close()
+            # it has answered, or is not waited for
+            child.kill()
+            child.join()
+        if fault:
+            raise BundleError(fault)
 
     def _kept(self, folder: Path, target: Target) -> Bundle | None:
         """The target's bundle if it lies there whole, from an earlier look or an earlier follower."""
@@ -337,6 +393,8 @@ def waiting_s(poll_s: float, failures: int) -> float:
 def _looked(follower: Follower) -> bool:
     try:
         follower.step()
+    except StoppedError:
+        pass  # whoever follows asks for itself whether to go on
     except Exception as error:  # an error that nobody foresaw must not end the following of everything for good: it is said by its name
         follower.failed(error)
         return False
@@ -348,40 +406,19 @@ def _wait(seconds: float, stop: Event, going: Callable[[], bool]) -> None:
         seconds -= 1.0
 
 
-def _check(bundle: Bundle, target: Target) -> None:
-    """Refuse a bundle that is not the registered one, or that does not compute here what it should.
-
-    Raises:
-        BundleError: says what was found.
-    """
-    came = (bundle.name, bundle.identity, bundle.digest)
-    if came != (target.version.name, target.version.identity, target.digest):
-        raise BundleError(
-            f"Expected the bundle of `{target.version}` with identity {target.version.identity[:12]} and digest {target.digest[:12]},"
-            f" got `{bundle.name}` with {bundle.identity[:12]} and {bundle.digest[:12]}. The artifact store does not hold what was registered."
-        )
-    # a process of its own gives its memory back, and what makes ONNX Runtime crash does not end the follower
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_open_bundle, args=(bundle.folder, theirs), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        fault = ours.recv()
-    except EOFError:
-        child.join()
-        fault = f"The process that opened it died (status {child.exitcode})."
-    finally:
-        ours.close()
-    child.join()
-    if fault:
-        raise BundleError(fault)
+def _end_with_parent() -> None:
+    """A follower that is killed takes nobody along, and what it tried may never end by itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _open_bundle(folder: Path, answer: Connection) -> None:
     """Open a bundle as a server does; answers with what is wrong, "" if nothing is."""
     from serving.scoring import Scorer
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # the endpoint's requests come first
     os.nice(10)
     try:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from pipelines import follower_process
 from pipelines.cli import main
@@ -27,6 +29,7 @@ from pipelines.follow import Follower, follow, waiting_s
 from pipelines.follower_process import followed
 from registry.bundle import Bundle, Golden, read_bundle, write_arrays
 from registry.errors import BundleError, NotFoundError, ParamsError, StoreError
+from registry.export import INPUT, OUTPUT
 from registry.files import sha256_of_file, write_json
 from registry.registration import register
 from registry.staleness import Staleness
@@ -256,6 +259,71 @@ def test_a_bundle_whose_golden_images_say_otherwise_is_refused(here: Followed, b
     with here.follower() as follower:
         assert follower.step() == "refused"
     assert not (here.root / "tiny" / bundles.wrong.digest).exists()
+
+
+def endless(folder: Path) -> Bundle:
+    """A bundle whose network goes round a loop 2^62 times."""
+    exported = export_networks(folder)
+    axes, trips, true = onnx.numpy_helper.from_array(np.array([2, 3]), "axes"), np.array(2**62), np.array(True)
+    around = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["goes_on"]), helper.make_node("Identity", ["state"], ["next"])],
+        "around",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [None, 6]),
+        ],
+        [helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []), helper.make_tensor_value_info("next", TensorProto.FLOAT, [None, 6])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", [INPUT, "axes"], ["means"], keepdims=0),
+            helper.make_node("Concat", ["means", "means"], ["state"], axis=1),
+            helper.make_node("Loop", ["trips", "true", "state"], [OUTPUT], body=around),
+        ],
+        "endless",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", *CELLS.shape])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", 6])],
+        [axes, onnx.numpy_helper.from_array(trips, "trips"), onnx.numpy_helper.from_array(true, "true")],
+    )
+    path = folder / "endless.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString())
+    encoder = exported["encoder"]
+    report = replace(encoder.report, sha256=sha256_of_file(path))
+    tiny = make_bundle(folder / "tiny", {**exported, "encoder": replace(encoder, onnx=path, report=report)})
+    return read_bundle(tiny.folder)
+
+
+def test_a_bundle_that_never_ends_is_refused_and_a_follower_that_tries_it_can_be_ended(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+    here.add(bundles.one)
+    with here.follower(check_s=60) as follower:
+        follower.step()
+    before = here.live()
+    (tmp_path / "endless").mkdir()
+    here.add(endless(tmp_path / "endless"))
+    with here.follower(check_s=3) as follower:
+        assert follower.step() == "refused"
+        assert "`tiny` had not given its golden answers after 3 s" in follower.refusal
+    assert here.live() == before
+    assert trying(os.getpid()) == []
+
+    arguments = ["--workspace", str(here.database.parent), "follow", "tiny", "--into", str(here.root), "--tracking-uri", here.store.uri]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], cwd=ROOT) as process:
+            try:
+                wait_for(lambda pid=process.pid: sum(child.cpu_times().user for child in trying(pid)) > 3)
+                children = trying(process.pid)
+                process.send_signal(number)
+                assert process.wait(30) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+                assert psutil.wait_procs(children, 30)[1] == []
+            finally:
+                process.kill()
+    assert here.live() == before
+
+
+def trying(parent: int) -> list[psutil.Process]:
+    """Children of a process that try a bundle."""
+    return [child for child in psutil.Process(parent).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_an_alias_that_is_taken_away_leaves_what_is_served(here: Followed, bundles: Bundles) -> None:
