@@ -49,6 +49,8 @@ LONGEST_WAIT_S = 60.0
 KEEP = 2
 #: a bundle that is not through its golden images by then is refused: a network may hold a loop without end
 CHECK_S = 300.0
+#: nobody looks at what is followed before it is served
+NO_GOLDEN = "It holds no golden images, by which it could be checked on this machine. Package the benchmark again."
 #: what a workspace says about the evidence in a bundle
 EvidenceJudge = Callable[[Bundle], Staleness]
 #: what a look came to: nothing new, a pointer replaced, or something that is not served
@@ -422,8 +424,8 @@ def _open_bundle(folder: Path, answer: Connection) -> None:
     # the endpoint's requests come first
     os.nice(10)
     try:
-        Scorer.open(folder)
+        scorer = Scorer.open(folder)
     except Exception as error:  # whatever a strange file makes a library raise is the answer
         answer.send(str(error) if isinstance(error, BlankslideError) else f"It cannot be opened ({type(error).__name__}: {error}).")
     else:
-        answer.send("")
+        answer.send("" if scorer.bundle.golden is not None else NO_GOLDEN)

@@ -134,7 +134,11 @@ def companions(card: Scorecard, parts: Mapping[str, Part]) -> list[CompanionPart
     """What readings of an encoder quote: its twins, and the best servable control of each task."""
     twins = [c.control.partition("/")[0] for task in card.tasks for c in task.comparisons if c.role == "twin"]
     names = sorted({*twins, *(task.servable_control for task in card.tasks)} - {""})
-    return [CompanionParts(parts[name].card, found, parts[name].heads) for name in names if (found := parts[name].onnx) is not None]
+    found = []
+    for part in (parts[name] for name in names):
+        if part.onnx is not None:
+            found.append(CompanionParts(part.card, part.onnx, part.heads, part.golden.embedding if part.golden is not None else None))
+    return found
 
 
 def write_plots(folder: Path, card: Scorecard, margin: float) -> None:

@@ -9,7 +9,8 @@
     reference.npz        training images of fold 0: "embedding" (n, d) float32 and what `registry.reference` says of them
     golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k), "withheld" a sentence
     scorecard.json       Scorecard
-    companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes
+    companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes, and golden.npz: its "embedding"
+                         (n, d) of the same golden images
 
 `read_bundle` trusts nothing: names are checked against this list before a file is opened, hashes before a file is
 parsed, and no array may need pickle.
@@ -48,7 +49,7 @@ Arrays = Mapping[str, NDArray[Any]]
 NO_PERMISSION = "the bundle does not say whether its images may be passed on; write it again with `blankslide package`"
 
 _TOP = ("card.json", "encoder.onnx", "heads.npz", "reference.npz", "golden.npz", "scorecard.json")
-_COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.onnx|heads\.npz)")
+_COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.onnx|heads\.npz|golden\.npz)")
 _REQUIRED = ("card.json", "scorecard.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLOATS = ("float32", "float64")
@@ -147,11 +148,13 @@ class CompanionParts:
         card: its `weights_sha256` must be that of `onnx`.
         onnx: the exported file, copied in.
         heads: "<task>/<array>".
+        golden: (n, d) embeddings of the bundle's golden images by its source; left out of a bundle without those.
     """
 
     card: BundleCard
     onnx: Path
     heads: Arrays
+    golden: Embedding | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,12 @@ class Companion:
     def heads(self) -> dict[str, NDArray[Any]]:
         """ "<task>/<array>"."""
         return read_arrays(self.folder / "heads.npz")
+
+    @cached_property
+    def golden(self) -> Embedding | None:
+        """(n, d) embeddings of the bundle's golden images by its source; None in a bundle of before they were kept."""
+        path = self.folder / "golden.npz"
+        return read_arrays(path)["embedding"] if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -310,6 +319,8 @@ def write_bundle(
             write_json(below / "card.json", companion.card.as_dict())
             _copy(companion.onnx, below / "encoder.onnx", companion.card)
             write_arrays(below / "heads.npz", companion.heads)
+            if golden is not None and companion.golden is not None:
+                write_arrays(below / "golden.npz", {"embedding": companion.golden})
         files = {name: sha256_of_file(temporary / name) for name in sorted(_walk(temporary))}
         write_json(temporary / "manifest.json", {"format": FORMAT, "files": files})
         read_bundle(temporary)
@@ -346,6 +357,8 @@ def read_bundle(folder: Path) -> Bundle:
                 raise BundleError(f"`{folder}`: the card of companion `{companion.card.name}` belongs to another `encoder.onnx`.")
         if bundle.onnx is not None:
             _check_golden(bundle.card, headers.get("golden.npz"))
+            for row, companion in bundle.companions.items():
+                _check_golden_of(companion, headers.get(f"companions/{row}/golden.npz"), headers.get("golden.npz"))
             _check_reference(bundle.card, headers.get("reference.npz"))
     except BundleError:
         raise
@@ -485,6 +498,15 @@ def _check_golden(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> 
     said = headers.get("withheld")
     if said is not None and (said.shape != (1,) or said.dtype.kind != "U"):
         raise BundleError(f"`golden.npz`: expected `withheld` to be a sentence, got shape {said.shape} of {said.dtype}. Package the benchmark again.")
+
+
+def _check_golden_of(companion: Companion, headers: Mapping[str, NpyHeader] | None, images: Mapping[str, NpyHeader] | None) -> None:
+    """A companion's golden embeddings, one for each golden image, or none."""
+    if headers is None:
+        return
+    if images is None:
+        raise BundleError(f"`{companion.card.name}` has golden embeddings, and there are no golden images. Package the benchmark again.")
+    _expect(f"companions/{companion.card.name}/golden.npz", headers, "embedding", (images["pixels"].shape[0], companion.card.dim), _FLOATS)
 
 
 def _check_reference(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> None:

@@ -260,6 +260,17 @@ class Scorer:
         return found
 
     @property
+    def checked(self) -> str:
+        """What its golden images said, in words that end a sentence."""
+        if self.bundle.golden is None:
+            return "it has no golden images to check"
+        unchecked = [row for row, companion in self.bundle.companions.items() if companion.golden is None]
+        if unchecked:
+            rows = ", ".join(f"`{row}`" for row in unchecked)
+            return f"its golden images agree, but it holds no golden answers of {rows}: write it again with `blankslide package`"
+        return "its golden images agree"
+
+    @property
     def withheld(self) -> str:
         """Why there is no example image, as a clause; "" if there is one."""
         return self.bundle.golden.withheld if self.bundle.golden is not None else "the bundle holds no images"
@@ -441,6 +452,11 @@ class Scorer:
             if task not in self._encoder.heads:
                 raise BundleError(f"`{self.name}` has golden probabilities of task `{task}` and no head for it. Write the bundle again.")
             _check(f"`{task}` by `{self.name}`", self._encoder.heads[task].predict_proba(embedding), expected, PROBABILITY_TOLERANCE)
+        # a reading weighs the encoder against them: where they compute wrong the encoder looks better than it is
+        for row, companion in self.bundle.companions.items():
+            if companion.golden is not None:
+                came = self._companions[row].embedder.embed(golden.pixels.astype(np.float32))
+                _check(f"the embedding by `{row}`", came, companion.golden, GOLDEN_SLACK * embedding_tolerance(companion.golden))
 
     def _try_out(self) -> None:
         """One image must be read, and the page said: what a companion, a head or the references cannot do is found here, not by a request."""

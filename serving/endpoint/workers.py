@@ -293,8 +293,7 @@ def opened(settings: Settings, bundles: Sequence[tuple[Path, str]], say: Callabl
         start = monotonic()
         scorer = open_bundle(settings, bundle, evidence)
         scorers.append(scorer)
-        checked = "its golden images agree" if scorer.bundle.golden else "it has no golden images to check"
-        say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {checked}.")
+        say(f"`{scorer.name}` {scorer.bundle.identity[:12]} on {settings.provider}: loaded in {monotonic() - start:.1f} s, {scorer.checked}.")
         if scorer.evidence.startswith("stale"):
             say(f"`{scorer.name}`: the scores and verdicts it quotes are {scorer.evidence}. Run `blankslide rescore`.")
     return scorers

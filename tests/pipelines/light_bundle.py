@@ -38,8 +38,12 @@ def light_bundle(folder: Path, spec: ImageSpec = IMAGE, dim: int = 5) -> Path:
     card = BundleCard(encoder_card(folder.name), "culture", spec, dim, weights_sha256=sha256_of_file(files["encoder"]))
     twin = BundleCard(encoder_card("untrained-cnn", "twin"), "culture", spec, dim, weights_sha256=sha256_of_file(files["twin"]), member="fresh-00")
     golden = pixels(4, 7, spec)
-    weights = np.random.default_rng(0).normal(size=(channels, dim)).astype(np.float32)
-    embedding = (golden.astype(np.float32).mean(axis=(2, 3)) @ weights).astype(np.float32)
+
+    def embed(seed: int) -> NDArray[np.float32]:
+        weights = np.random.default_rng(seed).normal(size=(channels, dim)).astype(np.float32)
+        return (golden.astype(np.float32).mean(axis=(2, 3)) @ weights).astype(np.float32)
+
+    embedding = embed(0)
     evidence = scorecard(folder.name)
     judged = replace(evidence.tasks[0], unservable=[{"name": "density", "value": 0.8, "reason": "It counts nuclei."}])
     write_bundle(
@@ -50,6 +54,6 @@ def light_bundle(folder: Path, spec: ImageSpec = IMAGE, dim: int = 5) -> Path:
         heads=head(0).as_arrays("chirality"),
         reference=ReferenceSet(embedding),
         golden=Golden(golden, embedding, {"chirality": head(0).predict_proba(embedding)}, withheld=""),
-        companions=[CompanionParts(twin, files["twin"], head(99).as_arrays("chirality"))],
+        companions=[CompanionParts(twin, files["twin"], head(99).as_arrays("chirality"), embed(99))],
     )
     return folder

@@ -261,6 +261,16 @@ def test_a_bundle_whose_golden_images_say_otherwise_is_refused(here: Followed, b
     assert not (here.root / "tiny" / bundles.wrong.digest).exists()
 
 
+def test_a_bundle_without_golden_images_is_not_followed(here: Followed, tmp_path: Path) -> None:
+    (tmp_path / "exported").mkdir()
+    unchecked = make_bundle(tmp_path / "tiny", export_networks(tmp_path / "exported"), golden=None)
+    assert Scorer.open(unchecked.folder).checked == "it has no golden images to check"
+    here.add(read_bundle(unchecked.folder))
+    with here.follower() as follower:
+        assert follower.step() == "refused"
+        assert follower.refusal.startswith("It holds no golden images")
+
+
 def endless(folder: Path) -> Bundle:
     """A bundle whose network goes round a loop 2^62 times."""
     exported = export_networks(folder)

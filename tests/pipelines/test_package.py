@@ -16,7 +16,7 @@ from pipelines.diagnose import diagnose
 from pipelines.embeddings import Row
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
-from pipelines.package import SAME, check_same, oracle_part, package
+from pipelines.package import SAME, Part, check_same, companions, oracle_part, package
 from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
 from pipelines.references import References
 from pipelines.workspace import Workspace
@@ -30,6 +30,7 @@ from registry.receipts import read_receipts, sync
 from registry.store import Store
 from serving.scoring import Scorer
 from tests.pipelines.folder import write_images
+from tests.serving.bundles import evidence
 
 CELL = CellParams("tiny", "controls", ["intensity", "layout", "random", "composition"], "registry/controls")
 PARAMS = Params(
@@ -159,6 +160,17 @@ class TestReferences:
 
     def test_are_left_out_of_what_cannot_be_served(self, workspace: Workspace) -> None:
         assert read_bundle(workspace.bundles("tiny") / "layout").reference is None
+
+
+def test_companions_travel_with_what_their_sources_say_of_the_golden_images(workspace: Workspace) -> None:
+    bundle = read_bundle(workspace.bundles("tiny") / "intensity")
+    assert bundle.golden is not None
+    part = Part(bundle.card, bundle.onnx, bundle.heads, bundle.golden, None)
+    card = replace(bundle.scorecard, tasks=[evidence("phase")])
+    twin, control = companions(card, {"untrained-tiny": part, "intensity": part})
+    assert twin.golden is not None
+    assert control.golden is not None
+    np.testing.assert_array_equal([twin.golden, control.golden], [bundle.golden.embedding] * 2)
 
 
 def test_another_split_makes_another_oracle(workspace: Workspace, oracle: Bundle, tmp_path: Path) -> None:

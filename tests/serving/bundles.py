@@ -173,12 +173,16 @@ def make_bundle(
             probabilities[row, task] = model.predict_proba((unknown - mean) / scale)
         heads[row] = arrays
     encoder = exported["encoder"]
+    known_answers = {task: probabilities["encoder", task][:4] for task in TASKS}
+    golden = changes.get("golden", Golden(new[:4], embed(encoder.network, new[:4]), known_answers, withheld=""))
+    companions = {row: exported[row] for row in ("untrained-tiny", "intensity")}
+    answers = {row: embed(voice.network, golden.pixels) if golden is not None else None for row, voice in companions.items()}
     parts: dict[str, Any] = {
         "onnx": encoder.onnx,
         "heads": heads["encoder"],
         "reference": ReferenceSet(embed(encoder.network, train)),
-        "golden": Golden(new[:4], embed(encoder.network, new[:4]), {task: probabilities["encoder", task][:4] for task in TASKS}, withheld=""),
-        "companions": [CompanionParts(cards[row], exported[row].onnx, heads[row]) for row in ("untrained-tiny", "intensity")],
+        "golden": golden,
+        "companions": [CompanionParts(cards[row], voice.onnx, heads[row], answers[row]) for row, voice in companions.items()],
         **changes,
     }
     tasks = [evidence(task, servable) for task in judged]

@@ -168,6 +168,30 @@ class TestRefused:
         with pytest.raises(BundleError, match="expected `phase` by `tiny` to agree"):
             Scorer.open(bundle.folder)
 
+    @pytest.mark.parametrize("row", ["untrained-tiny", "intensity"])
+    def test_a_companion_that_is_not_its_sources(self, altered: Callable[..., TinyBundle], tiny: TinyBundle, row: str) -> None:
+        parts = []
+        for name, found in read_bundle(tiny.folder).companions.items():
+            assert found.golden is not None
+            shift = (name == row) * 2 * GOLDEN_SLACK * embedding_tolerance(found.golden)
+            parts.append(CompanionParts(found.card, found.onnx, found.heads, found.golden + np.float32(shift)))
+        with pytest.raises(BundleError, match=rf"expected the embedding by `{row}` to agree with its source within .* it is not served"):
+            Scorer.open(altered(companions=parts).folder)
+
+    def test_golden_embeddings_of_a_companion_are_one_for_each_image(self, altered: Callable[..., TinyBundle], tiny: TinyBundle) -> None:
+        found = read_bundle(tiny.folder).companions["intensity"]
+        assert found.golden is not None
+        for golden in (found.golden[:3], found.golden[:, :5]):
+            with pytest.raises(BundleError, match=r"`companions/intensity/golden.npz`: expected `embedding` of shape \(4, 6\)"):
+                altered(companions=[CompanionParts(found.card, found.onnx, found.heads, golden)])
+
+    def test_a_bundle_of_before_is_served_and_says_what_is_not_checked(self, altered: Callable[..., TinyBundle], tiny: TinyBundle) -> None:
+        parts = [CompanionParts(found.card, found.onnx, found.heads) for found in read_bundle(tiny.folder).companions.values()]
+        assert Scorer.open(tiny.folder).checked == "its golden images agree"
+        assert Scorer.open(altered(companions=parts).folder).checked == (
+            "its golden images agree, but it holds no golden answers of `intensity`, `untrained-tiny`: write it again with `blankslide package`"
+        )
+
     def test_an_altered_bundle(self, altered: Callable[..., TinyBundle]) -> None:
         bundle = altered()
         path = bundle.folder / "companions" / "intensity" / "encoder.onnx"
