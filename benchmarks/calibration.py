@@ -60,7 +60,7 @@ ENOUGH = 5
 #: assessable screens below which a coverage is no estimate
 FEWEST_SCREENS = 20
 #: kinds of statistics that are also asked where half of the units lack a class
-WITH_RARE_CLASSES = ("balanced accuracy", "AUROC", "retrieval mAP")
+WITH_RARE_CLASSES = ("balanced accuracy", "balanced accuracy of five classes", "macro F1", "AUROC", "retrieval mAP")
 #: repeats from which on a share of intervals is held against its bounds by itself
 FULL_LINE = 1000
 #: what Clopper-Pearson leaves out on each side: of one line, and of one of some hundred

@@ -8,7 +8,7 @@ Image i of unit u has the label y. A row r answers with the margin
 images are; interactions are a row's own. The truth of a statistic is that of many new units.
 
 For retrieval a row answers with a vector, one component per class, in which each of these terms is drawn for each component and `strength` is
-added to that of the image's class. Its truth has no formula: a true difference is the mean over the screens of a run.
+added to that of the image's class. Its truth and that of macro F1 have no formula: a true difference is the mean over the screens of a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm
 
-from pipelines.metrics.classification import balanced_accuracy, macro_auroc
+from pipelines.metrics.classification import balanced_accuracy, macro_auroc, macro_f1
 from pipelines.metrics.retrieval import retrieve
 from pipelines.metrics.statistic import Statistic, image_mean
 
@@ -124,6 +124,12 @@ def auroc_score(screen: Screen, margins: np.ndarray) -> Statistic:
     return macro_auroc(screen.labels, np.stack([1 - p, p], axis=1), screen.units)
 
 
+def f1_score(screen: Screen, margins: np.ndarray) -> Statistic:
+    """Macro F1 of two classes."""
+    p = norm.cdf(np.where(screen.labels == 1, margins, -margins))
+    return macro_f1(screen.labels, np.stack([1 - p, p], axis=1), screen.units)
+
+
 def bits_score(screen: Screen, margins: np.ndarray) -> Statistic:
     """A number per image, as bits of information are: the margin itself."""
     return image_mean(margins, screen.units, screen.labels, screen.design.classes)
@@ -180,6 +186,8 @@ KINDS = {
     "balanced accuracy of five classes": Kind(accuracy_score, 5, lambda design, strength: float(norm.cdf(strength / design.total))),
     # two images of different units: the sum of two margins is above 0
     "AUROC": Kind(auroc_score, 2, lambda design, strength: float(norm.cdf(np.sqrt(2.0) * strength / design.total))),
+    # near the accuracy, but what a class gets hangs on what the others do
+    "macro F1": Kind(f1_score, 2, None, steps=(3.6, 4.0)),
     "retrieval mAP": Kind(
         map_score, 4, None, Screen.vectors, images=1.5, level=0.88, quiet=replace(QUIET, images=2.0, spread=0.3, shared=1.5), quiet_units=(50,)
     ),
