@@ -41,6 +41,7 @@ from pipelines.beside.wells import Wells
 from pipelines.lines import lines_of_cells, read_lines, write_lines
 from pipelines.metrics.alignment import EPSILON, Alignment, aggregate, alignments
 from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
+from pipelines.metrics.groups import least_found
 from pipelines.metrics.multilabel import label_position_control, label_scores
 from pipelines.metrics.names import whole_names
 from pipelines.metrics.relations import THRESHOLDS, Signal, consistency, magnitude, recall
@@ -122,6 +123,8 @@ class Knowledge:
         drop: how much lower that is for the same treatments and labels; NaN likewise.
         drop_share: share of the pairs of a treatment and its label that the drop rests on: those with positives both ways.
         drop_note: why there is no drop, or why there can be none.
+        least: of labels found the smallest value, other than 0, that there can be with so many labels and draws (`groups.least_found`); above 1 where
+            none can be found. NaN of other questions.
     """
 
     row: str
@@ -139,6 +142,7 @@ class Knowledge:
     drop: float = np.nan
     drop_share: float = np.nan
     drop_note: str = ""
+    least: float = np.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +214,7 @@ class Answer:
     drop: float = np.nan
     drop_share: float = np.nan
     drop_note: str = ""
+    least: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -455,7 +460,8 @@ def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, s
     position = label_position_control(profiles[asked], membership[asked], every, _positions(screen)[asked])
     why = position.reason or ("" if position.dropped else "no two treatments of a label share a well, so that nothing can drop")
     n = len(found.names)
-    share = Answer(float(np.mean(found.p_adjusted < FALSE_DISCOVERIES)), 0.0, np.nan, n)
+    least = least_found(n, permutations, FALSE_DISCOVERIES) / n if permutations else np.nan
+    share = Answer(float(np.mean(found.p_adjusted < FALSE_DISCOVERIES)), 0.0, np.nan, n, least=least)
     mean = Answer(found.value, 0.0, found.p_value, n, np.nan, position.value, position.drop, position.share, why)
     return {"labels": mean, "labels found": share}
 

@@ -36,7 +36,7 @@ from pipelines.metrics.canonical import (
     percent_replicating,
     position_control,
 )
-from pipelines.metrics.groups import Groups, copairs_group_scores, group_scores
+from pipelines.metrics.groups import Groups, copairs_group_scores, group_scores, least_found
 from pipelines.metrics.pairs import NoQueryError
 from registry.arrays import Floats, Ints
 from registry.errors import InputError
@@ -81,6 +81,8 @@ class Replicates:
             these average precisions), for parity alone: its null is random orders and knows nothing of plates.
         ties: mean over queries of treatments of the share of their positives that tie with another candidate: 0 where nothing ties. Ties share their
             places in expectation; where they are many, `copairs` is not what the reference, which ranks positives first, would say.
+        least: the smallest share, other than 0, that `significant` can be with so many treatments and draws, at best (`groups.least_found`); above 1
+            where none can be found. NaN where no treatment has a p.
     """
 
     row: str
@@ -100,6 +102,7 @@ class Replicates:
     controls_note: str = ""
     copairs: float = np.nan
     ties: float = np.nan
+    least: float = np.nan
 
 
 def permuted_order(wells: Wells, seed: Sequence[int]) -> Ints | None:
@@ -193,7 +196,7 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         return _none(row, question, str(error))
     scored = position.anywhere
     parity = copairs_group_scores(scored, columns, groups, null_size=COPAIRS_DRAWS, seed=seed)
-    adjusted = found.p_adjusted
+    adjusted = found.p_adjusted[~np.isnan(found.p_adjusted)]
     # where nothing can be permuted, chance is that of random orders
     null = np.nan_to_num(found.null)
     # a treatment whose every permutation is perfect, as of two wells on a plate of two, cannot be told from chance
@@ -206,7 +209,8 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
         protocol_id=PROTOCOL,
         value=float(np.mean((found.normalised[telling] - null[telling]) / (1 - null[telling]))),
         null=float(np.mean(null)),
-        significant=float(np.mean(adjusted[~np.isnan(adjusted)] < FALSE_DISCOVERIES)) if (~np.isnan(adjusted)).any() else np.nan,
+        significant=float(np.mean(adjusted < FALSE_DISCOVERIES)) if len(adjusted) else np.nan,
+        least=least_found(len(adjusted), permutations, FALSE_DISCOVERIES) / len(adjusted) if len(adjusted) else np.nan,
         treatments=len(found.names),
         copairs=float(np.mean(parity.p_adjusted < FALSE_DISCOVERIES)),
         ties=float(np.nanmean(scored.tied)),

@@ -32,6 +32,10 @@ relations       known pairs, and whether replicates show a signal; targets: gene
     targets.target_scores(profiles, genes, gene_profiles, truth, draws, permutations, seed) -> TargetScores   .ap .auroc .chance .p
     alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles; alignments(epsilon) for another epsilon
 
+groups          queries that belong together: their mean AP, its p under two nulls, adjusted over groups
+    group_scores(features, columns, rule, groups, distance, queries, n_permutations, seed) -> GroupScores   .map .normalised .p .p_adjusted
+    benjamini_hochberg(p) -> (g,); least_found(n, draws, rate) -> int      how few of n groups can be found at all
+
 canonical       the field's questions about replicates, the control for position, percent replicating
     RULES[question] -> PairRule; reference_index(controls) -> (n,)
     position_control(features, columns, rule) -> PositionControl           .drop .share .reason

@@ -61,6 +61,8 @@ def known_table(rows: Sequence[str], found: Sequence[Knowledge]) -> KnownTable |
 
     reasons = [f"{_heading(*key)}: {next(k.note for k in found if (k.question, k.about) == key)}" for key in keys if key not in known]
     reasons += sorted({f"{_heading(k.question, k.about)} in other wells: {k.drop_note}" for k in found if k.drop_note})
+    floors = [(k, words.floor_of_found(k.least, k.n, "labels")) for k in found]
+    reasons += sorted({f"{_heading(k.question, k.about)}: {floor}" for k, floor in floors if floor})
     reasons += [f"`{a}`: {next(k.note for k in found if k.alignment == a)}" for a in alignments if a not in answered] if known else []
     return KnownTable(
         alignment=shown,

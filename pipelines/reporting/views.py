@@ -288,6 +288,11 @@ def _replicates(rows: Sequence[str], found: Sequence[Replicates]) -> ReplicateTa
     reasons = [f"{q}: {next(r.note for r in found if r.question == q)}" for q in dict.fromkeys(r.question for r in found) if q not in known]
     drops = {r.drop_note for r in found if r.drop_note}
     reasons += [f"The drop is {note}" for note in sorted(drops)]
+    floors = [(r.question, words.floor_of_found(r.least, r.treatments, "treatments")) for r in found]
+    reasons += [
+        f"{', '.join(dict.fromkeys(question for question, said in floors if said == floor))}: {floor}"
+        for floor in sorted({floor for _, floor in floors if floor})
+    ]
     positions = {r.row: r for r in found}
     if all(r.controls_note for r in positions.values()):
         reasons += [f"Control wells by position: {note}" for note in sorted({r.controls_note for r in positions.values()})]

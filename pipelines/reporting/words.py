@@ -150,6 +150,21 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"−{text}" if value < 0 and float(text) else text
 
 
+def floor_of_found(least: float, n: int, what: str) -> str:
+    """Why a small share found reads 0: "the share found is 0 or at least 2.2%, ..."; "" where one alone can be found.
+
+    Args:
+        least: smallest share that can be found, other than 0; above 1 where none can be.
+        n: of what is looked for.
+        what: that is, in the plural.
+    """
+    if not least * n > 1.5:
+        return ""
+    if least > 1:
+        return f"none can be found, however strong: with {n} {what} the lowest p that there can be is too high at a false discovery rate of 5 %"
+    return f"the share found is 0 or at least {least:.1%}: with so many {what} the lowest p that there can be is too high for fewer"
+
+
 def elsewhere(drop: float, share: float, of: str) -> str:
     """What becomes of a value when positives must lie in other wells, and how many can say: "−0.031 elsewhere (80% of queries)".
 

@@ -300,7 +300,8 @@ def _replicates(rows: list[str]) -> list[Replicates]:
         none_known = (none, none, none, 0, none, none, "", none, "not estimable: the index names no control wells")
         found.append(Replicates(row, "activity", "p", *none_known, *controls))
         numbers = (value, 0.0, none if lacking else 0.75, 8, none, none, "" if lacking else same, value, lacking)
-        found.append(Replicates(row, "replicability", "p", *numbers, *controls, none if lacking else 0.625, none if lacking else 0.0))
+        shares = (none, none, none) if lacking else (0.625, 0.0, 0.25)
+        found.append(Replicates(row, "replicability", "p", *numbers, *controls, *shares))
     return found
 
 
@@ -342,6 +343,8 @@ def _knowledge(rows: list[str]) -> list[Knowledge]:
                 of_labels = (none, none, none, 0) if lacking else (value, 0.0, 0.0123, 9)
                 control = (none, none, none, "") if lacking else elsewhere
                 found.append(Knowledge(row, "labels", labels, alignment, "p", *of_labels, lacking, none, *control))
+            share = (none, none, none, 0) if lacking else (0.0, 0.0, none, 9)
+            found.append(Knowledge(row, "labels found", "moa", alignment, "p", *share, lacking, least=none if lacking else 10 / 9))
             few = lacking or "not estimable: too few control wells"
             found.append(Knowledge(row, "magnitude", "", alignment, "p", none, none, none, 0, few))
     return found

@@ -366,6 +366,8 @@ def test_the_questions_about_replicates_stand_there_for_a_screen(html: str, page
     assert html.count('<td class="n" title="not estimable: it is fitted anew">–</td>') == 1
     assert "activity</th>" not in html
     assert "Activity: not estimable: the index names no control wells." in page.text
+    least = "Replicability: the share found is 0 or at least 25.0%: with so many treatments the lowest p that there can be is too high for fewer."
+    assert page.text.count(least) == 1
     assert "The drop is not estimable: all replicates lie in the same well of their plates." in page.text
     assert html.count('<td class="n" title="of 7 positions">43%</td>') == len(REPLICATED) - 1
     assert html.count('<td class="n" title="not estimable: a constant has no correlation">–</td>') == 1
@@ -378,12 +380,14 @@ def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: st
     cell = '<td class="n" title="over 17"><b>{}</b> <span class="soft">0.101, p 0.005</span></td>'
     assert (first.count(cell.format("0.343")), first.count(cell.format("0.212"))) == (len(REPLICATED) - 1, 0)
     assert (others.count(cell.format("0.212")), others.count(cell.format("0.343"))) == (len(REPLICATED) - 1, 0)
-    assert '<th scope="rowgroup" colspan="5">none</th>' in others
-    assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 4
+    assert '<th scope="rowgroup" colspan="6">none</th>' in others
+    assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 5
     said = "0.000, p 0.012, −0.040 elsewhere (80% of them)"
     shares = f'<td class="n" title="over 9; in other wells 0.302"><b>0.343</b> <span class="soft">{said}</span></td>'
     never = '<td class="n" title="over 9; in other wells 0.343"><b>0.343</b> <span class="soft">0.000, p 0.012</span></td>'
     assert (first.count(shares), first.count(never)) == (len(REPLICATED) - 1, len(REPLICATED) - 1)
+    none = "Labels found, moa: none can be found, however strong: with 9 labels the lowest p that there can be is too high at a false discovery rate"
+    assert page.text.count(none) == 1
     assert page.text.count("Labels, target in other wells: no two treatments of a label share a well, so that nothing can drop.") == 1
     published = '<td class="n" title="over 12"><b>0.343</b> <span class="soft">0.030, parity 0.293</span></td>'
     assert first.count(published) == len(REPLICATED) - 1

@@ -99,6 +99,9 @@ def test_what_is_planted_is_found_under_every_alignment(tmp_path: Path) -> None:
             assert one.n == 3
     assert found[SHOWN, "targets AUROC"].p == found[SHOWN, "labels moa"].p == 0.01
     assert found[SHOWN, "labels found moa"].value == pytest.approx(2 / 3)  # a and b, and not x
+    assert found[SHOWN, "labels found moa"].least == pytest.approx(1 / 3)
+    few = ask(benchmark, vectors(benchmark, effect=2.0), permutations=9)[SHOWN, "labels found moa"]
+    assert (few.value, few.least) == (0.0, pytest.approx(4 / 3))
     # names tell both nulls apart
     assert {question for _, question in found if question.startswith("recall")} == {"recall paths, null over genes", "recall paths, null over all"}
 

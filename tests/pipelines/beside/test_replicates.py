@@ -69,10 +69,18 @@ def test_a_planted_effect_is_found_by_every_question(tmp_path: Path) -> None:
     for question, one in found.items():
         assert one.value > 0.6, question
         assert one.significant > 0.7, question
-        assert one.treatments == 8
+        assert (one.treatments, one.least) == (8, 1 / 8)
         # where positives lie in other wells anyway there is nothing to drop
         assert np.isnan(one.drop) if question == "activity-other-wells" else abs(one.drop) < 0.15, question
         assert one.drop_note == ""
+
+
+def test_so_few_permutations_that_nothing_can_be_found_say_so(tmp_path: Path) -> None:
+    benchmark = screen(tmp_path, layouts=3)
+    x = vectors(benchmark, effect=3.0)
+    few = ask(benchmark, x, permutations=19)["replicability"]
+    assert (few.significant, few.least) == (0.0, 9 / 8)
+    assert ask(benchmark, x, permutations=99)["replicability"].least == 2 / 8
 
 
 def test_without_an_effect_nothing_is_found(tmp_path: Path) -> None:

@@ -426,6 +426,7 @@ PARTS = {
     "ranking.sums_without_ties": "the same",
     "names.whole_names": "the check itself",
     "counts.check_count": "the check itself",
+    "groups.least_found": "a formula of scalars",
     "expression.protocol_id": "a name",
     "expression.protocol_ids": "names",
     "ridge.protocol_id": "a name",

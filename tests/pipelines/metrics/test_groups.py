@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pipelines.metrics.groups import Groups, _PermutationNull, benjamini_hochberg, copairs_group_scores, group_scores
+from pipelines.metrics.groups import Groups, _PermutationNull, benjamini_hochberg, copairs_group_scores, group_scores, least_found
 from pipelines.metrics.pairs import PairRule, pair_scores
 from registry.errors import InputError
 from tests.pipelines.metrics.test_pairs import RULES, columns_of, screen
@@ -192,6 +192,21 @@ def test_adjusted_p_values_are_scipys() -> None:
     with_gaps = benjamini_hochberg(np.array([0.01, np.nan, 0.04]))
     np.testing.assert_allclose(with_gaps[[0, 2]], [0.02, 0.04])
     assert np.isnan(with_gaps[1])
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_fewer_groups_than_the_least_cannot_be_found_and_so_many_can(rate: float) -> None:
+    """Groups at the least p there can be, all others at 1."""
+    for draws in (9, 19, 99, 199, 999):
+        for n in (1, 2, 5, 20, 49, 50, 51, 320, 421):
+            found = [int((benjamini_hochberg(np.repeat([1 / (1 + draws), 1.0], [k, n - k])) < rate).sum()) for k in range(n + 1)]
+            least = least_found(n, draws, rate)
+            assert next((k for k in found if k), n + 1) == least, (n, draws)
+            assert not any(found[:least])
+    assert (least_found(320, 999, 0.05), least_found(320, 9999, 0.05), least_found(0, 99, 0.05)) == (7, 1, 1)
+    for wrong in ((5, 0, 0.05), (-1, 9, 0.05), (5, 9, 0.0), (5, 9, np.nan)):
+        with pytest.raises(InputError, match="Expected a "):
+            least_found(*wrong)
 
 
 def test_a_group_needs_a_column_that_exists() -> None:
