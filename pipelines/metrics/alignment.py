@@ -111,7 +111,9 @@ def spherize(features: Floats, controls: Mask, *, method: str = "ZCA-cor", epsil
     Profiles are centred on the controls and, with "ZCA-cor", brought to their standard deviation (ddof 0). With the singular values S and
     directions V of the controls so treated, the result is x V diag(sqrt(n - 1) / (S + epsilon)) V', n being the number of controls. That is
     pycytominer 1.1.0 to 1.2.4, and again 1.7.1. The versions from 1.3.0 to 1.7.0 take S and V of the controls as they came, neither centred nor
-    scaled, and apply them to the treated ones, so that the covariance becomes something else: `uncentred=True` gives their numbers.
+    scaled, and apply them to the treated ones, so that the covariance becomes something else: `uncentred=True` gives their numbers. PROTOCOLS.md,
+    finding 10, counts 1.2.1 among the uncentred: its `Spherize.fit` is that of 1.2.2, which centres before the decomposition, and the golden arrays
+    of 1.2.2 are given back by the centred rule alone.
 
     With d or fewer controls, n - 1 directions are known and all others are taken to vary as little as the last of those; the covariance is then
     the identity in the n - 1 only. Both are the reference's rules. Its "PCA" and "PCA-cor" are the same profiles turned: no distance and no cosine
