@@ -93,12 +93,12 @@ def side_by_side(parts: Sequence[Floats], train: Mask, max_dim: int) -> Floats:
     Args:
         parts: (n, d) arrays of the same images.
         train: (n,) images that are fitted to.
-        max_dim: columns in all; at least one for each part.
+        max_dim: columns in all; where there are fewer than parts, some of these give none.
 
     Raises:
-        InputError: NaN or infinity, fewer columns than parts.
+        InputError: NaN or infinity, no column.
     """
-    check_count(max_dim, "a number of columns", len(parts), instead="Each representation takes one or more.")
+    check_count(max_dim, "a number of columns", instead="They are shared by all representations.")
     dims = [fit_projection(part[train], max_dim).dim for part in parts]
     shares = [0] * len(parts)
     left = max_dim

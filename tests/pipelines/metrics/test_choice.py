@@ -102,6 +102,8 @@ def test_what_a_narrow_row_leaves_is_shared_by_the_others() -> None:
     # the two columns as they are, standardised on the training images
     expected = (parts[1] - parts[1][train].mean(axis=0)) / parts[1][train].std(axis=0)
     np.testing.assert_allclose(beside[:, 15:17], expected)
+    # fewer columns than parts: one of them gives none
+    assert side_by_side(parts, train, 2).shape == (200, 2)
     # leading components of the same training images, whatever the others hold
     parts[0][~train] += 1.0
     np.testing.assert_allclose(side_by_side(parts, train, 32)[train], beside[train])
