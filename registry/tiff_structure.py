@@ -22,6 +22,9 @@ MAX_TAGS = 256
 MAX_SAMPLES = 1024
 #: strips and tiles of all pages
 MAX_SEGMENTS = 100_000
+#: bytes of ImageDescription over all pages, where OME-XML lies, and tags in it: tifffile parses it, and while it does nothing else runs
+MAX_DESCRIPTION = 2 << 20
+MAX_MARKUP = 100_000
 #: what tags of several pages may share: the values of all of them take at most so many bytes more than the file has
 SHARED_BYTES = 1 << 20
 #: values that tiles have in excess of their pages, as a multiple of the values an image may have
@@ -97,7 +100,7 @@ _Tags = dict[int, tuple[int, ...]]
 _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR = 256, 257, 259, 262, 277, 278, 284
 _SUBFILE, _EXTRA_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 254, 338, 322, 323
 _DEPTH, _TILE_DEPTH = 32997, 32998
-_SUB_DIRECTORIES = 330
+_DESCRIPTION, _SUB_DIRECTORIES = 270, 330
 _STRIPS, _TILES = (273, 279), (324, 325)
 _ONE_VALUE = (_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR, _SUBFILE, _TILE_WIDTH, _TILE_HEIGHT, _DEPTH, _TILE_DEPTH)
 _READ = frozenset((*_ONE_VALUE, _EXTRA_SAMPLES, _SUB_DIRECTORIES, *_STRIPS, *_TILES))
@@ -113,6 +116,8 @@ class _Walk:
     read: list[tuple[int, int]] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     value_bytes: int = 0
+    described: int = 0
+    markup: int = 0
     segments: int = 0
     padded: int = 0
     passes: int = 0
@@ -172,6 +177,8 @@ class _Walk:
                     raise ImageError(f"`{source}`: its TIFF tags have more values than the file has bytes. The file is damaged: save it again.")
                 held = data[at : at + size]
                 self.read.append((at, at + size))
+            if tag == _DESCRIPTION:
+                self._describe(held)
             if tag in _READ:
                 # tifffile takes signed and broken numbers too, and of two tags the first
                 if tag in tags or kind not in INTEGER_TYPES or values > MAX_SEGMENTS:
@@ -182,6 +189,15 @@ class _Walk:
                 tags[tag] = struct.unpack_from(f"{order}{values}{INTEGER_TYPES[kind]}", held)
         # fails where the directory is cut off
         return tags, self._offset(start + count * entry_bytes)
+
+    def _describe(self, text: bytes) -> None:
+        self.described += len(text)
+        self.markup += text.count(b"<")
+        if self.described > MAX_DESCRIPTION or self.markup > MAX_MARKUP:
+            raise ImageError(
+                f"`{self.source}`: expected at most {MAX_DESCRIPTION} bytes of ImageDescription (OME-XML) and {MAX_MARKUP} tags in it,"
+                f" got {self.described} and {self.markup}. Save the file without annotations of its maker."
+            )
 
     def _page(self, tags: _Tags) -> Page:
         source, max_pixels = self.source, self.max_pixels

@@ -98,6 +98,51 @@ def test_what_pages_share_is_counted_for_each(data: Callable[[], bytes], message
     assert time.process_time() - start < 0.2
 
 
+XML = (
+    '<OME xmlns="http://www.openome.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"'
+    ' SizeX="48" SizeY="64" SizeC="3" SizeZ="1" SizeT="1"><TiffData/></Pixels></Image>{}</OME>'
+)
+
+
+def described(inner: str) -> bytes:
+    return tiff(IMAGE, description=XML.format(inner), metadata=None)
+
+
+class TestDescription:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            lambda: described("<a/>" * 4_000_000),
+            lambda: described("<a>" * 110_000 + "</a>" * 110_000),
+            lambda: described("x" * (2 << 20)),
+            lambda: described("<a " + " ".join(f"a{i}=''" for i in range(300_000)) + "/>"),
+            lambda: pages_described("<a/>" * 5_000),
+        ],
+        ids=["many", "deep", "long", "attributes", "on every page"],
+    )
+    def test_more_than_any_image_has(self, data: Callable[[], bytes]) -> None:
+        made = data()
+        start = time.process_time()
+        with pytest.raises(ImageError, match=r"at most 2097152 bytes of ImageDescription \(OME-XML\) and 100000 tags in it, got \d+ and \d+\. Save"):
+            decode_image(made)
+        assert time.process_time() - start < 0.3
+
+    @pytest.mark.parametrize("inner", ["<a/>" * 99_000, "<a>" * 49_000 + "</a>" * 49_000, "x" * 2_000_000, "<!--" + "<" * 90_000 + "-->"])
+    def test_the_most_that_is_read(self, inner: str) -> None:
+        made = described(inner)
+        start = time.process_time()
+        np.testing.assert_array_equal(decode_image(made).pixels, IMAGE)
+        assert time.process_time() - start < 1.5
+
+
+def pages_described(text: str) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for _ in range(30):
+            writer.write(IMAGE[0], photometric="minisblack", description=text, metadata=None)
+    return stream.getvalue()
+
+
 def many_padded() -> bytes:
     """A pixel in a tile of a million, two hundred times."""
     return tiff(np.zeros((200, 1, 1), np.uint8), tile=(1024, 1024), compression="zlib", metadata=None)

@@ -228,7 +228,10 @@ class Hostile:
 
     def bomb(self) -> Request:
         """Few bytes that announce or unpack to many."""
-        which = int(self.rng.integers(7))
+        which = int(self.rng.integers(8))
+        if which == 7:
+            text = ("<a/>", "<a>", "x", "&amp;")[int(self.rng.integers(4))] * int(self.rng.choice([1000, 90_000, 400_000]))
+            return Request("long OME-XML", self._path(), _described(text))
         if which == 6:
             return Request("bomb of JPEG scans", self._path(), _jpeg_of_scans(2000, int(self.rng.choice([15, 90, 500, 50_000]))))
         if which == 5:
@@ -396,6 +399,11 @@ def large(size: int) -> list[Request]:
         Request("long numbers", infer, numbers(b"0." + b"1" * 300)),
         Request("nested numbers", infer, numbers(b"[[[0]]]")),
         Request("packed numbers", infer, gzip.compress(numbers(b"0"), 1), {"Content-Encoding": "gzip"}),
+        Request("long OME-XML", "/v1/embed?model=tiny", _described("<a/>" * (size // 4))),
+        Request("nested OME-XML", "/v1/embed?model=tiny", _described("<a>" * (size // 7) + "</a>" * (size // 7))),
+        Request("OME-XML as long as may be", "/v1/embed?model=tiny", _described("<a/>" * 99_000 + " " * 1_500_000)),
+        Request("JPEG of many scans", "/v1/channels?model=tiny", _jpeg_of_scans(7900, 80)),
+        Request("JPEG of as many scans as may be", "/v1/channels?model=tiny", _jpeg_of_scans(7900, 9)),
         Request("headers", raw=b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * size, stays=True),
     ]
 
@@ -411,6 +419,13 @@ def _png_of_zeros(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def _described(text: str) -> bytes:
+    """A TIFF whose OME-XML holds `text` beside its image."""
+    pixels = 'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="20" SizeY="24" SizeC="3" SizeZ="1" SizeT="1"'
+    xml = f'<OME xmlns="http://www.openome.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels {pixels}><TiffData/></Pixels></Image>{text}</OME>'
+    return tiff(np.zeros((3, 24, 20), np.uint16), photometric="minisblack", description=xml, metadata=None)
 
 
 def _jpeg_of_scans(side: int, scans: int) -> bytes:
