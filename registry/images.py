@@ -33,6 +33,8 @@ PNG_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}
 PILLOW_MODES = ("L", "I;16", "LA", "RGB", "RGBA")
 #: longest side that is resampled: the matrices that do it are dense
 MAX_RESIZED_SIDE = 16_384
+#: values of a matrix that is kept for the next image, 2 MiB; 2,300 pixels to 224
+MAX_KEPT_MATRIX = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,12 @@ def resize_linear(pixels: NDArray[np.float32], height: int, width: int) -> NDArr
     return np.ascontiguousarray(rows @ pixels @ columns.T, dtype=np.float32)
 
 
-@lru_cache(maxsize=16)
 def resampling_matrix(source: int, target: int) -> NDArray[np.float32]:
     """(target, source) float32, rows sum to 1: the triangle filter of Pillow's BILINEAR resize."""
+    return (_kept_matrix if source * target <= MAX_KEPT_MATRIX else _new_matrix)(source, target)
+
+
+def _new_matrix(source: int, target: int) -> NDArray[np.float32]:
     scale = source / target
     support = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
@@ -224,6 +229,10 @@ def resampling_matrix(source: int, target: int) -> NDArray[np.float32]:
     matrix: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
+
+
+#: the images of a benchmark have few sides; who sends others makes it anew, and what is kept is bounded
+_kept_matrix = lru_cache(maxsize=16)(_new_matrix)
 
 
 def read_image(path: Path) -> Image:

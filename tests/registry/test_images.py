@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from registry.errors import ImageError
-from registry.images import Image, ImageSpec, conform, decode_image, read_channels, read_image, resize_linear
+from registry.images import Image, ImageSpec, conform, decode_image, read_channels, read_image, resampling_matrix, resize_linear
 from registry.jpeg import read_jpeg
 
 NAMES = ("dna", "er", "rna", "actin", "mito")
@@ -488,6 +489,13 @@ class TestConform:
         plane = RNG.random((48, 40)).astype(np.float32)
         expected = np.asarray(Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR))
         np.testing.assert_allclose(resize_linear(plane[None], height, width)[0], expected, atol=2e-6)
+
+    def test_what_is_kept_for_the_next_image_is_bounded(self) -> None:
+        """Sides come from whoever sends an image; each takes a dense matrix, of which the last that are small are kept."""
+        assert resampling_matrix(2048, 224) is resampling_matrix(2048, 224)
+        for vast in (2400, 16_384):
+            first = weakref.ref(resampling_matrix(vast, 224))
+            assert first() is None
 
     def test_vast_sides_are_not_resampled(self) -> None:
         image = Image(np.zeros((5, 1, 20_000), np.uint16))
