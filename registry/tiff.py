@@ -137,6 +137,8 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
     structure = check_structure(data, source, max_pixels)
     try:
         with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tiff:
+            # Micro-Manager's own index of planes is not read: it places them anywhere and announces any number of them
+            tiff.is_mmstack = False
             # The XML is checked before tifffile parses it to find the series.
             facts = _ome_facts(tiff.ome_metadata, source, structure) if tiff.is_ome else _OmeFacts()
             series = _only_series(tiff, facts, source, structure)

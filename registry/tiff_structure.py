@@ -101,6 +101,8 @@ _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR = 25
 _SUBFILE, _EXTRA_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 254, 338, 322, 323
 _DEPTH, _TILE_DEPTH = 32997, 32998
 _DESCRIPTION, _SUB_DIRECTORIES = 270, 330
+#: tags of makers: MetaMorph's list of properties and its planes, each of which tifffile reads for each; Hamamatsu's slides, whose tiles lie elsewhere
+_UIC_PROPERTIES, _UIC_PLANES, _NDPI = 33628, 33629, 65420
 _STRIPS, _TILES = (273, 279), (324, 325)
 _ONE_VALUE = (_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR, _SUBFILE, _TILE_WIDTH, _TILE_HEIGHT, _DEPTH, _TILE_DEPTH)
 _READ = frozenset((*_ONE_VALUE, _EXTRA_SAMPLES, _SUB_DIRECTORIES, *_STRIPS, *_TILES))
@@ -177,6 +179,10 @@ class _Walk:
                     raise ImageError(f"`{source}`: its TIFF tags have more values than the file has bytes. The file is damaged: save it again.")
                 held = data[at : at + size]
                 self.read.append((at, at + size))
+            if tag == _NDPI:
+                raise ImageError(f"`{source}`: expected TIFF or OME-TIFF, got an NDPI slide. Save the field as OME-TIFF.")
+            if (tag == _UIC_PROPERTIES and values > MAX_TAGS) or (tag == _UIC_PLANES and values > MAX_PAGES):
+                raise ImageError(f"`{source}`: expected at most {MAX_PAGES} planes of MetaMorph, got {values} values. Save the image as OME-TIFF.")
             if tag == _DESCRIPTION:
                 self._describe(held)
             if tag in _READ:

@@ -58,3 +58,14 @@ def sharing(pages: int, values: int, *, tag: int = 330) -> bytes:
     step = len(directory(entries))
     chain = [directory(entries, first + (i + 1) * step if i + 1 < pages else 0) for i in range(pages)]
     return file(first, bytes(960), inner, shared, counts, *chain)
+
+
+def indexed(planes: Sequence[int]) -> bytes:
+    """A page of 24 x 20 in a file with an index as Micro-Manager writes it, which places that page as each of these channels."""
+    summary = b'{"MicroManagerVersion": "1.4", "Frames": 1}'
+    index = START + 32 + len(summary)
+    pixels = index + 8 + 20 * len(planes)
+    first = pixels + 960
+    head = struct.pack("<8I", 54773648, index, 0, 0, 0, 0, 2355492, len(summary)) + summary
+    entries = struct.pack("<2I", 3453623, len(planes)) + b"".join(struct.pack("<5I", plane, 0, 0, 0, first) for plane in planes)
+    return file(first, head, entries, bytes(960), directory(with_entries(page(24, 20, pixels, 960), (51123, 2, 2, START))))

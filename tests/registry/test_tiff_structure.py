@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from registry.errors import ImageError
 from registry.images import decode_image
 from registry.tiff_structure import check_structure
-from tests.tiff_parts import LONG, START, Entry, nested, one_page, page, sharing, with_entries
+from tests.tiff_parts import LONG, START, Entry, indexed, nested, one_page, page, sharing, with_entries
 
 LIMIT = 64_000_000
 IMAGE: NDArray[np.uint16] = np.random.default_rng(4).integers(0, 60_000, (3, 64, 48)).astype(np.uint16)
@@ -53,6 +53,9 @@ WRONG: dict[str, tuple[Callable[[], tuple[list[Entry], bytes]], str]] = {
     "a tile of no width": (lambda: tile(0, PACKED), "strips or tiles of no pixels"),
     "a signed number": (lambda: strip(RAW, (277, 9, 1, 2)), "got another, or 1 values of type 9"),
     "a number twice": (lambda: ([(256, LONG, 1, 10), *strip()[0]], RAW), "expected TIFF tag 256 once"),
+    "an NDPI slide": (lambda: strip(RAW, (65420, LONG, 1, 1)), "expected TIFF or OME-TIFF, got an NDPI slide"),
+    "properties of MetaMorph": (lambda: strip(bytes(20_000), (33628, LONG, 5000, START)), "at most 1024 planes of MetaMorph, got 5000 values"),
+    "planes of MetaMorph": (lambda: strip(bytes(20_000), (33629, 5, 2000, START)), "at most 1024 planes of MetaMorph, got 2000 values"),
     "planes in depth": (lambda: strip(RAW, (32997, LONG, 1, 2)), "expected flat TIFF pages, got one of 2 planes in depth"),
 }
 
@@ -96,6 +99,12 @@ def test_what_pages_share_is_counted_for_each(data: Callable[[], bytes], message
     with pytest.raises(ImageError, match=message):
         check_structure(made, "x", LIMIT)
     assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize("planes", [(0,), (0, 1), (0, 50_000_000)])
+def test_an_index_of_micro_manager_places_nothing(planes: tuple[int, ...]) -> None:
+    """It may name any number of planes, and places outside the pages: what the pages hold is the image."""
+    assert decode_image(indexed(planes)).pixels.shape == (1, 24, 20)
 
 
 XML = (

@@ -19,7 +19,7 @@ import tifffile
 from numpy.random import Generator
 
 from tests.serving.bundles import npy, ome, png, tiff
-from tests.tiff_parts import LONG, START, nested, one_page, page, sharing, with_entries
+from tests.tiff_parts import LONG, START, indexed, nested, one_page, page, sharing, with_entries
 
 PATHS = ("/v1/embed", "/v1/score", "/v1/channels")
 INTERESTING = (0, 1, 2, 3, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
@@ -186,6 +186,8 @@ class Hostile:
         if self.rng.random() < 0.3:
             shared = sharing(int(self.rng.integers(1, 200)), int(self.rng.choice([2, 500, 20_000])), tag=int(self.rng.choice([273, 330, 65_000])))
             return Request("TIFF pages that share", self._path(), shared)
+        if self.rng.random() < 0.1:
+            return Request("planes of Micro-Manager", self._path(), indexed([0, int(self.rng.choice([1, 50_000_000, 2**32 - 1]))]))
         payload = zlib.compress(bytes(960))
         entries = page(24, 20, START, len(payload), int(self.rng.choice([8, 8, 8, 5, 7, 34_925, 50_001])))
         for _ in range(int(self.rng.integers(0, 3))):
