@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 RGB = 2
+#: float32's; wider ones are not read, and would take several times the memory that the limit on values allows
+MAX_ITEM_BYTES = 4
 #: attributes that number or count planes in OME-XML
 _PLANE_NUMBERS = ("IFD", "PlaneCount", "NumPlanes", "FirstC", "FirstZ", "FirstT", "SamplesPerPixel")
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "nm": 1e-3, "mm": 1e3}
@@ -144,6 +146,8 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
             series = _only_series(tiff, facts, source, structure)
             if math.prod(series.shape) > max_pixels:
                 raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}. Crop the image.")
+            if series.dtype.itemsize > MAX_ITEM_BYTES:
+                raise ImageError(f"`{source}`: expected at most {MAX_ITEM_BYTES} bytes per value, got {series.dtype}. Convert the file.")
             facts = replace(facts, pixel_size_um=facts.pixel_size_um or _imagej_pixel_size_um(tiff))
             layout, shape = _Layout(structure.pages[0], series.axes, facts), tuple(series.shape)
             if series.dataoffset is not None:

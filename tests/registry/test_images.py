@@ -330,6 +330,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "an empty npy": (lambda: npy(np.zeros((0, 8, 8), np.uint16)), "expected shape"),
     "float64": (lambda: npy(CELLS.astype(np.float64)), "expected dtype uint8 or uint16 or float32, got float64"),
     "signed TIFF": (lambda: tiff(CELLS.astype(np.int16), photometric="minisblack"), "got int16. Convert the file"),
+    "wide numbers in a TIFF": (lambda: tiff(CELLS[0] * 1j, photometric="minisblack"), "expected at most 4 bytes per value, got complex128"),
     "NaN": (lambda: npy(np.array([[[1.0, np.nan, np.inf]]], np.float32)), "2 of 3 pixels are NaN or infinite"),
     "NaN in a TIFF": (lambda: tiff(np.full((8, 8), np.nan, np.float32)), "64 of 64 pixels are NaN"),
 }
