@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,40 @@ def is_loopback(host: str) -> bool:
 
 
 def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may run on, or fewer where its control group (a container, a systemd unit) has the time of fewer."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *map(int, granted_cores())]))
+
+
+def granted_cores(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
+    """Limits of processor time, in cores, of a process's control group and those around it.
+
+    Args:
+        groups: where they are mounted.
+        own: lists the groups of the process: `0::/path` of version 2, `4:cpu,cpuacct:/path` of version 1.
+    """
+    for line in _text(own).splitlines():
+        kinds, _, path = line.partition(":")[2].partition(":")
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        top = groups / "cpu" if kinds else groups
+        parts = path.strip("/").split("/")
+        # a path that is not below the mount, as a container may see it, leaves what is mounted itself
+        for folder in {top.joinpath(*parts[:count]) for count in range(len(parts) + 1)}:
+            if kinds:
+                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+            else:
+                quota, _, period = _text(folder / "cpu.max").partition(" ")
+            # "max" or -1: as much as there is
+            if quota.isdecimal() and period.isdecimal() and int(period):
+                yield int(quota) / int(period)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from registry.bundle import read_arrays, write_arrays
 from registry.errors import BundleError, ParamsError
+from serving import settings
 from serving.client import ScoringClient
 from serving.client.retries import ONCE
 from serving.endpoint.access import Access
@@ -33,7 +34,7 @@ from serving.endpoint.server import answering, running, serve
 from serving.errors import ServiceError
 from serving.schema import ErrorAnswer
 from serving.scoring import Scorer, embedding_tolerance
-from serving.settings import Settings
+from serving.settings import Settings, available_cores, granted_cores
 from tests.serving.bundles import TinyBundle, npy, ome, png, seal, tiff
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -422,3 +423,31 @@ class TestSettings:
     def test_refused(self, name: str, value: str, message: str) -> None:
         with pytest.raises(ParamsError, match=message):
             Settings.from_environment({f"BLANKSLIDE_SERVE_{name}": value})
+
+    @pytest.mark.parametrize(
+        ("own", "files", "expected"),
+        [
+            ("0::/\n", {"cpu.max": "150000 100000"}, [1.5]),
+            ("0::/\n", {"cpu.max": "max 100000"}, []),
+            ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, [2, 4]),
+            ("0::/../b\n", {"cpu.max": "200000 100000"}, [2]),
+            ("3:cpu,cpuacct:/docker/x\n0::/\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, [0.5]),
+            ("3:cpuset:/\n4:cpuacct,cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, []),
+            ("0::/\n", {"cpu.max": "nonsense"}, []),
+            ("", {}, []),
+        ],
+    )
+    def test_limits_of_control_groups(self, tmp_path: Path, own: str, files: dict[str, str], expected: list[float]) -> None:
+        for name, text in files.items():
+            (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "groups" / name).write_text(f"{text}\n")
+        (tmp_path / "own").write_text(own)
+        assert sorted(granted_cores(tmp_path / "groups", tmp_path / "own")) == expected
+
+    @pytest.mark.parametrize(("granted", "cores"), [([], 16), ([8.5], 8), ([40], 16), ([12, 3], 3), ([0.5], 1)])
+    def test_a_container_of_less_time_has_fewer_cores(self, monkeypatch: pytest.MonkeyPatch, granted: list[float], cores: int) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+        monkeypatch.setattr(settings, "granted_cores", lambda: iter(granted))
+        chosen = Settings()
+        assert available_cores() == cores
+        assert chosen.workers * chosen.cores == cores
