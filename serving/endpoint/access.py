@@ -73,7 +73,10 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = request_id
+                # a browser takes it for what it says it is: no answer becomes a script or a page by its content
+                sent["x-content-type-options"] = "nosniff"
             await send(message)
 
         try:

@@ -20,17 +20,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, InputError, NotFoundError
-from serving.endpoint.access import REQUEST_ID, Access, log
+from serving.endpoint.access import OPEN, REQUEST_ID, Access, log
 from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
 from serving.endpoint.metrics import CONTENT_TYPE, STATE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
 from serving.endpoint.protocol import RETRY_AFTER
-from serving.endpoint.responses import ERRORS, NOT_FOUND
+from serving.endpoint.responses import BODY, FORMS, NOT_FOUND, complete
 from serving.endpoint.served import ServedModels
 from serving.errors import BodyKindError, OverloadedError, TooSlowError, status_of
-from serving.framing import Framing
+from serving.framing import POLICIES, Framing
 from serving.schema import Channels, EmbeddingAnswer, EmbeddingBatch, ErrorAnswer, Health, ModelPage, Models, Reading, ReadingBatch
 from serving.scoring import Scorer
 from serving.settings import Settings
@@ -55,14 +55,48 @@ _PAGE_POLICY = (
     "img-src data:",
     "base-uri 'none'",
     "form-action 'none'",
+    "frame-ancestors 'none'",
 )
-_PAGE_HEADERS = {"Content-Security-Policy": "; ".join(_PAGE_POLICY), "X-Content-Type-Options": "nosniff"}
+_PAGE_HEADERS = {"Content-Security-Policy": "; ".join(_PAGE_POLICY)}
 ModelName = Annotated[str, Query(description="Name of a served model, see `/v1/models`.")]
-Field = Annotated[str, Query(description="What is done with a field that is larger than the model's input: `refuse`, `grid` or `centres`.")]
+Field = Annotated[
+    str,
+    Query(
+        description="What is done with a field that is larger than the model's input: `refuse`, `grid` or `centres`.",
+        json_schema_extra={"enum": list(POLICIES)},
+    ),
+]
 Centres = Annotated[str, Query(description="With `field=centres`: `y,x;y,x` in pixels.")]
-Resample = Annotated[str, Query(description="`true`: an image of another pixel size is resampled to the model's.")]
-Pictures = Annotated[str, Query(description="`false`: the nearest training images come without their pictures, which are most of the answer.")]
+# not booleans: FastAPI would take `yes`, `1` and others for them
+_YES_OR_NO = {"enum": ["true", "false"]}
+Resample = Annotated[str, Query(description="`true`: an image of another pixel size is resampled to the model's.", json_schema_extra=_YES_OR_NO)]
+Pictures = Annotated[
+    str,
+    Query(
+        description="`false`: the nearest training images come without their pictures, which are most of the answer.", json_schema_extra=_YES_OR_NO
+    ),
+]
+_DESCRIPTION = (
+    "Send the bytes of an image file as the body. `/` is a page on which this can be tried."
+    " `HEAD` is answered wherever `GET` is; any other method than those listed is answered 405, and `Allow` says which there are."
+)
 Lifespan = Callable[[ServedModels], AbstractAsyncContextManager[None]]
+
+
+class Application(FastAPI):
+    """FastAPI, with a document that says what this service says.
+
+    Attributes:
+        asks_for_token: whether it does.
+    """
+
+    asks_for_token = False
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi(), self.asks_for_token, OPEN)
+        return self.openapi_schema
 
 
 def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url: str = DEFAULT_URL, beside: Lifespan | None = None) -> FastAPI:
@@ -94,20 +128,24 @@ def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url:
         finally:
             models.close()
 
-    app = FastAPI(
+    token = settings.secret()
+    app = Application(
         title="Blankslide",
         version=metadata.version("blankslide"),
         summary="Embeds and scores microscopy images, each answer beside those of its controls.",
-        description="Send the bytes of an image file as the body. `/` is a page on which this can be tried.",
+        description=_DESCRIPTION,
         servers=[{"url": url}],
+        # else `/v1/models/` leads to whatever `Host` says
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         telemetry={"tracing": False},
     )
-    app.add_middleware(Access, metrics=metrics, token=settings.secret())
+    app.asks_for_token = bool(token)
+    app.add_middleware(Access, metrics=metrics, token=token)
     _add_error_handlers(app, models)
-    examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(settings.secret()), given=not scorers[0].withheld)
+    examples = Examples(url, models.names[0], scorers[0].bundle.card.image, bool(token), given=not scorers[0].withheld)
     _add_information(app, models, examples)
     _add_scoring(app, models, settings, examples)
     _add_page(app)
@@ -120,7 +158,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         forms = dict.fromkeys(kinds, _BINARY)
         answer = {"description": f"`{one.__name__}`; of a form of several images, or of a field that is cut, `{several.__name__}`.", "content": forms}
         return {
-            "responses": {200: {"model": one | several, **answer}, **ERRORS},
+            "responses": {200: {"model": one | several, **answer}, **BODY, **FORMS},
             "openapi_extra": {"requestBody": _BODIES, **examples.post(path)},
             "tags": ["images"],
         }
@@ -166,7 +204,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
         framing = Framing.parse(field, centres, resample, settings.max_images)
         return await answered(request, model, framing, score=True, pictures=pictures == "true")
 
-    @app.post("/v1/channels", responses=ERRORS, openapi_extra={"requestBody": _BODY, **examples.post("/v1/channels")}, tags=["images"])
+    @app.post("/v1/channels", responses=BODY, openapi_extra={"requestBody": _BODY, **examples.post("/v1/channels")}, tags=["images"])
     async def channels(request: Request, model: ModelName) -> Channels:
         """Small grey pictures of an image's channels, for looking at; of any size."""
         scorer = models.scorer(model)
@@ -179,7 +217,7 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     @app.get(
         "/v1/example",
         response_class=Response,
-        responses={200: {"content": {"application/octet-stream": {}}, "description": "An npy file."}, **NOT_FOUND},
+        responses={200: {"content": {"application/octet-stream": _BINARY}, "description": "An npy file."}, **NOT_FOUND},
         openapi_extra=examples.fetch(),
         tags=["images"],
     )
@@ -212,7 +250,9 @@ def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> 
         stale = {scorer.name: scorer.evidence for scorer in models if scorer.evidence.startswith("stale")}
         return Health(live=True, ready=True, models=models.names, stale=stale)
 
-    @app.get("/metrics", response_class=Response, openapi_extra=examples.get("/metrics"), tags=["operations"])
+    text = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", response_class=Response, responses={200: text}, openapi_extra=examples.get("/metrics"), tags=["operations"])
     def get_metrics() -> Response:
         """Counters and times in Prometheus' text format."""
         return Response(models.metrics.text(), media_type=CONTENT_TYPE)

@@ -219,6 +219,7 @@ class Protocol(HttpToolsProtocol):
         request_id, status = uuid.uuid4().hex, status_of(error)
         body = ErrorAnswer(error=str(error), kind=type(error).__name__, status=status).model_dump_json().encode()
         headers = {"content-type": "application/json", "content-length": len(body), "x-request-id": request_id, "connection": "close"}
+        headers["x-content-type-options"] = "nosniff"
         if isinstance(error, OverloadedError):
             headers["retry-after"] = RETRY_AFTER
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
