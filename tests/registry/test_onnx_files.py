@@ -59,6 +59,39 @@ def test_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         OnnxEmbedder(data, name="tiny")
 
 
+def engine() -> Any:
+    """An operator that leads to a compiled engine."""
+    return helper.make_node(
+        "EPContext", ["pixels"], ["embedding"], domain="com.microsoft", embed_mode=0, ep_cache_context="/etc/engine", main_context=1
+    )
+
+
+def engine_in_a_branch() -> bytes:
+    out = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 4])
+    branch = helper.make_graph([engine()], "branch", [], [out])
+    nodes = [helper.make_node("If", ["yes"], ["embedding"], then_branch=branch, else_branch=branch)]
+    return model(nodes, [helper.make_tensor("yes", TensorProto.BOOL, [], [True])])
+
+
+def engine_in_a_function() -> bytes:
+    proto = onnx.ModelProto.FromString(model([helper.make_node("hidden", ["pixels"], ["embedding"])], []))
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
+    proto.functions.append(helper.make_function("", "hidden", ["pixels"], ["embedding"], [engine()], opsets))
+    return bytes(proto.SerializeToString())
+
+
+ENGINES = {"graph": lambda: model([engine()], []), "branch": engine_in_a_branch, "function": engine_in_a_function}
+
+
+@pytest.mark.parametrize("case", ENGINES)
+def test_an_operator_that_may_read_a_file_is_refused(case: str) -> None:
+    data = ENGINES[case]()
+    with pytest.raises(BundleError, match=r"expected standard operators alone, got `com\.microsoft\.EPContext`"):
+        refuse_external_data(data, "tiny")
+    with pytest.raises(BundleError, match="expected standard operators alone"):
+        OnnxEmbedder(data, name="tiny")
+
+
 def test_the_runtime_alone_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.eye(4, dtype=np.float32).tofile(tmp_path / "secret.bin")
     monkeypatch.chdir(tmp_path)
