@@ -18,6 +18,7 @@ parsed, and no array may need pickle.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -385,16 +386,31 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
                 np.lib.format.write_array(stream, np.ascontiguousarray(arrays[name]), allow_pickle=False)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an npz file, without pickle.
+def refuse_packed(archive: zipfile.ZipFile, path: Path) -> None:
+    """Check that a zip holds no more bytes than it takes: a few packed ones could unpack to more than there is room for.
 
     Raises:
-        BundleError: damaged, or an array that needs pickle.
+        BundleError: an entry is compressed, or entries share bytes.
+    """
+    entries = archive.infolist()
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size]
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise BundleError(f"`{path}`: expected entries as they are, got compressed or shared ones ({_listing(packed)}). Write the file again.")
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file that `write_arrays` wrote, without pickle.
+
+    Raises:
+        BundleError: damaged, compressed, or an array that needs pickle or says that it is larger than it is.
     """
     try:
+        _headers(path)
         # numpy leaves a damaged file that it opened itself open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except BundleError:
+        raise
     except Exception as error:  # encrypted, packed in an unknown way: zipfile and numpy raise what they like
         raise _no_arrays(path, error) from error
 
@@ -466,9 +482,13 @@ def _headers(path: Path) -> dict[str, NpyHeader]:
     found: dict[str, NpyHeader] = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            refuse_packed(archive, path)
             for name in archive.namelist():
                 with archive.open(name) as stream:
                     header = read_header(stream.read(MAX_READ))
+                size = math.prod(header.shape) * header.dtype.itemsize
+                if not header.dtype.hasobject and (min(header.shape, default=0) < 0 or size != archive.getinfo(name).file_size - header.start):
+                    raise BundleError(f"`{path}`: `{name}` says that it holds {size} bytes, and does not. Write the file again.")
                 if header.dtype.hasobject:
                     raise BundleError(f"`{path}`: `{name}` holds objects, which would need pickle. A bundle holds plain arrays only.")
                 found[name.removesuffix(".npy")] = header

@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
-from registry.bundle import Bundle, read_bundle
+from registry.bundle import Bundle, read_bundle, refuse_packed
 from registry.errors import BundleError
 from registry.files import published, read_json, write_json
 
@@ -29,6 +29,12 @@ INSIDE = "inside.json"
 _MANIFEST = "MAR-INF/MANIFEST.json"
 Inside = Literal["onnx", "torch"]
 INSIDES: tuple[Inside, ...] = get_args(Inside)
+#: bytes of a bundle: an ONNX file holds 2 GiB at most, and a bundle a few
+MOST_BUNDLE = 16 * 2**30
+#: bytes of everything else in an archive
+MOST_BESIDE = 2**20
+#: weights hardly shrink: what unpacks to so many times its size holds something else
+MOST_TIMES = 100
 #: they become lines of TorchServe's settings
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -56,8 +62,10 @@ class ArchiveFacts:
             raise BundleError(f"There is no archive `{archive}`. Make one with `blankslide archive NAME`.")
         try:
             with zipfile.ZipFile(archive) as found:
-                model = json.loads(found.read(_MANIFEST))["model"]
+                model = json.loads(_read(found, _MANIFEST))["model"]
             facts = cls(str(model["modelName"]), str(model["modelVersion"]))
+        except BundleError:
+            raise
         except Exception as error:  # encrypted, damaged, nested without end
             raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}). Make it again.") from error
         if not _WORD.fullmatch(facts.name) or not _WORD.fullmatch(facts.version):
@@ -82,8 +90,10 @@ def copy_trusted(archive: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as found:
             names = sorted(found.namelist())
-            handler = json.loads(found.read(_MANIFEST))["model"].get("handler")
-            parts = {name: found.read(name) for name in (BUNDLE, INSIDE, HANDLER) if name in names}
+            handler = json.loads(_read(found, _MANIFEST))["model"].get("handler")
+            parts = {name: _read(found, name) for name in (INSIDE, HANDLER) if name in names}
+    except BundleError:
+        raise
     except Exception as error:  # encrypted, damaged, nested without end
         raise BundleError(f"`{archive}`: expected a TorchServe archive, which it is not ({type(error).__name__}). Make it again.") from error
     if names != sorted((_MANIFEST, BUNDLE, INSIDE, HANDLER)) or handler != HANDLER or parts[HANDLER] != own:
@@ -94,8 +104,37 @@ def copy_trusted(archive: Path, target: Path) -> None:
         )
     manifest = {"runtime": "python", "model": {"modelName": facts.name, "handler": HANDLER, "modelVersion": facts.version}}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
-        for name, data in {_MANIFEST: json.dumps(manifest).encode(), BUNDLE: parts[BUNDLE], INSIDE: parts[INSIDE], HANDLER: own}.items():
+        for name, data in {_MANIFEST: json.dumps(manifest).encode(), INSIDE: parts[INSIDE], HANDLER: own}.items():
             copy.writestr(zipfile.ZipInfo(name), data)
+        try:
+            _copy_bundle(archive, copy)
+        except BundleError:
+            raise
+        except Exception as error:  # as above
+            raise BundleError(f"`{archive}`: its bundle cannot be unpacked ({type(error).__name__}). Make the archive again.") from error
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A small entry; no more of it is unpacked than it says that it holds."""
+    entry = archive.getinfo(name)
+    if entry.file_size > MOST_BESIDE:
+        raise BundleError(f"`{archive.filename}`: expected at most {MOST_BESIDE} bytes in `{name}`, got {entry.file_size}. Make the archive again.")
+    with archive.open(entry) as stream:
+        # with a length: without one all that is packed would be unpacked before it is cut to size
+        return stream.read(entry.file_size + 1)
+
+
+def _copy_bundle(archive: Path, copy: zipfile.ZipFile) -> None:
+    """Write the bundle of an archive into its copy, piece by piece."""
+    with zipfile.ZipFile(archive) as found:
+        entry = found.getinfo(BUNDLE)
+        if entry.file_size > min(MOST_BUNDLE, MOST_TIMES * entry.compress_size):
+            raise BundleError(
+                f"`{archive}`: expected a bundle of at most {MOST_BUNDLE} bytes and {MOST_TIMES} times what it is packed to, got {entry.file_size}"
+                f" from {entry.compress_size}. Make the archive again."
+            )
+        with found.open(entry) as source, copy.open(zipfile.ZipInfo(BUNDLE), "w", force_zip64=True) as target:
+            shutil.copyfileobj(source, target)
 
 
 def _own_handler() -> bytes:
@@ -177,13 +216,14 @@ def unpack_bundle(path: Path, folder: Path) -> Bundle:
     """Unpack and verify what `pack_bundle` wrote.
 
     Raises:
-        BundleError: no such zip, a name that would leave `folder`, or not the bundle its manifest describes.
+        BundleError: no such zip, a name that would leave `folder`, more than the zip's own bytes, or not the bundle its manifest describes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
                     raise BundleError(f"`{path.name}`: `{name}` would be written outside its folder. Make the archive again.")
+            refuse_packed(archive, path)
             archive.extractall(folder)
     except BundleError:
         raise

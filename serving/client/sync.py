@@ -218,5 +218,5 @@ class TorchServeClient(_Blocking):
 
     def score(self, model: str, image: bytes | str | Path) -> Reading:
         """The reading of one image file, given as its bytes or its path."""
-        at = Door(f"/predictions/{model}", SCORE.one, SCORE.many)
+        at = Door(f"/predictions/{quote(model, safe='')}", SCORE.one, SCORE.many)
         return self._carry_out(self._exchange.about(at, {}, Part.of(image)))

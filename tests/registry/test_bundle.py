@@ -127,6 +127,24 @@ def pickled_array(folder: Path) -> None:
     seal(folder)
 
 
+def compressed_array(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "heads.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("chirality/coef.npy", npy_of(np.zeros(10**6)))
+    seal(folder)
+
+
+def array_larger_than_its_file(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "heads.npz", "w") as archive:
+        archive.writestr("chirality/coef.npy", npy_of(np.zeros(10)).replace(b"(10,), }", b"(99,), }"))
+    seal(folder)
+
+
+def npy_of(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    return stream.getvalue()
+
+
 def damaged_array(folder: Path) -> None:
     (folder / "heads.npz").write_bytes((folder / "heads.npz").read_bytes()[:100])
     seal(folder)
@@ -239,7 +257,7 @@ ODD = {
     "nested scorecard": (nested("scorecard.json"), "a card or scorecard cannot be read (RecursionError"),
     "nested manifest": (nested("manifest.json"), "expected a manifest"),
     "encrypted": (in_headers(6, 8, 1), "expected an npz file of plain arrays, which it is not (RuntimeError)"),
-    "packed in an unknown way": (in_headers(8, 10, 77), "expected an npz file of plain arrays, which it is not (NotImplementedError)"),
+    "packed in an unknown way": (in_headers(8, 10, 77), "expected entries as they are, got compressed or shared ones"),
     "golden without its answer": (arrays_of("golden.npz", embedding=None), "`golden.npz`: expected `embedding` of shape (4, 2)"),
     "golden of another size": (
         arrays_of("golden.npz", pixels=images()[:, :, :3]),
@@ -279,6 +297,8 @@ def test_a_reference_of_odd_values_is_refused_in_words(copy: Path) -> None:
         (add_unlisted, "not in the manifest"),
         (add_pickle, "`weights.pkl` does not belong"),
         (pickled_array, "would need pickle"),
+        (compressed_array, "got compressed or shared ones"),
+        (array_larger_than_its_file, "says that it holds 792 bytes, and does not"),
         (damaged_array, "npz file of plain arrays"),
         (link_file, "link or a special file"),
         (link_folder, "link or a special file"),

@@ -9,13 +9,17 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +129,13 @@ class TestArchive:
             unpack_bundle(tmp_path / "evil.zip", tmp_path / "inside")
         assert not (tmp_path / "escaped.txt").exists()
 
+    def test_compressed_entries_are_not_unpacked(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
+            bomb.writestr("manifest.json", b" " * 2**20)
+        with pytest.raises(BundleError, match="got compressed or shared ones"):
+            unpack_bundle(tmp_path / "bomb.zip", tmp_path / "inside")
+        assert not (tmp_path / "inside").exists()
+
     def test_not_a_zip(self, tmp_path: Path) -> None:
         (tmp_path / "x.zip").write_bytes(b"nothing")
         with pytest.raises(BundleError, match="expected a packed bundle"):
@@ -219,6 +230,34 @@ class TestTrust:
             pass
         assert main(["torchserve", "--bundle", str(foreign), "--port", "0"]) == 2
         assert "--trust-handler" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", [BUNDLE, INSIDE, "MAR-INF/MANIFEST.json"])
+    def test_what_unpacks_to_far_more_than_it_is_packed_to_is_refused(self, archive: Path, tmp_path: Path, name: str) -> None:
+        # 1000 times as many bytes
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(tmp_path / "bomb.mar", "w", zipfile.ZIP_DEFLATED) as written:
+            for each in source.namelist():
+                written.writestr(each, b" " * 64 * 2**20 if each == name else source.read(each))
+        tracemalloc.start()
+        try:
+            with pytest.raises(BundleError, match=r"expected (a bundle of )?at most .* bytes"):
+                copy_trusted(tmp_path / "bomb.mar", tmp_path / "copy.mar")
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        finally:
+            tracemalloc.stop()
+
+    def test_an_entry_that_is_larger_than_it_says_is_not_unpacked(self, archive: Path, tmp_path: Path) -> None:
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(tmp_path / "bomb.mar", "w", zipfile.ZIP_DEFLATED) as written:
+            for each in source.namelist():
+                written.writestr(each, b" " * 64 * 2**20 if each == INSIDE else source.read(each))
+        data = (tmp_path / "bomb.mar").read_bytes()
+        (tmp_path / "bomb.mar").write_bytes(data.replace(struct.pack("<I", 64 * 2**20), struct.pack("<I", 20)))
+        tracemalloc.start()
+        try:
+            with pytest.raises(BundleError, match="expected a TorchServe archive, which it is not"):
+                copy_trusted(tmp_path / "bomb.mar", tmp_path / "copy.mar")
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        finally:
+            tracemalloc.stop()
 
     def test_strange_archives_are_refused_in_words(self, archive: Path, tmp_path: Path) -> None:
         deep = self.altered(archive, tmp_path / "deep.mar", **{"MAR-INF__MANIFEST.json": b"[" * 100_000 + b"]" * 100_000})
@@ -608,10 +647,34 @@ class TestStarting:
             command.wait()
 
 
+def test_the_client_asks_for_the_model_it_was_told_whatever_its_name() -> None:
+    asked: list[str] = []
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Not in the output of tests."""
+
+    with HTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with TorchServeClient(f"http://127.0.0.1:{server.server_port}", "token") as client, pytest.raises(ServiceError):
+            client.score("a/../b?c=d#e", b"image")
+        server.shutdown()
+    assert asked == ["/predictions/a%2F..%2Fb%3Fc%3Dd%23e"]
+
+
 def assert_example_runs(example: str, tiny: TinyBundle) -> None:
     """The curl line that the command prints, with a real file in the place of IMAGE.tif."""
-    line = example.replace("--data-binary @IMAGE.tif", "--data-binary @-")
-    done = subprocess.run(["bash", "-c", f"{line.strip()} -sS --fail"], input=ome(tiny.images[0]), capture_output=True, check=True)
+    with tempfile.NamedTemporaryFile(suffix=".tif") as image:
+        image.write(ome(tiny.images[0]))
+        image.flush()
+        line = example.replace("@IMAGE.tif", f"@{image.name}")
+        # a token in the arguments could be read by every user of the machine
+        assert "Authorization" not in line.partition("| curl")[2]
+        done = subprocess.run(["bash", "-c", f"{line.strip()} -sS --fail"], capture_output=True, check=True)
     assert b'"embedding":[' in done.stdout
     assert b'"provider":"torch-cpu"' in done.stdout
 
