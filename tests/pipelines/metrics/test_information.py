@@ -73,6 +73,7 @@ def _crowded(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, (rng.random(300) < 1 / (1 + np.exp(-3.6 * x[:, 0] + 2.4 * x[:, 1]))).astype(int), units
 
 
+@pytest.mark.slow
 def test_noise_knows_nothing_new_where_controls_could_learn_the_training_labels_by_heart() -> None:
     """Without a penalty the controls lose more than there is to know, and noise beside them takes some of it back: 0.06 bits of nothing."""
     bits = []
