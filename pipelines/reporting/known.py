@@ -82,6 +82,6 @@ def _cell(found: Knowledge | None) -> KnownCell:
         return KnownCell("", "", found.note if found else "")
     p = "" if np.isnan(found.p) else f", p {words.probability(found.p)}"
     parity = "" if np.isnan(found.published) else f", parity {words.number(found.published)}"
-    drop = "" if np.isnan(found.drop) or found.drop_note else f", {words.elsewhere(found.drop, found.drop_share, 'them')}"
+    drop = "" if np.isnan(found.drop) or found.drop_note else f", {words.elsewhere(found.drop, found.drop_share)}"
     elsewhere = "" if np.isnan(found.elsewhere) else f"; in other wells {words.number(found.elsewhere)}"
     return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}{parity}{drop}", f"over {found.n}{elsewhere}")

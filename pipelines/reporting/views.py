@@ -313,7 +313,7 @@ def _answer(found: Replicates | None) -> tuple[str, str, str]:
     beside = [said.format(share) for share, said in shares if not np.isnan(share)]
     return (
         words.number(found.value),
-        ", ".join(beside + ([] if np.isnan(found.drop) else [words.elsewhere(found.drop, found.drop_share, "queries")])),
+        ", ".join(beside + ([] if np.isnan(found.drop) else [words.elsewhere(found.drop, found.drop_share)])),
         "",
     )
 

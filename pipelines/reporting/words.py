@@ -165,15 +165,14 @@ def floor_of_found(least: float, n: int, what: str) -> str:
     return f"the share found is 0 or at least {least:.1%}: with so many {what} the lowest p that there can be is too high for fewer"
 
 
-def elsewhere(drop: float, share: float, of: str) -> str:
-    """What becomes of a value when positives must lie in other wells, and how many can say: "−0.031 elsewhere (80% of queries)".
+def elsewhere(drop: float, share: float) -> str:
+    """What becomes of a value when positives must lie in other wells, and how many queries can say: "−0.031 elsewhere (80% of queries)".
 
     Args:
         drop: of the value.
-        share: of those that have positives both ways.
-        of: what these are.
+        share: of the queries, those that have positives both ways.
     """
-    few = "" if share > 0.995 else f" ({share:.0%} of {of})"
+    few = "" if share > 0.995 else f" ({share:.0%} of queries)"
     return f"{signed(-drop)} elsewhere{few}"
 
 

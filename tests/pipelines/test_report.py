@@ -382,7 +382,7 @@ def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: st
     assert (others.count(cell.format("0.212")), others.count(cell.format("0.343"))) == (len(REPLICATED) - 1, 0)
     assert '<th scope="rowgroup" colspan="6">none</th>' in others
     assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 5
-    said = "0.000, p 0.012, −0.040 elsewhere (80% of them)"
+    said = "0.000, p 0.012, −0.040 elsewhere (80% of queries)"
     shares = f'<td class="n" title="over 9; in other wells 0.302"><b>0.343</b> <span class="soft">{said}</span></td>'
     never = '<td class="n" title="over 9; in other wells 0.343"><b>0.343</b> <span class="soft">0.000, p 0.012</span></td>'
     assert (first.count(shares), first.count(never)) == (len(REPLICATED) - 1, len(REPLICATED) - 1)
