@@ -24,9 +24,9 @@ from serving.endpoint.access import OPEN, REQUEST_ID, Access, log
 from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
-from serving.endpoint.metrics import CONTENT_TYPE, STATE, Metrics
+from serving.endpoint.metrics import CONTENT_TYPE, Metrics
 from serving.endpoint.openinference import add_routes as add_open_inference
-from serving.endpoint.protocol import RETRY_AFTER
+from serving.endpoint.protocol import RETRY_AFTER, UNREAD
 from serving.endpoint.responses import BODY, FORMS, NOT_FOUND, complete
 from serving.endpoint.served import ServedModels
 from serving.errors import BodyKindError, OverloadedError, TooSlowError, status_of
@@ -118,7 +118,7 @@ def create_app(scorers: Sequence[Scorer], settings: Settings | None = None, url:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # the server's connections have this too: they count what they refuse
-        state = {STATE: metrics}
+        state = {UNREAD: metrics.unread}
         try:
             if beside is None:
                 yield state

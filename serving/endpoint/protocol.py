@@ -14,7 +14,6 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from registry.errors import BlankslideError, InputError
-from serving.endpoint.metrics import STATE, Metrics
 from serving.errors import HeadersTimeoutError, HeadersTooLargeError, OverloadedError, status_of
 from serving.schema import ErrorAnswer
 from serving.settings import Settings
@@ -31,6 +30,8 @@ LINGER_S = 2.0
 RETRY_AFTER = "1"
 #: where the scope of a request has the status with which its connection refused the rest of its body
 REFUSED = "blankslide.refused"
+#: where the state of the application has what counts a request that was refused before it was one, by its status
+UNREAD = "blankslide.unread"
 log = logging.getLogger("blankslide")
 
 
@@ -208,14 +209,13 @@ class Protocol(HttpToolsProtocol):
             if self._in_body:
                 self._hang_up()
             return
-        metrics = self.app_state.get(STATE)
         if self._answering:
             # its request is the one that is refused, and is counted as others are
             cast("dict[str, Any]", self.cycle.scope)[REFUSED] = int(status_of(error))
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        elif isinstance(metrics, Metrics):
-            metrics.unread(status_of(error))
+        elif count := self.app_state.get(UNREAD):
+            count(status_of(error))
         request_id, status = uuid.uuid4().hex, status_of(error)
         body = ErrorAnswer(error=str(error), kind=type(error).__name__, status=status).model_dump_json().encode()
         headers = {"content-type": "application/json", "content-length": len(body), "x-request-id": request_id, "connection": "close"}
