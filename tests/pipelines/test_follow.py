@@ -304,7 +304,7 @@ def endless(folder: Path) -> Bundle:
     return read_bundle(tiny.folder)
 
 
-def test_a_bundle_that_never_ends_is_refused_and_a_follower_that_tries_it_can_be_ended(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+def test_a_bundle_that_never_ends_is_refused(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
     here.add(bundles.one)
     with here.follower(check_s=60) as follower:
         follower.step()
@@ -317,6 +317,15 @@ def test_a_bundle_that_never_ends_is_refused_and_a_follower_that_tries_it_can_be
     assert here.live() == before
     assert trying(os.getpid()) == []
 
+
+@pytest.mark.slow
+def test_a_follower_that_tries_a_bundle_without_end_can_be_ended(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+    here.add(bundles.one)
+    with here.follower(check_s=60) as follower:
+        follower.step()
+    before = here.live()
+    (tmp_path / "endless").mkdir()
+    here.add(endless(tmp_path / "endless"))
     arguments = ["--workspace", str(here.database.parent), "follow", "tiny", "--into", str(here.root), "--tracking-uri", here.store.uri]
     for number in (signal.SIGTERM, signal.SIGKILL):
         with subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], cwd=ROOT) as process:

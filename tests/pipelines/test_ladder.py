@@ -294,6 +294,7 @@ def pieces(workspace: Workspace, name: str) -> set[str]:
     return {path.parent.name for path in workspace.ladder("tiny").glob(f"runs/*/{name}")}
 
 
+@pytest.mark.slow
 def test_two_workers_elsewhere_give_the_same_bytes_after_a_kill(small: Workspace, tmp_path: Path, trained: list[tuple[str, int]]) -> None:
     made = make_workspace(tmp_path / "elsewhere", threads=2, ladder=FEW)
     command = [sys.executable, "-m", "pipelines.cli", "--workspace", str(made.root), "ladder", "tiny"]
@@ -315,6 +316,7 @@ def test_two_workers_elsewhere_give_the_same_bytes_after_a_kill(small: Workspace
         assert (made.ladder("tiny") / name).read_bytes() == (small.ladder("tiny") / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_command_takes_seeds_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_workspace(tmp_path)
     assert main(["--workspace", str(made.root), "ladder", "tiny", "--seeds", "2", "--epochs", "6"]) == 0

@@ -192,6 +192,7 @@ def test_an_import_of_tables_that_is_killed_is_repeated_to_the_same_bytes(tmp_pa
     assert killed == whole
 
 
+@pytest.mark.slow
 def test_noise_beats_nothing_and_without_twins_nothing_is_promoted(tmp_path: Path) -> None:
     root = tmp_path / "work"
     root.mkdir()

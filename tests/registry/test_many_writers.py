@@ -86,6 +86,7 @@ def test_eight_processes_fill_an_empty_sqlite_store(forks: ForkServerContext, bu
     check_whole(everybody_registers(forks, uri, "", bundles), tmp_path)
 
 
+@pytest.mark.slow
 def test_eight_processes_fill_an_empty_postgresql_store(forks: ForkServerContext, bundles: Path, postgresql_uri: str, tmp_path: Path) -> None:
     check_whole(everybody_registers(forks, postgresql_uri, str(tmp_path / "artifacts"), bundles), tmp_path)
 

@@ -170,6 +170,7 @@ def test_true_information_is_found_and_said() -> None:
     assert "20 plates" in text
 
 
+@pytest.mark.slow
 def test_twins_that_hold_the_same_information_take_the_claim_away() -> None:
     case = _case(13, n=800, hidden=1.2)
     twins = {"fresh": [_with_hidden(case, seed) for seed in range(1, 6)]}
