@@ -24,7 +24,7 @@ MAX_SAMPLES = 1024
 MAX_SEGMENTS = 100_000
 #: bytes of ImageDescription over all pages, where OME-XML lies, and tags in it: tifffile parses it, and while it does nothing else runs
 MAX_DESCRIPTION = 2 << 20
-MAX_MARKUP = 100_000
+MAX_MARKUP = 20_000
 #: what tags of several pages may share: the values of all of them take at most so many bytes more than the file has
 SHARED_BYTES = 1 << 20
 #: values that tiles have in excess of their pages, as a multiple of the values an image may have

@@ -132,11 +132,11 @@ class TestDescription:
     def test_more_than_any_image_has(self, data: Callable[[], bytes]) -> None:
         made = data()
         start = time.process_time()
-        with pytest.raises(ImageError, match=r"at most 2097152 bytes of ImageDescription \(OME-XML\) and 100000 tags in it, got \d+ and \d+\. Save"):
+        with pytest.raises(ImageError, match=r"at most 2097152 bytes of ImageDescription \(OME-XML\) and 20000 tags in it, got \d+ and \d+\. Save"):
             decode_image(made)
         assert time.process_time() - start < 0.3
 
-    @pytest.mark.parametrize("inner", ["<a/>" * 99_000, "<a>" * 49_000 + "</a>" * 49_000, "x" * 2_000_000, "<!--" + "<" * 90_000 + "-->"])
+    @pytest.mark.parametrize("inner", ["<a/>" * 19_000, "<a>" * 9_000 + "</a>" * 9_000, "x" * 2_000_000, "<!--" + "<" * 19_000 + "-->"])
     def test_the_most_that_is_read(self, inner: str) -> None:
         made = described(inner)
         start = time.process_time()

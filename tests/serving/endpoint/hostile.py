@@ -232,7 +232,7 @@ class Hostile:
         """Few bytes that announce or unpack to many."""
         which = int(self.rng.integers(8))
         if which == 7:
-            text = ("<a/>", "<a>", "x", "&amp;")[int(self.rng.integers(4))] * int(self.rng.choice([1000, 90_000, 400_000]))
+            text = ("<a/>", "<a>", "x", "&amp;")[int(self.rng.integers(4))] * int(self.rng.choice([1000, 19_000, 400_000]))
             return Request("long OME-XML", self._path(), _described(text))
         if which == 6:
             return Request("bomb of JPEG scans", self._path(), _jpeg_of_scans(2000, int(self.rng.choice([15, 90, 500, 50_000]))))
@@ -403,7 +403,7 @@ def large(size: int) -> list[Request]:
         Request("packed numbers", infer, gzip.compress(numbers(b"0"), 1), {"Content-Encoding": "gzip"}),
         Request("long OME-XML", "/v1/embed?model=tiny", _described("<a/>" * (size // 4))),
         Request("nested OME-XML", "/v1/embed?model=tiny", _described("<a>" * (size // 7) + "</a>" * (size // 7))),
-        Request("OME-XML as long as may be", "/v1/embed?model=tiny", _described("<a/>" * 99_000 + " " * 1_500_000)),
+        Request("OME-XML as long as may be", "/v1/embed?model=tiny", _described("<a/>" * 19_000 + " " * 1_500_000)),
         Request("JPEG of many scans", "/v1/channels?model=tiny", _jpeg_of_scans(7900, 80)),
         Request("JPEG of as many scans as may be", "/v1/channels?model=tiny", _jpeg_of_scans(7900, 9)),
         Request("headers", raw=b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * size, stays=True),
