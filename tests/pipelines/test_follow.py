@@ -304,13 +304,19 @@ def endless(folder: Path) -> Bundle:
     return read_bundle(tiny.folder)
 
 
-def test_a_bundle_that_never_ends_is_refused(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+def served_before_an_endless_one(here: Followed, bundles: Bundles, folder: Path) -> Live:
+    """One bundle is served, and one that never gives its golden answers is promoted after it."""
     here.add(bundles.one)
     with here.follower(check_s=60) as follower:
         follower.step()
-    before = here.live()
-    (tmp_path / "endless").mkdir()
-    here.add(endless(tmp_path / "endless"))
+    served = here.live()
+    folder.mkdir()
+    here.add(endless(folder))
+    return served
+
+
+def test_a_bundle_that_never_ends_is_refused(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
+    before = served_before_an_endless_one(here, bundles, tmp_path / "endless")
     with here.follower(check_s=3) as follower:
         assert follower.step() == "refused"
         assert "`tiny` had not given its golden answers after 3 s" in follower.refusal
@@ -320,12 +326,7 @@ def test_a_bundle_that_never_ends_is_refused(here: Followed, bundles: Bundles, t
 
 @pytest.mark.slow
 def test_a_follower_that_tries_a_bundle_without_end_can_be_ended(here: Followed, bundles: Bundles, tmp_path: Path) -> None:
-    here.add(bundles.one)
-    with here.follower(check_s=60) as follower:
-        follower.step()
-    before = here.live()
-    (tmp_path / "endless").mkdir()
-    here.add(endless(tmp_path / "endless"))
+    before = served_before_an_endless_one(here, bundles, tmp_path / "endless")
     arguments = ["--workspace", str(here.database.parent), "follow", "tiny", "--into", str(here.root), "--tracking-uri", here.store.uri]
     for number in (signal.SIGTERM, signal.SIGKILL):
         with subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], cwd=ROOT) as process:
