@@ -16,7 +16,7 @@ from registry.errors import BundleError
 STANDARD = ("", "ai.onnx")
 
 
-def refuse_external_data(model: bytes, name: str) -> None:
+def refuse_other_files(model: bytes, name: str) -> None:
     """Check that every tensor of a model holds its own values, and that every operator is a standard one.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from registry.arrays import Embedding, PixelBatch
 from registry.errors import BundleError, ImageError, ProviderError
 from registry.export import INPUT, OUTPUT
-from registry.onnx_files import refuse_external_data
+from registry.onnx_files import refuse_other_files
 
 PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 #: TF32 keeps 10 bits of mantissa: embeddings would leave the stated tolerance
@@ -70,7 +70,7 @@ class OnnxEmbedder:
     def __init__(self, model: bytes, provider: str = "cpu", threads: int = 1, name: str = "encoder", shared: bool = False) -> None:
         self.name = name
         self.provider = provider
-        refuse_external_data(model, name)
+        refuse_other_files(model, name)
         self._session = _session(model, provider, threads, name)
         by_image = shared and threads > 1 and provider == "cpu"
         self._narrow = _session(model, provider, 1, name) if by_image else self._session

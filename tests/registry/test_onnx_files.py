@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from registry.errors import BundleError
-from registry.onnx_files import refuse_external_data
+from registry.onnx_files import refuse_other_files
 from serving.embedders import OnnxEmbedder
 
 
@@ -54,7 +54,7 @@ def test_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     data = CASES[case]()
     with pytest.raises(BundleError, match="are to be read from another file"):
-        refuse_external_data(data, "tiny")
+        refuse_other_files(data, "tiny")
     with pytest.raises(BundleError, match="are to be read from another file"):
         OnnxEmbedder(data, name="tiny")
 
@@ -87,7 +87,7 @@ ENGINES = {"graph": lambda: model([engine()], []), "branch": engine_in_a_branch,
 def test_an_operator_that_may_read_a_file_is_refused(case: str) -> None:
     data = ENGINES[case]()
     with pytest.raises(BundleError, match=r"expected standard operators alone, got `com\.microsoft\.EPContext`"):
-        refuse_external_data(data, "tiny")
+        refuse_other_files(data, "tiny")
     with pytest.raises(BundleError, match="expected standard operators alone"):
         OnnxEmbedder(data, name="tiny")
 
@@ -100,9 +100,9 @@ def test_the_runtime_alone_would_read_it(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_network_that_holds_its_values_passes() -> None:
-    refuse_external_data(model([product("w")], [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")]), "tiny")
+    refuse_other_files(model([product("w")], [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")]), "tiny")
 
 
 def test_not_onnx() -> None:
     with pytest.raises(BundleError, match="is not an ONNX file"):
-        refuse_external_data(b"nothing of the kind", "tiny")
+        refuse_other_files(b"nothing of the kind", "tiny")
