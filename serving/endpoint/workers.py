@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from registry.errors import BlankslideError, BundleError, InputError, ParamsError, ProviderError
 from serving.endpoint.logs import log_json_lines
-from serving.endpoint.memory import give_back_from_now_on
+from serving.endpoint.memory import give_back_from_now_on, one_heap
 from serving.endpoint.protocol import protocol_of
 from serving.live import Live
 from serving.live import names as live_names
@@ -248,13 +248,14 @@ def work(plan: Plan, listener: socket.socket, said: Connection) -> None:
     # Ctrl-C reaches the whole group: the supervisor decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_json_lines()
-    give_back_from_now_on()
+    one_heap()
     try:
         app = app_of(plan, lambda line: said.send(("said", line)))
     except BlankslideError as error:
         said.send((next(name for name, known in REFUSALS.items() if isinstance(error, known)), str(error)))
         return
     server = _Announcing(server_of(app, plan.settings).config, lambda: said.send(("ready", "")))
+    give_back_from_now_on()
     threading.Thread(target=_end_with_supervisor, args=(server, said), name="supervisor-watch", daemon=True).start()
     server.run(sockets=[listener])
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -58,4 +61,25 @@ def test_it_is_given_up_and_keeps_its_turn_to_its_end(tiny: TinyBundle) -> None:
         assert asyncio.run(story()) == 7
     finally:
         go.set()
+        models.close()
+
+
+def test_a_replaced_model_is_freed_though_nobody_searches_for_what_was_loaded_at_the_start(tiny: TinyBundle) -> None:
+    before = Scorer.open(tiny.folder)
+    models = ServedModels([before], Settings(threads=2), Metrics())
+    known = weakref.ref(before)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        del before
+        assert known() is not None
+        models.replace(Scorer.open(tiny.folder), "again")
+        deadline = time.monotonic() + 10
+        while known() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert known() is None
+    finally:
+        gc.unfreeze()
+        gc.enable()
         models.close()
