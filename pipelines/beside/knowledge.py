@@ -12,9 +12,10 @@
 Profiles are means over the tested images of a well; the wells are aligned by every rule of `alignment.alignments` that the controls allow, then
 averaged by treatment or entity, and compared by cosines. The batch of an alignment is `Metadata_Batch`, else `Metadata_Plate`.
 
-Treatments of one label may lie in the same wells of several plates. Beside their score stands the same with positives in other wells only: two
-treatments share a well where any of their wells have the same position, on whatever plates, because a mean keeps a trace of each. Where they share
-none, nothing can drop, and that is said; a trace of wells that lie near each other is left to a comparison with `layout`.
+Two treatments that are related, by a label, a relation or a target, may lie in the same wells of several plates and look alike for that. Beside these
+scores stands the same in other wells only: positives of a label, and of recall and targets both sides, what is related and what it is compared with.
+Two treatments or entities share a well where any of their wells have the same position, on whatever plates, because a mean keeps a trace of each.
+Where they share none, nothing can drop, and that is said; a trace of wells that lie near each other is left to a comparison with `layout`.
 
 Consistency and magnitude need perturbations that do nothing. Here they are control wells, put together as the wells of a treatment are: the first
 control well of each plate, in order of position, the second of each, and so on. Where the layout is the same on every plate, so that a treatment
@@ -44,14 +45,14 @@ from pipelines.metrics.canonical import PERTURBATION, PLATE, WELL
 from pipelines.metrics.groups import least_found
 from pipelines.metrics.multilabel import label_position_control, label_scores
 from pipelines.metrics.names import whole_names
-from pipelines.metrics.relations import THRESHOLDS, Signal, consistency, magnitude, recall
-from pipelines.metrics.targets import Interaction, target_scores
+from pipelines.metrics.relations import THRESHOLDS, Signal, consistency, magnitude, recall, recall_position_control
+from pipelines.metrics.targets import Interaction, target_position_control, target_scores
 from pipelines.params import EvaluateParams
 from registry.arrays import Floats, Mask
 from registry.errors import InputError
 
 #: names the rule in every result, beside the alignment and the batch
-PROTOCOL = "knowledge:v3:well-means-cosine"
+PROTOCOL = "knowledge:v4:well-means-cosine"
 #: columns that alignments take for the batch: the first that is there
 BATCHES = ("Metadata_Batch", "Metadata_Plate")
 #: the alignment a reader meets first, and where the controls do not allow it
@@ -65,6 +66,8 @@ FALSE_DISCOVERIES = 0.05
 SIGNIFICANT = 0.05
 #: groups of control wells below which there is no null
 LEAST_NEGATIVES = 5
+#: questions that are answered by the published p too, and in other wells
+WITH_PUBLISHED_P, IN_OTHER_WELLS = ("consistency", "magnitude"), ("recall", "targets AP", "targets AUROC", "labels")
 NO_CONTROLS = "the index names no control wells"
 FILE = "knowledge.parquet"
 
@@ -119,9 +122,10 @@ class Knowledge:
         note: why it is not estimable; "".
         published: of consistency and magnitude the same share by the published p, which has no + 1 and can be 0: below 0.05, and for parity alone;
             NaN otherwise.
-        elsewhere: of labels the value with positives in other wells only; NaN where that is not estimable, and of other questions.
-        drop: how much lower that is for the same treatments and labels; NaN likewise.
-        drop_share: share of the pairs of a treatment and its label that the drop rests on: those with positives both ways.
+        elsewhere: of recall, targets and labels the value in other wells only; NaN where that is not estimable, and of other questions.
+        drop: how much lower that is; NaN likewise. Of labels for the same treatments and labels; of targets for the same compounds, of the average
+            precision above chance; of recall for the relations that are left, against all of them.
+        drop_share: share of what is scored that the drop rests on: of pairs of a treatment and its label, of compounds, or of relations.
         drop_note: why there is no drop, or why there can be none.
         least: of labels found the smallest value, other than 0, that there can be with so many labels and draws (`groups.least_found`); above 1 where
             none can be found. NaN of other questions.
@@ -357,18 +361,17 @@ def _recall(
     named, nameless = screen.entities != "", _nameless(screen)
     names, profiles = aggregate(x[named], screen.entities[named])
     others, of_others = aggregate(x[nameless], screen.treatments[nameless])
-    found = recall(
-        np.concatenate([profiles, of_others]),
-        # no treatment is taken for the entity that it is named like
-        [*names, *(f"treatment\n{name}" for name in others)],
-        known,
-        genes=np.arange(len(names) + len(others)) < len(names),
-        null_scope=scope,
-        thresholds=tails,
-        permutations=permutations,
-        seed=seed,
-    )
-    return {"recall": Answer(found.value, found.permuted, found.p, found.pairs)}
+    every = np.concatenate([profiles, of_others])
+    # no treatment is taken for the entity that it is named like
+    called = [*names, *(f"treatment\n{name}" for name in others)]
+    genes = np.arange(len(called)) < len(names)
+    found = recall(every, called, known, genes=genes, null_scope=scope, thresholds=tails, permutations=permutations, seed=seed)
+    places = np.concatenate([_positions(screen, screen.entities, named), _positions(screen, screen.treatments, nameless)])
+    position = recall_position_control(every, called, known, places, genes=genes, null_scope=scope, thresholds=tails)
+    why = position.reason or ("not estimable: no known pair shares a well, so that nothing can drop" if np.isnan(position.drop) else "")
+    return {
+        "recall": Answer(found.value, found.permuted, found.p, found.pairs, np.nan, position.value, position.drop, position.share, why),
+    }
 
 
 def negatives_of(wells: Wells) -> NDArray[np.str_]:
@@ -433,10 +436,18 @@ def _targets(screen: Screen, permutations: int, seed: int, x: Floats) -> dict[st
     compounds, of_compounds = aggregate(x[nameless], screen.treatments[nameless])
     profiles = {name: of_compounds[number : number + 1] for number, name in enumerate(compounds)}
     found = target_scores(profiles, genes, of_genes, screen.targets, draws=DRAWS, permutations=permutations, seed=seed)
-    n = len(found.compounds)
+    places = dict(zip(compounds, _positions(screen, screen.treatments, nameless), strict=True))
+    gene_places = _positions(screen, screen.entities, named)
+    position = target_position_control(profiles, genes, of_genes, screen.targets, places, gene_places, draws=DRAWS, seed=seed)
+    why = position.reason or ("" if position.dropped else "not estimable: no target shares a well with its compound, so that nothing can drop")
+
+    def answer(value: float, chance: float, p: float, elsewhere: Floats, drop: float) -> Answer:
+        mean = float(elsewhere.mean()) if len(elsewhere) else np.nan
+        return Answer(value, chance, p, len(found.compounds), np.nan, mean, drop, position.share, why)
+
     return {
-        "targets AP": Answer(float(found.ap.mean()), float(found.chance.mean()), np.nan, n),
-        "targets AUROC": Answer(float(found.auroc.mean()), 0.5, found.p, n),
+        "targets AP": answer(float(found.ap.mean()), float(found.chance.mean()), np.nan, position.ap, position.ap_drop),
+        "targets AUROC": answer(float(found.auroc.mean()), 0.5, found.p, position.auroc, position.auroc_drop),
     }
 
 
@@ -457,7 +468,7 @@ def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, s
     membership = np.array([[label in of_treatment[name] for label in every] for name in names], dtype=bool).reshape(len(names), len(every))
     asked = membership.any(axis=1)
     found = label_scores(profiles[asked], membership[asked], every, permutations=permutations, seed=seed)
-    position = label_position_control(profiles[asked], membership[asked], every, _positions(screen)[asked])
+    position = label_position_control(profiles[asked], membership[asked], every, _positions(screen, screen.treatments, treated)[asked])
     why = position.reason or ("" if position.dropped else "no two treatments of a label share a well, so that nothing can drop")
     n = len(found.names)
     least = least_found(n, permutations, FALSE_DISCOVERIES) / n if permutations else np.nan
@@ -466,13 +477,15 @@ def _labels(screen: Screen, sets: Sequence[frozenset[str]], permutations: int, s
     return {"labels": mean, "labels found": share}
 
 
-def _positions(screen: Screen) -> Mask:
-    """(t, w) in which well positions each treatment lies, on any plate; none where the index does not name them."""
-    treatment = np.unique(screen.treatments[screen.treated], return_inverse=True)[1]
-    position = np.unique(screen.wells.columns[WELL][screen.treated], return_inverse=True)[1]
-    found = np.zeros((treatment.max(initial=-1) + 1, position.max(initial=-1) + 1), dtype=bool)
+def _positions(screen: Screen, names: NDArray[np.str_], kept: Mask) -> Mask:
+    """(t, w) in which well positions of the screen each of the t `names` of the wells that are kept lies, sorted, on any plate; none where the index
+    does not name positions.
+    """
+    name = np.unique(names[kept], return_inverse=True)[1]
+    position = np.unique(screen.wells.columns[WELL], return_inverse=True)[1]
+    found = np.zeros((name.max(initial=-1) + 1, position.max(initial=-1) + 1), dtype=bool)
     if screen.wells.placed:
-        found[treatment, position] = True
+        found[name, position[kept]] = True
     return found
 
 

@@ -22,6 +22,7 @@ from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features
 from pipelines.metrics.groups import benjamini_hochberg
 from pipelines.metrics.pairs import Similarities
+from pipelines.metrics.places import packed_places, together
 from pipelines.metrics.ranking import chance_ap, group_weights
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
@@ -86,7 +87,7 @@ def label_scores(
     """
     check_count(permutations, "a number of permutations", 0, instead="With 0 there is no p-value.")
     features, membership = _checked(features, membership, names)
-    lists = _Lists(membership, None if places is None else _packed(places, len(features)))
+    lists = _Lists(membership, None if places is None else packed_places(places, len(features)))
     if not len(lists):
         elsewhere = "" if places is None else " in different places"
         raise InputError(f"Expected a label that two profiles{elsewhere} have and another lacks altogether, got none. Check the column of labels.")
@@ -145,7 +146,7 @@ def label_position_control(
         InputError: as `label_scores`, for the question as it is; places of another shape.
     """
     features, membership = _checked(features, membership, names)
-    packed = _packed(places, len(features))
+    packed = packed_places(places, len(features))
     both = _Lists(membership), _Lists(membership, packed)
     anywhere, elsewhere = both
     if not len(anywhere):
@@ -181,15 +182,6 @@ def _checked(features: Floats, membership: Mask, names: Sequence[str]) -> tuple[
     if membership.shape != (len(features), len(names)):
         raise InputError(f"Expected {len(features)} rows of {len(names)} labels, got shape {membership.shape}.")
     return features, membership
-
-
-def _packed(places: Mask, n: int) -> NDArray[np.uint64]:
-    """(n, w / 64) places as bits: whether two profiles share one is asked of many pairs at once."""
-    places = np.asarray(places, dtype=bool)
-    if places.ndim != 2 or len(places) != n:
-        raise InputError(f"Expected a row of places for each of {n} profiles, got shape {places.shape}.")
-    bits = np.packbits(np.pad(places, ((0, 0), (0, -places.shape[1] % 64))), axis=1)
-    return np.ascontiguousarray(bits).view(np.uint64)
 
 
 def _means(lists: _Lists, features: Floats, distance: str, drawn: NDArray[np.int32]) -> Floats:
@@ -311,7 +303,7 @@ class _Lists:
         lists, other = self._alike(part)
         if self._places is None:
             return lists, other
-        kept = ~_together(self._places, self._query[part][lists], other)
+        kept = ~together(self._places, self._query[part][lists], other)
         return lists[kept], other[kept]
 
     def _alike(self, part: Ints) -> tuple[Ints, Ints]:
@@ -343,20 +335,11 @@ class _Lists:
             lists, other = keys // len(self._own), keys % len(self._own)
         if self._places is not None:
             alike, here = self._alike(part)
-            gone = _together(self._places, query[alike], here)
+            gone = together(self._places, query[alike], here)
             # those of a list stay one after the other
             order = np.argsort(np.concatenate([lists, alike[gone]]), kind="stable")
             lists, other = np.concatenate([lists, alike[gone]])[order], np.concatenate([other, here[gone]])[order]
         return lists, other
-
-
-def _together(places: NDArray[np.uint64], first: Ints, second: Ints) -> Mask:
-    """(p,) whether two profiles share a place, or one of them lies nowhere that is known."""
-    nowhere = np.asarray(~places.any(axis=1))
-    found = nowhere[first] | nowhere[second]
-    for bits in places.T:
-        found |= (bits[first] & bits[second]) != 0
-    return np.asarray(found)
 
 
 def _ranges(first: Ints, count: Ints) -> Ints:

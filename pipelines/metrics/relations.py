@@ -3,6 +3,9 @@
 Reference: EFAAR_benchmarking, `efaar.py` at commit 2248f40 (Celik et al. 2024; Kraus et al. 2024). Each function says how it differs. A
 representation of one or two numbers has cosines of hardly anything but 1 and -1 and can reach any recall; `describe` flags it as
 `low_rank`, and its recall must be read against permuted names, not against the chance of a random map.
+
+Entities that lie in the same wells look alike for that alone. `recall_position_control` asks for the recall of pairs that share no well, among pairs
+that share none, and says where the design forbids to ask; the reference has no such control.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.metrics.counts import check_count
 from pipelines.metrics.geometry import check_features, directions
+from pipelines.metrics.places import packed_places, together
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
@@ -23,6 +27,8 @@ from registry.errors import InputError
 THRESHOLDS = (0.05, 0.95)
 #: entities below which there is no recall (`MIN_REQ_ENT_CNT`)
 MIN_ENTITIES = 20
+#: pairs below which their tails say nothing: those of as many entities
+MIN_PAIRS = MIN_ENTITIES * (MIN_ENTITIES - 1) // 2
 NULL_SCOPES = ("genes", "all")
 _BLOCK = 512
 #: draws that equal a recall up to rounding count against it
@@ -91,31 +97,135 @@ def recall(
             permutations.
     """
     check_count(permutations, "a number of permutations", 0, instead="With 0 there is no p-value.")
-    features, labels = check_features(features), np.asarray(names, dtype=np.str_)
+    entities = _Entities.of(features, names, known, genes, null_scope, thresholds)
     low, high = thresholds
-    if null_scope not in NULL_SCOPES or not 0 < low < high < 1:
-        raise InputError(f"Expected a null over {' or '.join(NULL_SCOPES)} and 0 < low < high < 1, got `{null_scope}` and {thresholds}.")
-    place = {name: number for number, name in enumerate(labels.tolist())}
-    if len(place) < len(labels) or len(labels) != len(features):
-        raise InputError(f"Expected {len(features)} profiles of different names, got {len(place)} names. Aggregate replicates first.")
-    inside = np.ones(len(labels), dtype=bool) if genes is None or null_scope == "all" else np.asarray(genes, dtype=bool)
-    if inside.sum() < MIN_ENTITIES:
-        raise InputError(f"Expected at least {MIN_ENTITIES} entities for a null, got {int(inside.sum())}. A recall of so few says nothing.")
-    unit = directions(features, labels)
-    wanted = sorted({tuple(sorted((place[a], place[b]))) for a, b in known if a in place and b in place and a != b})
-    if not wanted:
-        raise InputError(f"None of the {len(known)} known pairs is in the map of {len(labels)} entities. Compare how both name their genes.")
-    first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
-    below, above = _cuts(_null(unit[inside]), thresholds)
-    asked = np.round(np.einsum("ij,ij->i", unit[first], unit[second]), 9)
-    value = float(np.mean((asked < below) | (asked > above)))
-    found = Recall(value, 1 - high + low, len(wanted), len(labels), null_scope, (low, high))
+    tails = _cuts(_null(entities.unit[entities.inside]), thresholds)
+    value = float(np.mean(_found(entities.asked, tails)))
+    n = len(entities.unit)
+    found = Recall(value, 1 - high + low, len(entities.first), n, null_scope, (low, high))
     if not permutations:
         return found
-    movable = np.arange(len(labels)) if genes is None else np.flatnonzero(genes)
+    labels = np.asarray(names, dtype=np.str_)
+    movable = np.arange(n) if genes is None else np.flatnonzero(genes)
     movable = movable[np.argsort(labels[movable])]
-    draws = _permuted(unit, first, second, (below, above), movable, permutations, np.random.default_rng(seed))
+    draws = _permuted(entities.unit, entities.first, entities.second, tails, movable, permutations, np.random.default_rng(seed))
     return replace(found, permuted=float(draws.mean()), p=float((1 + (draws >= value - _EQUAL).sum()) / (1 + permutations)))
+
+
+@dataclass(frozen=True)
+class RecallPositionControl:
+    """The question of `recall` asked twice.
+
+    Attributes:
+        anywhere: the recall of all known pairs, 0..1; larger is better.
+        value: the recall of those that share no place, in the tails of the pairs of the null that share none; NaN where it is not estimable. A random
+            map has the same chance both ways.
+        drop: anywhere - value: how much of the recall the pairs that share a place bring. These are other pairs than those that are left, because a
+            pair is all that there is of a relation. NaN where no value is estimable, and where no known pair shares a place: nothing can drop.
+        share: of the known pairs, those that share no place.
+        reason: why there is no value; "".
+    """
+
+    anywhere: float
+    value: float
+    drop: float
+    share: float
+    reason: str
+
+
+def recall_position_control(
+    features: Floats,
+    names: Names,
+    known: Sequence[tuple[str, str]],
+    places: Mask,
+    *,
+    genes: Mask | None = None,
+    null_scope: str = "genes",
+    thresholds: tuple[float, float] = THRESHOLDS,
+) -> RecallPositionControl:
+    """Recall of known pairs wherever they lie, and of those that share no place among the pairs of the null that share none.
+
+    Two entities share a place where any well of the one lies where any of the other does, because a profile is a mean and keeps a trace of each. Both
+    sides keep to the same rule: known pairs apart would be compared with a null that places stretch, and lose for that alone. An entity of which no
+    place is known shares one with all others. Needs 190 pairs of the null apart, as many as 20 entities have.
+
+    Args:
+        features: as for `recall`.
+        names: as for `recall`.
+        known: as for `recall`.
+        places: (p, w) in which places an entity lies.
+        genes: as for `recall`.
+        null_scope: as for `recall`.
+        thresholds: as for `recall`.
+
+    Raises:
+        InputError: as `recall`, for the question as it is; places of another shape.
+    """
+    entities = _Entities.of(features, names, known, genes, null_scope, thresholds)
+    packed = packed_places(places, len(entities.unit))
+    apart = ~together(packed, entities.first, entities.second)
+    unit, placed = entities.unit[entities.inside], packed[entities.inside]
+    null = _null(unit)
+    anywhere, share = float(np.mean(_found(entities.asked, _cuts(null, thresholds)))), float(apart.mean())
+    reason = "" if apart.any() else _why_nowhere(packed[np.union1d(entities.first, entities.second)])
+    if not reason and len(null := null[_pairs_apart(placed)]) < MIN_PAIRS:
+        reason = f"{len(null)} pairs of the null share no well, at least {MIN_PAIRS} are needed for its tails"
+    if reason:
+        return RecallPositionControl(anywhere, np.nan, np.nan, share, f"not estimable: {reason}")
+    value = float(np.mean(_found(entities.asked[apart], _cuts(null, thresholds))))
+    return RecallPositionControl(anywhere, value, np.nan if apart.all() else anywhere - value, share, "")
+
+
+def _why_nowhere(packed: NDArray[np.uint64]) -> str:
+    known = packed.any(axis=1)
+    if not known.any():
+        return "it is not known in which wells profiles lie"
+    return f"no two entities of a known pair{'' if known.all() else ' whose wells are known'} lie in different wells"
+
+
+@dataclass(frozen=True, eq=False)
+class _Entities:
+    """A map and the known pairs in it.
+
+    Attributes:
+        unit: (p, d) directions.
+        inside: (p,) which entities the null runs over.
+        first: (k,) one end of each known pair, once each.
+        second: (k,) the other.
+        asked: (k,) their cosines, rounded.
+    """
+
+    unit: Floats
+    inside: Mask
+    first: Ints
+    second: Ints
+    asked: Floats
+
+    @classmethod
+    def of(
+        cls, features: Floats, names: Names, known: Sequence[tuple[str, str]], genes: Mask | None, null_scope: str, thresholds: tuple[float, float]
+    ) -> _Entities:
+        """Check what `recall` is given."""
+        features, labels = check_features(features), np.asarray(names, dtype=np.str_)
+        low, high = thresholds
+        if null_scope not in NULL_SCOPES or not 0 < low < high < 1:
+            raise InputError(f"Expected a null over {' or '.join(NULL_SCOPES)} and 0 < low < high < 1, got `{null_scope}` and {thresholds}.")
+        place = {name: number for number, name in enumerate(labels.tolist())}
+        if len(place) < len(labels) or len(labels) != len(features):
+            raise InputError(f"Expected {len(features)} profiles of different names, got {len(place)} names. Aggregate replicates first.")
+        inside = np.ones(len(labels), dtype=bool) if genes is None or null_scope == "all" else np.asarray(genes, dtype=bool)
+        if inside.sum() < MIN_ENTITIES:
+            raise InputError(f"Expected at least {MIN_ENTITIES} entities for a null, got {int(inside.sum())}. A recall of so few says nothing.")
+        unit = directions(features, labels)
+        wanted = sorted({tuple(sorted((place[a], place[b]))) for a, b in known if a in place and b in place and a != b})
+        if not wanted:
+            raise InputError(f"None of the {len(known)} known pairs is in the map of {len(labels)} entities. Compare how both name their genes.")
+        first, second = (np.array(ends) for ends in zip(*wanted, strict=True))
+        return cls(unit, inside, first, second, np.round(np.einsum("ij,ij->i", unit[first], unit[second]), 9))
+
+
+def _found(cosines: Floats, tails: tuple[float, float]) -> Mask:
+    return np.asarray((cosines < tails[0]) | (cosines > tails[1]))
 
 
 def _null(unit: Floats) -> Floats:
@@ -128,6 +238,19 @@ def _null(unit: Floats) -> Floats:
         cosines[filled : filled + len(upper)] = np.round(upper, 9)
         filled += len(upper)
     return cosines
+
+
+def _pairs_apart(packed: NDArray[np.uint64]) -> Mask:
+    """(n (n - 1) / 2,) which pairs share no place, in the order of `_null`."""
+    n, filled = len(packed), 0
+    apart = np.empty(n * (n - 1) // 2, dtype=bool)
+    for start in range(0, n, _BLOCK):
+        rows, columns = np.arange(start, min(start + _BLOCK, n)), np.arange(start, n)
+        block = ~together(packed, rows[:, None], columns[None, :])
+        upper = block[np.triu(np.ones(block.shape, dtype=bool), 1)]
+        apart[filled : filled + len(upper)] = upper
+        filled += len(upper)
+    return apart
 
 
 def _cuts(null: Floats, thresholds: tuple[float, float]) -> tuple[float, float]:
@@ -147,7 +270,7 @@ def _permuted(
     tails = np.empty((len(unit), len(unit)), dtype=bool)
     for start in range(0, len(unit), _BLOCK):
         cosines = np.round(unit[start : start + _BLOCK] @ unit.T, 9)
-        tails[start : start + _BLOCK] = (cosines < cuts[0]) | (cosines > cuts[1])
+        tails[start : start + _BLOCK] = _found(cosines, cuts)
     draws, place = np.empty(permutations), np.arange(len(unit))
     for draw in range(permutations):
         place[movable] = rng.permutation(movable)

@@ -10,6 +10,9 @@ import numpy as np
 from pipelines.beside.knowledge import SHOWN, Knowledge
 from pipelines.reporting import words
 
+#: what a score in other wells rests on, where it is no query
+SCORED = {"recall": "relations", "targets AP": "compounds", "targets AUROC": "compounds"}
+
 
 @dataclass(frozen=True)
 class KnownCell:
@@ -82,6 +85,7 @@ def _cell(found: Knowledge | None) -> KnownCell:
         return KnownCell("", "", found.note if found else "")
     p = "" if np.isnan(found.p) else f", p {words.probability(found.p)}"
     parity = "" if np.isnan(found.published) else f", parity {words.number(found.published)}"
-    drop = "" if np.isnan(found.drop) or found.drop_note else f", {words.elsewhere(found.drop, found.drop_share)}"
+    left = words.elsewhere(found.drop, found.drop_share, SCORED.get(found.question, "queries"))
+    drop = "" if np.isnan(found.drop) or found.drop_note else f", {left}"
     elsewhere = "" if np.isnan(found.elsewhere) else f"; in other wells {words.number(found.elsewhere)}"
     return KnownCell(words.number(found.value), f"{words.number(found.reference)}{p}{parity}{drop}", f"over {found.n}{elsewhere}")

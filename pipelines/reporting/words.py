@@ -102,11 +102,17 @@ PROBING = {
 }
 #: what each question about known biology counts
 KNOWN = {
-    "recall": "share of known relations among the most similar and the most dissimilar twentieth of all pairs, or the tails that are named",
+    "recall": (
+        "share of known relations among the most similar and the most dissimilar twentieth of all pairs, or the tails that are named. Elsewhere: what"
+        " becomes of it when pairs that share a well, on any plates, do not count, known or not"
+    ),
     "consistency": "share of treatments whose wells are more alike than control wells put together like them; parity: by the published p, below 0.05",
     "magnitude": "share of treatments that lie farther from the control wells than other control wells do; parity: by the published p, below 0.05",
-    "targets AP": "average precision of a compound's targets among genes that are not",
-    "targets AUROC": "how often a compound's target is nearer to it than a gene that is not",
+    "targets AP": (
+        "average precision of a compound's targets among genes that are not. Elsewhere: what becomes of it, above chance, when genes that share a"
+        " well with the compound, on any plates, do not count"
+    ),
+    "targets AUROC": "how often a compound's target is nearer to it than a gene that is not. Elsewhere: as of the average precision",
     "labels": (
         "mean normalised average precision of treatments that share a label, mean over labels; 1 is perfect. Elsewhere: what becomes of it when"
         " those that share a well, on any plates, do not count"
@@ -165,14 +171,15 @@ def floor_of_found(least: float, n: int, what: str) -> str:
     return f"the share found is 0 or at least {least:.1%}: with so many {what} the lowest p that there can be is too high for fewer"
 
 
-def elsewhere(drop: float, share: float) -> str:
-    """What becomes of a value when positives must lie in other wells, and how many queries can say: "−0.031 elsewhere (80% of queries)".
+def elsewhere(drop: float, share: float, of: str = "queries") -> str:
+    """What becomes of a value in other wells only, and on how many of them it rests: "−0.031 elsewhere (80% of queries)".
 
     Args:
         drop: of the value.
-        share: of the queries, those that have positives both ways.
+        share: of what is scored, such as the queries, those that can be scored there.
+        of: what they are, in words.
     """
-    few = "" if share > 0.995 else f" ({share:.0%} of queries)"
+    few = "" if share > 0.995 else f" ({share:.0%} of {of})"
     return f"{signed(-drop)} elsewhere{few}"
 
 

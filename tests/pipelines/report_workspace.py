@@ -326,7 +326,7 @@ def _probing(unit: str, rows: list[str], tasks: list[str], *, selective: bool) -
 def _knowledge(rows: list[str]) -> list[Knowledge]:
     """Questions that all rows have but one under two alignments, one that none has, an alignment that the design forbids, and other wells.
 
-    Of two columns of labels, treatments of one share wells, and those of the other never do.
+    Of two columns of labels, treatments of one share wells, and those of the other never do; some related pairs do.
     """
     none, found = float("nan"), []
     apart = "no two treatments of a label share a well, so that nothing can drop"
@@ -336,7 +336,8 @@ def _knowledge(rows: list[str]) -> list[Knowledge]:
             lacking = "not estimable: Batch `p1` has 1 controls" if alignment == "tvn" else lacking
             value = none if lacking else {"none": 0.2121, "centre-scale": 0.3434}[alignment]
             numbers = (value, none, none, 0) if lacking else (value, 0.1010, 0.0049, 17)
-            found.append(Knowledge(row, "recall", "paths, null over genes", alignment, "p", *numbers, lacking))
+            in_wells = (none, none, none, "") if lacking else (value - 0.0717, 0.0717, 0.6, "")
+            found.append(Knowledge(row, "recall", "paths, null over genes", alignment, "p", *numbers, lacking, none, *in_wells))
             of_wells = (none, none, none, 0) if lacking else (value, 0.0303, none, 12)
             found.append(Knowledge(row, "consistency", "", alignment, "p", *of_wells, lacking, none if lacking else 0.2929))
             for labels, elsewhere in (("moa", (value - 0.0414, 0.0404, 0.8, "")), ("target", (value, 0.0, 1.0, apart))):

@@ -377,9 +377,11 @@ def test_known_biology_stands_there_with_its_chance_and_every_alignment(html: st
     assert html.count('-known">Known biology</h3>') == 1
     first, others = html.partition('-known">Known biology</h3>')[2].partition("</section>")[0].split("The same under 1 other alignment")
     assert "Wells aligned by <code>centre-scale</code>." in first
-    cell = '<td class="n" title="over 17"><b>{}</b> <span class="soft">0.101, p 0.005</span></td>'
-    assert (first.count(cell.format("0.343")), first.count(cell.format("0.212"))) == (len(REPLICATED) - 1, 0)
-    assert (others.count(cell.format("0.212")), others.count(cell.format("0.343"))) == (len(REPLICATED) - 1, 0)
+    said = "0.101, p 0.005, −0.072 elsewhere (60% of relations)"
+    cell = f'<td class="n" title="over 17; in other wells {{}}"><b>{{}}</b> <span class="soft">{said}</span></td>'
+    of_shown, of_other = cell.format("0.272", "0.343"), cell.format("0.140", "0.212")
+    assert (first.count(of_shown), first.count(of_other)) == (len(REPLICATED) - 1, 0)
+    assert (others.count(of_other), others.count(of_shown)) == (len(REPLICATED) - 1, 0)
     assert '<th scope="rowgroup" colspan="6">none</th>' in others
     assert first.count('<td class="n" title="not estimable: the profile of `t1` is 0">–</td>') == 5
     said = "0.000, p 0.012, −0.040 elsewhere (80% of queries)"

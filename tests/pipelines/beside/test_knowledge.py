@@ -14,6 +14,7 @@ from pipelines.benchmarks.known import RELATIONS, TARGETS
 from pipelines.beside.knowledge import SHOWN, Knowledge, Rules, Screen, knowledge, negatives_of, not_asked, read, write
 from pipelines.beside.wells import wells_of
 from pipelines.metrics.alignment import ALIGNMENTS
+from pipelines.metrics.targets import Interaction
 from registry.arrays import Floats
 from registry.errors import BenchmarkError
 from registry.images import ImageSpec
@@ -126,7 +127,7 @@ def test_the_published_share_stands_beside_the_questions_that_have_one(tmp_path:
         else:
             assert np.isnan(one.published), question
     assert 0 < found[SHOWN, "magnitude"].published < 1
-    assert all(one.protocol_id.startswith("knowledge:v3:") for one in found.values())
+    assert all(one.protocol_id.startswith("knowledge:v4:") for one in found.values())
 
 
 def test_relations_that_are_not_there_are_not_found(tmp_path: Path) -> None:
@@ -188,9 +189,74 @@ def test_labels_whose_treatments_share_wells_are_asked_in_other_wells_too(tmp_pa
     assert np.isnan([getattr(found["none", "consistency"], name) for name in ("elsewhere", "drop", "drop_share")]).all()
 
 
+def test_relations_and_targets_that_share_wells_are_asked_in_other_wells_too(tmp_path: Path) -> None:
+    """Of the related pairs every other shares a well, on plates of its own, and half of the compounds share their target's; vectors know the well."""
+    benchmark = screen(tmp_path, halves=True)
+    pairs = {f"guide-g{i:02d}": f"Z{i // 2:02d}" for i in range(20) if i // 2 % 2 == 0}
+    moved = in_wells(benchmark, pairs | {f"c{i}": pairs[f"guide-g{i:02d}"] for i in range(COMPOUNDS) if f"guide-g{i:02d}" in pairs})
+    positions = np.unique(moved.index["Metadata_Well"], return_inverse=True)[1]
+    recalls, targets = ("recall paths, null over genes", "recall paths, null over all"), ("targets AP", "targets AUROC")
+    of_well, signal = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = 2 * rng.normal(size=(80, DIM))[positions] + 0.5 * rng.normal(size=(len(positions), DIM))
+        of_well.append(ask(moved, x, permutations=9))
+        signal.append(ask(moved, vectors(benchmark, effect=2.0, seed=seed), permutations=9))
+
+    def mean(found: list[dict[tuple[str, str], Knowledge]], question: str, name: str) -> float:
+        return float(np.mean([getattr(each["none", question], name) for each in found]))
+
+    for question in (*recalls, *targets):
+        assert {(each["none", question].note, each["none", question].drop_note) for each in (*of_well, *signal)} == {("", "")}, question
+        assert {each["none", question].drop_share for each in (*of_well, *signal)} == {0.5}, question
+        assert mean(of_well, question, "value") > mean(of_well, question, "elsewhere") + 0.15, question
+        assert mean(signal, question, "elsewhere") == pytest.approx(mean(signal, question, "value"), abs=0.15), question
+        assert mean(signal, question, "drop") == pytest.approx(0.0, abs=0.1), question
+    for question in recalls:
+        assert mean(of_well, question, "elsewhere") == pytest.approx(0.1, abs=0.1)
+        assert mean(of_well, question, "drop") > 0.3
+    assert mean(of_well, "targets AUROC", "elsewhere") == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_compound_with_a_target_in_its_well_and_one_elsewhere_drops(tmp_path: Path) -> None:
+    """Of two targets each the first shares the compound's well, on all plates, and vectors know the well."""
+    benchmark = screen(tmp_path)
+    moved = in_wells(
+        benchmark, {f"c{i}": benchmark.index.set_index("Metadata_Treatment")["Metadata_Well"][f"guide-g{i:02d}"].iloc[0] for i in range(8)}
+    )
+    wells = wells_of(moved)
+    assert wells is not None
+    of = Screen.of(moved, wells)
+    two = replace(of, targets=[*of.targets, *(Interaction(f"c{i}", f"g{i + 15:02d}", 10.0) for i in range(COMPOUNDS))])
+    positions = np.unique(moved.index["Metadata_Well"], return_inverse=True)[1]
+    found = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = 2 * rng.normal(size=(80, DIM))[positions] + 0.5 * rng.normal(size=(len(positions), DIM))
+        found += [one for one in knowledge("mine", x, two, 9, alignments=("none",)) if one.question.startswith("targets")]
+    assert {(one.drop_share, one.drop_note) for one in found} == {(1.0, "")}
+    for question, least in (("targets AP", 0.2), ("targets AUROC", 0.15)):
+        assert np.mean([one.drop for one in found if one.question == question]) > least
+
+
 def test_other_wells_that_the_design_forbids_are_said(tmp_path: Path) -> None:
     benchmark = screen(tmp_path)
     x = vectors(benchmark, effect=2.0)
+    one_layout = ask(benchmark, x, permutations=9)
+    everywhere = ask(changed(benchmark, {"Metadata_Well": "A01"}), x, permutations=9)
+    unknown = ask(changed(benchmark, drop=("Metadata_Well",)), x, permutations=9)
+    for question, pair, what in (
+        ("recall paths, null over genes", "no two entities of a known pair lie in different wells", "known pair shares a well"),
+        ("targets AUROC", "no compound and its target lie in different wells that are known", "target shares a well with its compound"),
+    ):
+        one = one_layout[SHOWN, question]
+        assert (one.drop_note, one.drop_share) == (f"not estimable: no {what}, so that nothing can drop", 1.0)
+        assert (one.elsewhere == one.value, np.isnan(one.drop)) == (True, True)
+        assert everywhere["none", question].drop_note == f"not estimable: {pair}"
+        assert unknown["none", question].drop_note == "not estimable: it is not known in which wells profiles lie"
+        for found in (everywhere, unknown):
+            assert np.isnan([found["none", question].elsewhere, found["none", question].drop]).all()
+            assert found["none", question].value > 0.6
     of_their_own = ask(benchmark, x, permutations=9)[SHOWN, "labels moa"]
     assert (of_their_own.drop, of_their_own.drop_share, of_their_own.elsewhere) == (0.0, 1.0, of_their_own.value)
     assert of_their_own.drop_note == "no two treatments of a label share a well, so that nothing can drop"

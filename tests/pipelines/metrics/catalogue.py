@@ -415,6 +415,8 @@ PARTS = {
     "pairs.combined_codes": "the same",
     "pairs.asked_queries": "reads the queries of `pair_scores` and `group_scores`",
     "penalised.fit": "the solver of `probes` and `information`",
+    "places.packed_places": "the places of `label_scores` and of the controls for position",
+    "places.together": "the same",
     "probes.features_of_fold": "one of several arrays",
     "probes.penalty_losses": "the inner folds of `fit_probe`",
     "ranking.ap_sum": "sums of `tie_aware_ap` and `retrieve`",
@@ -1549,6 +1551,11 @@ def _retrieval() -> Iterator[Metric]:
     )
 
 
+def in_places(s: Screen) -> Array:
+    """(n, w) each image in one place, by its name, so that some that are six numbers apart share one."""
+    return np.array([int(name[1:]) ** 2 % 7 for name in s.ids.tolist()], dtype=np.int64)[:, None] == np.arange(7)
+
+
 def _knowledge() -> Iterator[Metric]:
     known = [(f"i{i:02d}", f"i{i + 6:02d}") for i in range(20)]
     yield Metric(
@@ -1560,6 +1567,21 @@ def _knowledge() -> Iterator[Metric]:
             # every cosine ties, and ties count against
             "constant": equals(0.0, lambda r: r.value),
             "more dimensions": between(0, 1, lambda r: r.value),
+            "empty": Refused("Expected at least 20 entities for a null, got 0"),
+        },
+    )
+
+    def apart(r: Any, _b: Any, _s: Screen) -> bool:
+        return 0 <= r.value <= 1 and 0 < r.share < 1 and np.isclose(r.drop, r.anywhere - r.value) and not r.reason
+
+    yield Metric(
+        relations.recall_position_control,
+        lambda s: {"features": s.x, "names": s.ids, "known": known, "places": in_places(s)},
+        {
+            **FINITE,
+            "constant column": gives(apart),
+            "constant": gives(lambda r, b, s: apart(r, b, s) and (r.anywhere, r.value) == (0, 0)),
+            "more dimensions": gives(apart),
             "empty": Refused("Expected at least 20 entities for a null, got 0"),
         },
     )
@@ -1615,6 +1637,30 @@ def _knowledge() -> Iterator[Metric]:
                 lambda r, _b, _s: np.allclose(r.auroc, 0.5) and np.allclose(r.ap, [ranking.expected_ap(2, 20), ranking.expected_ap(1, 20)])
             ),
             "more dimensions": between(0, 1, lambda r: [*r.ap, *r.auroc]),
+            "empty": Refused("None of the 3 compounds of the truth could be scored"),
+        },
+    )
+
+    def in_other_places(r: Any, _b: Any, _s: Screen) -> bool:
+        return r.compounds == ("d0", "d1") and 0 <= r.ap.min() <= r.ap.max() <= 1 and (r.share, r.reason) == (1, "") and 0 < r.dropped < 1
+
+    yield Metric(
+        targets.target_position_control,
+        lambda s: {
+            "profiles": {"d0": s.x[np.isin(s.ids, ["i00", "i30"])], "d1": s.x[s.ids == "i01"]},
+            "genes": s.ids,
+            "gene_profiles": s.x,
+            "truth": truth(),
+            # one of the targets of the first lies in its place
+            "places": {"d0": np.arange(7) == 4, "d1": np.arange(7) == 1},
+            "gene_places": in_places(s),
+            "draws": 3,
+        },
+        {
+            **FINITE,
+            "constant column": gives(in_other_places),
+            "constant": gives(lambda r, b, s: in_other_places(r, b, s) and np.allclose([*r.auroc, *(r.ap - r.chance)], [0.5, 0.5, 0, 0])),
+            "more dimensions": gives(in_other_places),
             "empty": Refused("None of the 3 compounds of the truth could be scored"),
         },
     )

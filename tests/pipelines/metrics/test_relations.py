@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pipelines.metrics.relations import _cuts, _null, consistency, magnitude, recall
+from pipelines.metrics import relations
+from pipelines.metrics.relations import MIN_PAIRS, RecallPositionControl, _cuts, _null, consistency, magnitude, recall, recall_position_control
 from registry.errors import InputError
 
 
@@ -132,6 +133,114 @@ def replicates(strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
     x = rng.normal(size=(len(names), 8))
     x[names == "real"] += strength * np.ones(8)
     return x, names, [f"null{i:02d}" for i in range(12)]
+
+
+def in_wells(n: int, wells: int, most: int, seed: int = 0) -> np.ndarray:
+    """Entities that lie in one to `most` wells each, at random; two of them nowhere that is known."""
+    rng = np.random.default_rng(seed)
+    places = np.zeros((n, wells), dtype=bool)
+    for row in places:
+        row[rng.choice(wells, rng.integers(1, most + 1), replace=False)] = True
+    places[[3, n - 1]] = False
+    return places
+
+
+def slow_elsewhere(x: np.ndarray, known: list[tuple[int, int]], inside: list[int], places: np.ndarray) -> float:
+    """As `slow_recall`, of pairs whose wells are known and have none in common, on both sides."""
+    wells = [set(np.flatnonzero(row).tolist()) for row in places]
+
+    def apart(a: int, b: int) -> bool:
+        return bool(wells[a]) and bool(wells[b]) and not wells[a] & wells[b]
+
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    null = np.sort([round(float(unit[a] @ unit[b]), 9) for a, b in itertools.combinations(inside, 2) if apart(a, b)])
+    asked = [round(float(unit[a] @ unit[b]), 9) for a, b in known if apart(a, b)]
+    hits = [np.searchsorted(null, q, side="right") / len(null) <= 0.05 or np.searchsorted(null, q, side="left") / len(null) >= 0.95 for q in asked]
+    return float(np.mean(hits))
+
+
+class TestRecallInOtherWells:
+    @pytest.mark.parametrize("wells", [4, 90])
+    @pytest.mark.parametrize("block", [512, 7])
+    def test_is_the_slow_one(self, monkeypatch: pytest.MonkeyPatch, wells: int, block: int) -> None:
+        monkeypatch.setattr(relations, "_BLOCK", block)
+        x, names, known = gene_map(strength=0.5)
+        known += [(names[i], names[i + 30]) for i in range(25)]
+        pairs, places, genes = [(names.index(a), names.index(b)) for a, b in known], in_wells(60, wells, 2), np.arange(60) < 45
+        for scope, inside in (("genes", range(45)), ("all", range(60))):
+            found = recall_position_control(x, names, known, places, genes=genes, null_scope=scope)
+            assert found.value == slow_elsewhere(x, pairs, list(inside), places), scope
+            assert found.anywhere == recall(x, names, known, genes=genes, null_scope=scope).value
+            assert found.drop == pytest.approx(found.anywhere - found.value, abs=1e-12)
+            shared = [bool((places[a] & places[b]).any() or not places[a].any() or not places[b].any()) for a, b in pairs]
+            assert found.share == pytest.approx(1 - np.mean(shared))
+
+    def test_a_recall_of_the_position_falls_and_one_of_relations_does_not(self) -> None:
+        """Of 30 known pairs every other shares a well of its own, and so do 20 pairs that nothing is known of."""
+        of_wells, of_pairs, quiet = ([planted(position, relation, seed) for seed in range(30)] for position, relation in ((0.9, 0), (0, 0.9), (0, 0)))
+
+        def mean(found: list[RecallPositionControl], name: str) -> float:
+            return float(np.mean([getattr(one, name) for one in found]))
+
+        assert mean(of_wells, "anywhere") > 0.5
+        assert mean(of_wells, "value") == pytest.approx(0.1, abs=0.03)
+        assert mean(of_wells, "drop") > 0.4
+        assert (mean(of_pairs, "anywhere"), mean(of_pairs, "value")) == (1.0, 1.0)
+        assert mean(of_pairs, "drop") == 0.0
+        # without an effect neither says anything
+        assert mean(quiet, "value") == pytest.approx(0.1, abs=0.03)
+        assert mean(quiet, "drop") == pytest.approx(0.0, abs=0.03)
+        assert {one.share for one in (*of_wells, *of_pairs, *quiet)} == {0.5}
+
+    def test_the_null_keeps_to_the_rule_of_the_pairs(self) -> None:
+        """54 and 6 genes in two wells: all that is apart is unlike, and beside pairs of one well more than a quarter of it would lie in the tails."""
+        rng = np.random.default_rng(0)
+        group = (np.arange(60) >= 54).astype(int)
+        x = rng.normal(size=(60, 16)) + 6 * rng.normal(size=(2, 16))[group]
+        names = [f"g{i:03d}" for i in range(60)]
+        apart = list(itertools.product(names[:54], names[54:]))
+        found = recall_position_control(x, names, [*apart[::3], (names[0], names[1])], np.eye(2, dtype=bool)[group])
+        assert found.value == pytest.approx(0.1, abs=0.05)
+        assert recall(x, names, apart[::3]).value > 0.2
+
+    def test_the_order_of_entities_and_pairs_says_nothing(self) -> None:
+        x, names, known = gene_map(strength=0.5)
+        places, order = in_wells(60, 8, 2), np.random.default_rng(2).permutation(60)
+        found = recall_position_control(x, names, known, places)
+        assert found == recall_position_control(x[order], [names[i] for i in order], [(b, a) for a, b in known[::-1]], places[order])
+
+    def test_where_the_design_forbids_it_says_why(self) -> None:
+        x, names, known = gene_map(strength=0.9)
+        ends = np.repeat(np.arange(30), 2)
+        everywhere = recall_position_control(x, names, known, np.eye(30, dtype=bool)[ends])
+        assert everywhere.reason == "not estimable: no two entities of a known pair lie in different wells"
+        assert (everywhere.anywhere, everywhere.share) == (1.0, 0.0)
+        assert np.isnan([everywhere.value, everywhere.drop]).all()
+        of_some = np.eye(30, dtype=bool)[ends] & (np.arange(60) % 2 == 0)[:, None]
+        said = "not estimable: no two entities of a known pair whose wells are known lie in different wells"
+        assert recall_position_control(x, names, known, of_some).reason == said
+        for nowhere in (np.zeros((60, 4), dtype=bool), np.zeros((60, 0), dtype=bool)):
+            assert recall_position_control(x, names, known, nowhere).reason == "not estimable: it is not known in which wells profiles lie"
+        # one gene alone lies apart from all others: 59 pairs
+        alone = recall_position_control(x, names, known, np.eye(2, dtype=bool)[(np.arange(60) == 0).astype(int)])
+        assert alone.reason == f"not estimable: 59 pairs of the null share no well, at least {MIN_PAIRS} are needed for its tails"
+        of_their_own = recall_position_control(x, names, known, np.eye(60, dtype=bool))
+        assert (of_their_own.value, of_their_own.share, of_their_own.reason) == (of_their_own.anywhere, 1.0, "")
+        assert np.isnan(of_their_own.drop)
+        with pytest.raises(InputError, match=r"a row of places for each of 60 profiles, got shape \(59, 2\)"):
+            recall_position_control(x, names, known, np.zeros((59, 2), dtype=bool))
+
+
+def planted(position: float, relation: float, seed: int) -> RecallPositionControl:
+    """30 known pairs of genes, of which every other shares a well, and 20 pairs that only share a well; what of a profile is its well or pair."""
+    rng = np.random.default_rng(seed)
+    n, pair = 100, np.repeat(np.arange(50), 2)
+    well = np.where((pair < 30) & (pair % 2 == 1), 50 + np.arange(n), pair)
+    of_well, of_pair = rng.normal(size=(150, 24))[well], rng.normal(size=(50, 24))[pair]
+    related = (pair < 30)[:, None] * relation
+    x = (1 - position) * (1 - related) * rng.normal(size=(n, 24)) + position * of_well + related * of_pair
+    names = [f"g{i:03d}" for i in range(n)]
+    return recall_position_control(x, names, [(names[2 * i], names[2 * i + 1]) for i in range(30)], np.eye(150, dtype=bool)[well])
 
 
 class TestSignal:

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.metrics.classification import macro_auroc
 from pipelines.metrics.ranking import expected_ap, tie_aware_ap
-from pipelines.metrics.targets import Interaction, _scores, target_scores
+from pipelines.metrics.targets import Interaction, TargetPositionControl, _scores, target_position_control, target_scores
 from registry.errors import InputError
 
 GENES = [f"G{i:03d}" for i in range(60)]
@@ -142,6 +142,125 @@ def test_nothing_to_score() -> None:
         target_scores(compounds, GENES, genes, [Interaction("c0", GENES[0], 10.0)])
     with pytest.raises(InputError, match="different names, got 59"):
         target_scores(compounds, [GENES[1], *GENES[1:]], genes, truth())
+
+
+def slow_elsewhere(
+    compounds: dict[str, np.ndarray], genes: np.ndarray, places: dict[str, np.ndarray], of_genes: np.ndarray, draws: int
+) -> dict[str, tuple[float, float, float]]:
+    """AP, AUROC and chance of each compound among the genes in other wells, one draw at a time; wells that are not known are no other wells."""
+    strongest: dict[tuple[str, str], float] = {}
+    for row in truth():
+        strongest[row.compound, row.gene] = min(row.nanomolar, strongest.get((row.compound, row.gene), np.inf))
+    found = {}
+    for name, x in compounds.items():
+        own = set(np.flatnonzero(places[name]).tolist())
+        apart = [i for i, row in enumerate(of_genes) if own and row.any() and not own & set(np.flatnonzero(row).tolist())]
+        actives = [i for i in apart if strongest.get((name, GENES[i]), np.inf) <= 1000]
+        others = [i for i in apart if strongest.get((name, GENES[i]), np.inf) > 10000]
+        wanted = max(2 * len(actives), 20)
+        if not actives or len(others) < wanted:
+            continue
+        cosine = np.abs((x @ genes.T) / np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(genes, axis=1))).max(axis=0)
+        rng, ap, auroc = np.random.default_rng([0, *name.encode()]), [], []
+        labels = np.repeat([1, 0], [len(actives), wanted])
+        for _ in range(draws):
+            drawn = cosine[[*actives, *(others[i] for i in rng.choice(len(others), wanted, replace=False))]]
+            ap.append(tie_aware_ap(drawn, labels == 1))
+            auroc.append(macro_auroc(labels, np.stack([-drawn, drawn], axis=1), np.full(len(drawn), "all")).value)
+        found[name] = float(np.mean(ap)), float(np.mean(auroc)), expected_ap(len(actives), wanted)
+    return found
+
+
+def test_genes_in_other_wells_are_scored_as_one_by_one() -> None:
+    """Compounds and genes in one to three of nine wells; of one compound and some genes none is known."""
+    rng = np.random.default_rng(6)
+    compounds, genes = profiles(0.05)
+    of_genes = rng.random((len(GENES), 9)) < 0.15
+    places = {name: np.arange(9) == number for number, name in enumerate(compounds)} | {"c4": np.zeros(9, dtype=bool)}
+    of_genes[[0, 1], 0] = True
+    of_genes[[2, 3]], of_genes[3, 5] = False, True
+    found = target_position_control(compounds, GENES, genes, truth(), places, of_genes, draws=7)
+    slow = slow_elsewhere(compounds, genes, places, of_genes, 7)
+    # both targets of the first lie in its well, and of the fifth no well is known
+    assert found.compounds == tuple(slow)
+    assert {"c0", "c4"}.isdisjoint(slow)
+    assert "c1" in slow
+    np.testing.assert_allclose(np.stack([found.ap, found.auroc, found.chance], axis=1), list(slow.values()), atol=1e-12)
+    everywhere = target_scores(compounds, GENES, genes, truth(), draws=7)
+    at = [everywhere.compounds.index(name) for name in slow]
+    normalised = [(a - c) / (1 - c) for a, c in ((everywhere.ap[at], everywhere.chance[at]), (found.ap, found.chance))]
+    assert found.ap_drop == pytest.approx(np.mean(normalised[0] - normalised[1]), abs=1e-12)
+    assert found.auroc_drop == pytest.approx(np.mean(everywhere.auroc[at] - found.auroc), abs=1e-12)
+    assert found.share == pytest.approx(len(slow) / 6)
+    assert 0 < found.dropped < 1
+
+
+def in_wells(of_target: float, of_well: float, seed: int) -> TargetPositionControl:
+    """Each compound shares a well with one of its two targets and with three genes that are none."""
+    rng = np.random.default_rng(seed)
+    compounds, genes = profiles(of_target, seed)
+    well = np.arange(len(GENES)) + 6
+    for number in range(6):
+        well[[2 * number, *range(40 + 3 * number, 43 + 3 * number)]] = number
+    wells = rng.normal(size=(66, 64))
+    compounds = {name: x + of_well * wells[number] for number, (name, x) in enumerate(compounds.items())}
+    places = {name: np.arange(66) == number for number, name in enumerate(compounds)}
+    return target_position_control(compounds, GENES, genes + of_well * wells[well], truth(), places, np.eye(66, dtype=bool)[well], draws=20)
+
+
+def test_targets_that_are_found_by_their_well_are_lost_elsewhere_and_others_are_not() -> None:
+    of_wells, of_targets, quiet = ([in_wells(target, well, seed) for seed in range(20)] for target, well in ((0.0, 3.0), (3.0, 0.0), (0.0, 0.0)))
+
+    def drops(found: list[TargetPositionControl]) -> list[float]:
+        return [float(np.mean([getattr(one, name) for one in found])) for name in ("ap_drop", "auroc_drop")]
+
+    assert min(drops(of_wells)) > 0.1
+    assert np.mean([one.auroc.mean() for one in of_wells]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean([one.ap.mean() - one.chance.mean() for one in of_wells]) == pytest.approx(0.0, abs=0.06)
+    assert np.mean([one.auroc.mean() for one in of_targets]) > 0.95
+    for found in (of_targets, quiet):
+        assert drops(found) == pytest.approx([0.0, 0.0], abs=0.04)
+    assert {(one.share, one.dropped) for one in (*of_wells, *of_targets, *quiet)} == {(1.0, 0.5)}
+
+
+def test_the_order_of_genes_and_rows_says_nothing_about_other_wells() -> None:
+    compounds, genes = profiles(1.0)
+    of_genes = np.eye(8, dtype=bool)[np.arange(len(GENES)) % 8]
+    places = {name: np.arange(8) == number for number, name in enumerate(compounds)}
+    order = np.random.default_rng(1).permutation(len(GENES))
+    found = target_position_control(compounds, GENES, genes, truth(), places, of_genes, draws=5)
+    moved = target_position_control(
+        dict(reversed(compounds.items())), [GENES[i] for i in order], genes[order], truth()[::-1], places, of_genes[order], draws=5
+    )
+    assert repr(found) == repr(moved)
+
+
+def test_where_the_design_forbids_other_wells_it_says_why() -> None:
+    compounds, genes = profiles(3.0)
+
+    def ask(of_genes: np.ndarray, of_compounds: np.ndarray | None = None) -> TargetPositionControl:
+        rows = np.eye(6, of_genes.shape[1], dtype=bool) if of_compounds is None else of_compounds
+        return target_position_control(compounds, GENES, genes, truth(), dict(zip(compounds, rows, strict=True)), of_genes, draws=5)
+
+    one_well = ask(np.ones((60, 1), dtype=bool), np.ones((6, 1), dtype=bool))
+    assert one_well.reason == "not estimable: no compound and its target lie in different wells that are known"
+    assert (one_well.compounds, one_well.share, one_well.dropped) == ((), 0.0, 1.0)
+    assert np.isnan([one_well.ap_drop, one_well.auroc_drop]).all()
+    for width in (0, 4):
+        nowhere = ask(np.zeros((60, width), dtype=bool))
+        assert nowhere.reason == "not estimable: it is not known in which wells profiles lie"
+    # only the targets lie elsewhere
+    few = ask(np.eye(7, dtype=bool)[np.where(np.arange(60) < 12, 6, 0)], np.eye(7, dtype=bool)[[0] * 6])
+    assert few.reason == "not estimable: no compound has a target and 20 negatives or more in other wells"
+    apart = ask(np.eye(66, dtype=bool)[6:])
+    everywhere = target_scores(compounds, GENES, genes, truth(), draws=5)
+    np.testing.assert_array_equal([apart.ap, apart.auroc, apart.chance], [everywhere.ap, everywhere.auroc, everywhere.chance])
+    assert (apart.share, apart.dropped, apart.reason) == (1.0, 0.0, "")
+    assert np.isnan([apart.ap_drop, apart.auroc_drop]).all()
+    with pytest.raises(InputError, match="Expected places of `c0`, got none"):
+        target_position_control(compounds, GENES, genes, truth(), {}, np.ones((60, 1), dtype=bool))
+    with pytest.raises(InputError, match=r"one number of places for genes and compounds, got shapes \(60, 2\) and \(3,\)"):
+        ask(np.ones((60, 2), dtype=bool), np.ones((6, 3), dtype=bool))
 
 
 def _with(made: tuple[dict[str, np.ndarray], np.ndarray]) -> tuple[dict[str, np.ndarray], list[str], np.ndarray, list[Interaction]]:
