@@ -37,6 +37,11 @@ from registry.arrays import Floats
 GEOMETRY, CONFOUNDS, PROBING, INFORMATION, SHORTCUT = "geometry.", "confounds.", "probing.", "information.", "shortcut."
 #: begin the names of metrics that are asked about no task
 REPLICATES, KNOWLEDGE, EXPRESSION = "replicates.", "knowledge.", "expression."
+#: end the names of metrics that stand beside another one: the share of treatments or labels that are found, the same by the p-value of copairs or by
+#: the published p, the value with positives or pairs in other wells only, and how much lower that is
+FOUND, BY_COPAIRS, PUBLISHED, ELSEWHERE, DROP = ".found", ".copairs", ".published", ".elsewhere", ".drop"
+#: of control wells by position: looks at no treatment
+CONTROLS_REPLICATING = f"{REPLICATES}controls_replicating"
 #: what these are about; no task can have such a name
 TREATMENTS, GENES = "all treatments", "gene expression"
 
@@ -206,17 +211,34 @@ def of_confounds(vectors: Floats, asked: Asked, params: Params) -> ByTask:
 
 
 def _replicates(vectors: Floats, wells: Wells, params: Params) -> dict[str, float | None]:
-    """Of every question its value and the share of treatments found, and percent replicating."""
+    """Of every question its value, the share of treatments found by either null, and the drop in other wells; percent replicating, also of control
+    wells by position."""
     found = replicates.replicates("ladder", vectors, wells, seed=params.seed)
-    of_each = {f"{REPLICATES}{one.question}{part}": _known(value) for one in found for part, value in (("", one.value), (".found", one.significant))}
-    return of_each | {f"{REPLICATES}percent_replicating": _known(found[-1].replicating)}
+    parts = {
+        f"{REPLICATES}{one.question}{part}": value
+        for one in found
+        for part, value in (("", one.value), (FOUND, one.significant), (BY_COPAIRS, one.copairs), (DROP, one.drop))
+        # a question that is about other wells has no drop
+        if part != DROP or not replicates.in_other_wells(one.question)
+    }
+    last = found[-1]
+    parts |= {f"{REPLICATES}percent_replicating": last.replicating, CONTROLS_REPLICATING: last.controls_replicating}
+    return {name: _known(value) for name, value in parts.items()}
 
 
 def _knowledge(vectors: Floats, screen: Screen, params: Params) -> dict[str, float | None]:
-    """Every question under the alignment that a reader meets first."""
+    """Every question under the alignment that a reader meets first, by the published p too, or in other wells, where a question has that."""
     rules = knowledge.Rules.of(params.evaluate)
     found = knowledge.knowledge("ladder", vectors, screen, seed=params.seed, rules=rules, alignments=(knowledge.shown(screen),))
-    return {f"{KNOWLEDGE}{' of '.join(filter(None, [one.question, one.about]))}": _known(one.value) for one in found}
+    parts: dict[str, float] = {}
+    for one in found:
+        name = f"{KNOWLEDGE}{' of '.join(filter(None, [one.question, one.about]))}"
+        parts[name] = one.value
+        if one.question in knowledge.WITH_PUBLISHED_P:
+            parts[name + PUBLISHED] = one.published
+        if one.question in knowledge.IN_OTHER_WELLS:
+            parts |= {name + ELSEWHERE: one.elsewhere, name + DROP: one.drop}
+    return {name: _known(value) for name, value in parts.items()}
 
 
 def _probing(features: Mapping[int, Floats], question: Question, types: Types, benchmark: Benchmark, params: Params) -> dict[str, float | None]:

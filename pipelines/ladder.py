@@ -16,7 +16,19 @@ from pipelines.benchmarks.index import Benchmark
 from pipelines.current import metric_facts
 from pipelines.embeddings import read_rows
 from pipelines.evaluate import OTHER_WELLS
-from pipelines.every_metric import CONFOUNDS, GENES, GEOMETRY, INFORMATION, KNOWLEDGE, PROBING, SHORTCUT, TREATMENTS
+from pipelines.every_metric import (
+    BY_COPAIRS,
+    CONFOUNDS,
+    CONTROLS_REPLICATING,
+    DROP,
+    GENES,
+    GEOMETRY,
+    INFORMATION,
+    KNOWLEDGE,
+    PROBING,
+    SHORTCUT,
+    TREATMENTS,
+)
 from pipelines.metrics import ladder as judging
 from pipelines.metrics.ladder import CONSTANT, NOISE, PERMUTED, Agreement, Judged, Lead, Order, Rise, orientation
 from pipelines.params import Params
@@ -31,6 +43,10 @@ from registry.files import published, read_json, write_json
 NO_TASK = (TREATMENTS, GENES)
 #: begin the names of metrics that are asked beside others about the same thing
 BESIDE = (PROBING, INFORMATION, SHORTCUT, KNOWLEDGE, OTHER_WELLS)
+#: begin the names of metrics that do not say how much an encoder knows of labels, and end those of how much of a metric a position explains
+NO_LABELS, OF_POSITION = (GEOMETRY, CONFOUNDS, CONTROLS_REPLICATING), DROP
+#: where no metric looks at a label, such as of a screen whose treatments lie in one well each
+NO_RISE = Rise(Order(0.0, -1.0, 1.0, ()), 0.0)
 
 
 def ladder(workspace: Workspace, params: Params, name: str) -> None:
@@ -187,10 +203,13 @@ class _Task:
             m: {ladder: _leads(grid[:, -1], nothing[m], permuted[m][ladder], orientation(m)) for ladder, grid in of.items()}
             for m, of in grids.items()
         }
-        labelled = [m for m in grids if not m.startswith((GEOMETRY, CONFOUNDS))]
+        labelled = [m for m in grids if not m.startswith(NO_LABELS) and not m.endswith(OF_POSITION)]
         # what is asked beside the scores of a task has no say where there are such scores: several shots are one question asked often
-        asked = [m for m in labelled if not m.startswith(BESIDE)] or labelled
-        rises = {name: judging.rise([orders[m][name] for m in asked], [leads[m][name] for m in asked], n) for name, n in n_rungs.items()}
+        asked = [m for m in labelled if not m.startswith(BESIDE) and not m.endswith(BY_COPAIRS)] or labelled
+        rises = {
+            name: judging.rise([orders[m][name] for m in asked], [leads[m][name] for m in asked], n) if asked else NO_RISE
+            for name, n in n_rungs.items()
+        }
         metrics = [
             _Metric(m, grids[m], nothing[m], permuted[m], orders[m], leads[m], judging.judge_metric(orders[m], rises, leads[m]), _batch(parts[m]))
             for m in grids

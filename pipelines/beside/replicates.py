@@ -105,6 +105,11 @@ class Replicates:
     least: float = np.nan
 
 
+def in_other_wells(question: str) -> bool:
+    """Whether positives of a question lie in other wells by its own rule: it has no drop."""
+    return WELL in RULES[question].pos_diffby
+
+
 def permuted_order(wells: Wells, seed: Sequence[int]) -> Ints | None:
     """(p,) the well whose treatment each well gets where treatments say nothing; None where no plate holds two.
 
@@ -177,7 +182,7 @@ def _ask(row: str, question: str, profiles: Floats, wells: Wells, permutations: 
     kept = np.ones(len(treated), dtype=bool) if question.startswith("activity") else treated
     columns, groups = {name: values[kept] for name, values in wells.columns.items()}, Groups((PERTURBATION,), (PLATE,))
     queries = np.isin(columns[PERTURBATION], columns[PERTURBATION][treated[kept]])
-    elsewhere = WELL in RULES[question].pos_diffby
+    elsewhere = in_other_wells(question)
     try:
         found = group_scores(
             profiles[kept],

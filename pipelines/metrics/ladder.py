@@ -25,8 +25,17 @@ MIN_SEEDS = 5
 CLEAR = 2 / 3
 #: values closer than this are ties: far above rounding, far below one image in a million
 TIE = 1e-9
-#: metrics of which less is better, by the part of their name after the family; of batch and place, whatever shows it
-SMALLER_IS_BETTER = ("calibration_error", "log_loss_bits", "component_regression", "code_length", "control_task", "share")
+#: metrics of which less is better, by the last part of their name; of batch and place, whatever shows it
+SMALLER_IS_BETTER = (
+    "calibration_error",
+    "log_loss_bits",
+    "component_regression",
+    "code_length",
+    "control_task",
+    "share",
+    "drop",
+    "controls_replicating",
+)
 #: begins the part of a name that says which column is decoded: less is better too
 DECODING = "decoding_"
 

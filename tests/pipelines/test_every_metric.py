@@ -125,7 +125,7 @@ def test_known_biology_is_asked_and_moves_with_its_treatment(tmp_path: Path) -> 
     (true,) = every_metric([screen_vectors(benchmark, effect=2.0)], benchmark, asked, PARAMS)
     (drawn,) = every_metric([screen_vectors(benchmark, effect=2.0)], benchmark, asked.permuted(PARAMS, 0, 1), PARAMS)
     names = {name for name in true[TREATMENTS] if name.startswith("knowledge.")}
-    assert names == {
+    values = {
         "knowledge.recall of paths, null over genes",
         "knowledge.recall of paths, null over all",
         "knowledge.consistency",
@@ -135,8 +135,16 @@ def test_known_biology_is_asked_and_moves_with_its_treatment(tmp_path: Path) -> 
         "knowledge.labels of moa",
         "knowledge.labels found of moa",
     }
-    for name in names:
+    elsewhere = {
+        f"{name}.elsewhere" for name in values if not name.startswith(("knowledge.labels found", "knowledge.consistency", "knowledge.magnitude"))
+    }
+    published = {"knowledge.consistency.published", "knowledge.magnitude.published"}
+    drops = {name.replace(".elsewhere", ".drop") for name in elsewhere}
+    assert names == values | elsewhere | published | drops
+    for name in names - drops:
         assert (true[TREATMENTS][name] or 0) > (drawn[TREATMENTS][name] or 0) + 0.2, name
+    # of one layout nothing can drop
+    assert {true[TREATMENTS][name] for name in drops} == {None, 0.0}
     assert (true[TREATMENTS]["replicates.replicability"] or 0) > 0.5 > abs(drawn[TREATMENTS]["replicates.replicability"] or 0)
 
 

@@ -28,7 +28,7 @@ from pipelines.cli import main
 from pipelines.current import metric_facts
 from pipelines.embeddings import Row
 from pipelines.evaluate import evaluate_cell
-from pipelines.every_metric import permuted_question
+from pipelines.every_metric import TREATMENTS, permuted_question
 from pipelines.extract import extract_cell
 from pipelines.ladder import conclude, ladder
 from pipelines.metrics.geometry import describe
@@ -114,7 +114,10 @@ def test_every_rung_of_every_run_is_scored_by_every_metric_of_the_flow(workspace
     assert "retrieval.map" in metrics
     confounds = {f"confounds.decoding_{c.column}" if c.score == "decoding" else metric_of(c.score) for c in confounds_of_run(workspace)}
     assert {"confounds.iLISI", "confounds.robustness_index", "confounds.component_regression", "confounds.decoding_plate"} < confounds
-    questions = {f"replicates.{q}{part}" for q in QUESTIONS for part in ("", ".found")} | {"replicates.percent_replicating"}
+    questions = {f"replicates.{q}{part}" for q in QUESTIONS for part in ("", ".found", ".copairs", ".drop")} - {
+        "replicates.activity-other-wells.drop"
+    }
+    questions |= {"replicates.percent_replicating", "replicates.controls_replicating"}
     shots = {f"probing.few_shot_{p.shots}" for p in probed_of_run(workspace) if p.score == FEW_SHOT and p.shots != ALL}
     beside = shots | {"probing.code_length", "probing.selectivity", "probing.control_task", "information.beyond_controls_bits", "shortcut.share"}
     metrics |= beside
@@ -232,9 +235,12 @@ def test_batch_and_replicates_are_those_of_the_evaluate_stage(workspace: Workspa
     asked = [one for one in read_replicates(workspace.root / "again") if one.row == "supervised-3-rung-3"]
     assert [one.question for one in asked] == list(QUESTIONS)
     for one in asked:
-        assert values["all treatments", f"replicates.{one.question}"] == pytest.approx(one.value, abs=0, nan_ok=True)
+        for part, value in (("", one.value), (".found", one.significant), (".copairs", one.copairs), (".drop", one.drop)):
+            if (one.question, part) != ("activity-other-wells", ".drop"):
+                assert values["all treatments", f"replicates.{one.question}{part}"] == pytest.approx(value, abs=0, nan_ok=True), part
     assert np.isfinite(values["all treatments", "replicates.replicability"])
     assert values["all treatments", "replicates.percent_replicating"] == asked[-1].replicating
+    assert values["all treatments", "replicates.controls_replicating"] == pytest.approx(asked[-1].controls_replicating, abs=0, nan_ok=True)
 
 
 def test_wells_with_treatments_that_say_nothing_keep_their_plates(workspace: Workspace) -> None:
@@ -509,6 +515,23 @@ def test_planted_metrics_get_the_words_they_deserve() -> None:
     # the losses of the rows fall as the first metric rises, and the second orders one pair of three
     assert np.round(rows["kendall"], 3).tolist() == [[1.0, -0.333, 1.0], [-0.333, 1.0, -0.333], [1.0, -0.333, 1.0]]
     assert conclude(planted(), RUNGS, cards[:2])["agreement"]["rows"] is None
+
+
+def test_what_a_position_explains_and_parity_have_no_say_in_which_ladders_rise() -> None:
+    """Each question about replicates has four such numbers at most: together they would be more than the questions."""
+    table = planted().assign(task=TREATMENTS)
+    good, still = (table[table["metric"] == name] for name in ("a.good", "still"))
+    beside = [f"replicates.{question}{part}" for question in QUESTIONS for part in (".copairs", ".drop")] + ["replicates.controls_replicating"]
+    without_say = [still.assign(metric=name) for name in beside]
+    (task,) = conclude(pd.concat([good.assign(metric="replicates.activity"), *without_say]), RUNGS)["tasks"]
+    assert [each["rises"] for each in task["ladders"].values()] == [True, True]
+    assert {m["metric"]: m["word"] for m in task["metrics"]} == {"replicates.activity": "orders"} | dict.fromkeys(beside, "blind")
+    # treatments that lie in one well each are asked nothing, and the positions of control wells make no ladder
+    said = conclude(pd.concat([table.assign(task="t"), good.assign(metric="replicates.controls_replicating")]), RUNGS)
+    alone = said["tasks"][1]
+    assert [(m["metric"], m["word"]) for m in alone["metrics"]] == [("replicates.controls_replicating", "no ladder")]
+    assert "`all treatments`" in said["summary"]
+    assert "no ladder" in ladder_tables(said | {"notes": []})
 
 
 def test_tables_say_what_was_concluded() -> None:

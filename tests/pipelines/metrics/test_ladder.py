@@ -260,6 +260,10 @@ def test_metrics_agree_by_their_ranks_with_losses_turned() -> None:
     with pytest.raises(InputError, match="at least one metric"):
         agreement({})
     assert (orientation("logistic.calibration_error"), orientation("retrieval.map")) == (-1, 1)
+    # what a position explains of a score is no merit; the score that is left is
+    for metric in ("replicates.replicability", "knowledge.labels of moa", "knowledge.recall of paths, tails up to 0.1 and from 0.9"):
+        assert [orientation(f"{metric}{part}") for part in ("", ".copairs", ".published", ".elsewhere", ".drop")] == [1, 1, 1, 1, -1]
+    assert orientation("replicates.controls_replicating") == -1
     assert [orientation(f"confounds.{name}") for name in ("iLISI", "kBET", "BRAS", "component_regression", "decoding_plate")] == [1, 1, 1, -1, -1]
 
 
