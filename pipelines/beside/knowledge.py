@@ -438,7 +438,7 @@ def _targets(screen: Screen, permutations: int, seed: int, x: Floats) -> dict[st
     found = target_scores(profiles, genes, of_genes, screen.targets, draws=DRAWS, permutations=permutations, seed=seed)
     places = dict(zip(compounds, _positions(screen, screen.treatments, nameless), strict=True))
     gene_places = _positions(screen, screen.entities, named)
-    position = target_position_control(profiles, genes, of_genes, screen.targets, places, gene_places, draws=DRAWS, seed=seed)
+    position = target_position_control(found, profiles, genes, of_genes, screen.targets, places, gene_places, draws=DRAWS, seed=seed)
     why = position.reason or ("" if position.dropped else "not estimable: no target shares a well with its compound, so that nothing can drop")
 
     def answer(value: float, chance: float, p: float, elsewhere: Floats, drop: float) -> Answer:

@@ -31,7 +31,7 @@ relations       known pairs, and whether replicates show a signal; targets: gene
     recall_position_control(features, names, known, places, ...) -> RecallPositionControl   .value .drop .share .reason
     consistency(features, names, negatives) -> Signal; magnitude(features, names, controls, negatives) -> Signal   .value .p
     targets.target_scores(profiles, genes, gene_profiles, truth, draws, permutations, seed) -> TargetScores   .ap .auroc .chance .p
-    targets.target_position_control(profiles, genes, gene_profiles, truth, places, gene_places, draws, seed) -> TargetPositionControl
+    targets.target_position_control(anywhere, profiles, genes, gene_profiles, truth, places, gene_places, ...) -> TargetPositionControl
     alignment.ALIGNMENTS[name](features, controls, batches) -> (n, k) profiles; alignments(epsilon) for another epsilon
 
 groups          queries that belong together: their mean AP, its p under two nulls, adjusted over groups

@@ -143,6 +143,7 @@ class TargetPositionControl:
 
 
 def target_position_control(
+    anywhere: TargetScores,
     profiles: Mapping[str, Floats],
     genes: Sequence[str],
     gene_profiles: Floats,
@@ -159,20 +160,23 @@ def target_position_control(
     each. A compound is scored where an active is left, and as many negatives as are drawn for it.
 
     Args:
+        anywhere: what `target_scores` gave for the arguments below: most of the time goes into its draws, which are not done again.
         profiles: as for `target_scores`.
         genes: as for `target_scores`.
         gene_profiles: as for `target_scores`.
         truth: as for `target_scores`.
         places: (w,) in which places each compound of `profiles` lies, with all its concentrations.
         gene_places: (g, w) in which places a gene lies.
-        draws: as for `target_scores`; a compound whose genes all lie in other places has the same draws as there, and so the same score.
-        seed: as for `target_scores`.
+        draws: as `anywhere` has; a compound whose genes all lie in other places has the same draws as there, and so the same score.
+        seed: as `anywhere` has.
 
     Raises:
-        InputError: as `target_scores`, for the question as it is; a compound without places; places of another shape.
+        InputError: as `target_scores`, for the question as it is; scores of other compounds; a compound without places; places of another shape.
     """
     check_count(draws, "a number of draws of negatives", instead="Without one there is no score.")
     lists, _ = _lists(profiles, genes, gene_profiles, truth)
+    if anywhere.compounds != tuple(one.compound for one in lists):
+        raise InputError(f"Expected scores of the same {len(lists)} compounds, got scores of {len(anywhere.compounds)}. Ask `target_scores` first.")
     if missing := sorted({one.compound for one in lists} - places.keys()):
         raise InputError(f"Expected places of `{missing[0]}`, got none. State a row without a place where they are not known.")
     n, gene_places = len(genes), np.asarray(gene_places, dtype=bool)
@@ -182,22 +186,21 @@ def target_position_control(
     packed = packed_places(np.concatenate([gene_places, rows]), n + len(rows))
     apart = [~together(packed, one.genes, np.array([n + number])) for number, one in enumerate(lists)]
     of_actives = np.concatenate([kept[one.actives] for one, kept in zip(lists, apart, strict=True)])
-    pairs = [(one, one.among(kept)) for one, kept in zip(lists, apart, strict=True)]
-    both = [(one, left) for one, left in pairs if not left.why_not]
+    left = [one.among(kept) for one, kept in zip(lists, apart, strict=True)]
+    both = [number for number, one in enumerate(left) if not one.why_not]
     dropped = float(1 - of_actives.mean())
     if not both:
-        reason = _why_nowhere(packed[:n], packed[n:], of_actives)
-        none = np.zeros(0)
+        reason, none = _why_nowhere(packed[:n], packed[n:], of_actives), np.zeros(0)
         return TargetPositionControl((), none, none, none, np.nan, np.nan, 0.0, dropped, f"not estimable: {reason}")
-    everywhere = np.array([one.scores(draws, seed)[:3] for one, _ in both])
+    everywhere = np.stack([anywhere.ap, anywhere.auroc, anywhere.chance], axis=1)[both]
     # a list that lost nothing has the same draws
     elsewhere = np.array(
-        [left.scores(draws, seed)[:3] if len(left) < len(one) else known for (one, left), known in zip(both, everywhere, strict=True)]
+        [left[at].scores(draws, seed)[:3] if len(left[at]) < len(lists[at]) else known for at, known in zip(both, everywhere, strict=True)]
     )
     normalised = [(each[:, 0] - each[:, 2]) / (1 - each[:, 2]) for each in (everywhere, elsewhere)]
     drops = np.mean(normalised[0] - normalised[1]), np.mean(everywhere[:, 1] - elsewhere[:, 1])
     ap_drop, auroc_drop = (float(drop) if dropped else np.nan for drop in drops)
-    names, share = tuple(one.compound for one, _ in both), len(both) / len(lists)
+    names, share = tuple(lists[at].compound for at in both), len(both) / len(lists)
     return TargetPositionControl(names, elsewhere[:, 0], elsewhere[:, 1], elsewhere[:, 2], ap_drop, auroc_drop, share, dropped, "")
 
 

@@ -1620,16 +1620,14 @@ def _knowledge() -> Iterator[Metric]:
         },
         missing=frozenset(lacking),
     )
+
+    def asked(s: Screen) -> dict[str, Any]:
+        doses = {"d0": s.x[np.isin(s.ids, ["i00", "i30"])], "d1": s.x[s.ids == "i01"]}
+        return {"profiles": doses, "genes": s.ids, "gene_profiles": s.x, "truth": truth(), "draws": 3}
+
     yield Metric(
         targets.target_scores,
-        lambda s: {
-            "profiles": {"d0": s.x[np.isin(s.ids, ["i00", "i30"])], "d1": s.x[s.ids == "i01"]},
-            "genes": s.ids,
-            "gene_profiles": s.x,
-            "truth": truth(),
-            "draws": 3,
-            "permutations": 9,
-        },
+        lambda s: asked(s) | {"permutations": 9},
         {
             **FINITE,
             "constant column": between(0, 1, lambda r: [*r.ap, *r.auroc]),
@@ -1647,14 +1645,11 @@ def _knowledge() -> Iterator[Metric]:
     yield Metric(
         targets.target_position_control,
         lambda s: {
-            "profiles": {"d0": s.x[np.isin(s.ids, ["i00", "i30"])], "d1": s.x[s.ids == "i01"]},
-            "genes": s.ids,
-            "gene_profiles": s.x,
-            "truth": truth(),
+            **asked(s),
+            "anywhere": targets.target_scores(**asked(s)),
             # one of the targets of the first lies in its place
             "places": {"d0": np.arange(7) == 4, "d1": np.arange(7) == 1},
             "gene_places": in_places(s),
-            "draws": 3,
         },
         {
             **FINITE,

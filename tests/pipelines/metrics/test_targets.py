@@ -179,7 +179,7 @@ def test_genes_in_other_wells_are_scored_as_one_by_one() -> None:
     places = {name: np.arange(9) == number for number, name in enumerate(compounds)} | {"c4": np.zeros(9, dtype=bool)}
     of_genes[[0, 1], 0] = True
     of_genes[[2, 3]], of_genes[3, 5] = False, True
-    found = target_position_control(compounds, GENES, genes, truth(), places, of_genes, draws=7)
+    found = control(compounds, genes, places, of_genes, draws=7)
     slow = slow_elsewhere(compounds, genes, places, of_genes, 7)
     # both targets of the first lie in its well, and of the fifth no well is known
     assert found.compounds == tuple(slow)
@@ -195,6 +195,13 @@ def test_genes_in_other_wells_are_scored_as_one_by_one() -> None:
     assert 0 < found.dropped < 1
 
 
+def control(
+    compounds: dict[str, np.ndarray], genes: np.ndarray, places: dict[str, np.ndarray], of_genes: np.ndarray, draws: int
+) -> TargetPositionControl:
+    known = target_scores(compounds, GENES, genes, truth(), draws=draws)
+    return target_position_control(known, compounds, GENES, genes, truth(), places, of_genes, draws=draws)
+
+
 def in_wells(of_target: float, of_well: float, seed: int) -> TargetPositionControl:
     """Each compound shares a well with one of its two targets and with three genes that are none."""
     rng = np.random.default_rng(seed)
@@ -205,7 +212,7 @@ def in_wells(of_target: float, of_well: float, seed: int) -> TargetPositionContr
     wells = rng.normal(size=(66, 64))
     compounds = {name: x + of_well * wells[number] for number, (name, x) in enumerate(compounds.items())}
     places = {name: np.arange(66) == number for number, name in enumerate(compounds)}
-    return target_position_control(compounds, GENES, genes + of_well * wells[well], truth(), places, np.eye(66, dtype=bool)[well], draws=20)
+    return control(compounds, genes + of_well * wells[well], places, np.eye(66, dtype=bool)[well], draws=20)
 
 
 def test_targets_that_are_found_by_their_well_are_lost_elsewhere_and_others_are_not() -> None:
@@ -228,10 +235,10 @@ def test_the_order_of_genes_and_rows_says_nothing_about_other_wells() -> None:
     of_genes = np.eye(8, dtype=bool)[np.arange(len(GENES)) % 8]
     places = {name: np.arange(8) == number for number, name in enumerate(compounds)}
     order = np.random.default_rng(1).permutation(len(GENES))
-    found = target_position_control(compounds, GENES, genes, truth(), places, of_genes, draws=5)
-    moved = target_position_control(
-        dict(reversed(compounds.items())), [GENES[i] for i in order], genes[order], truth()[::-1], places, of_genes[order], draws=5
-    )
+    found = control(compounds, genes, places, of_genes, draws=5)
+    turned, names = dict(reversed(compounds.items())), [GENES[i] for i in order]
+    known = target_scores(turned, names, genes[order], truth()[::-1], draws=5)
+    moved = target_position_control(known, turned, names, genes[order], truth()[::-1], places, of_genes[order], draws=5)
     assert repr(found) == repr(moved)
 
 
@@ -240,7 +247,7 @@ def test_where_the_design_forbids_other_wells_it_says_why() -> None:
 
     def ask(of_genes: np.ndarray, of_compounds: np.ndarray | None = None) -> TargetPositionControl:
         rows = np.eye(6, of_genes.shape[1], dtype=bool) if of_compounds is None else of_compounds
-        return target_position_control(compounds, GENES, genes, truth(), dict(zip(compounds, rows, strict=True)), of_genes, draws=5)
+        return control(compounds, genes, dict(zip(compounds, rows, strict=True)), of_genes, draws=5)
 
     one_well = ask(np.ones((60, 1), dtype=bool), np.ones((6, 1), dtype=bool))
     assert one_well.reason == "not estimable: no compound and its target lie in different wells that are known"
@@ -258,7 +265,10 @@ def test_where_the_design_forbids_other_wells_it_says_why() -> None:
     assert (apart.share, apart.dropped, apart.reason) == (1.0, 0.0, "")
     assert np.isnan([apart.ap_drop, apart.auroc_drop]).all()
     with pytest.raises(InputError, match="Expected places of `c0`, got none"):
-        target_position_control(compounds, GENES, genes, truth(), {}, np.ones((60, 1), dtype=bool))
+        control(compounds, genes, {}, np.ones((60, 1), dtype=bool), draws=5)
+    alone = target_scores({"c3": compounds["c3"]}, GENES, genes, truth(), draws=5)
+    with pytest.raises(InputError, match="scores of the same 6 compounds, got scores of 1"):
+        target_position_control(alone, compounds, GENES, genes, truth(), {}, np.ones((60, 1), dtype=bool), draws=5)
     with pytest.raises(InputError, match=r"one number of places for genes and compounds, got shapes \(60, 2\) and \(3,\)"):
         ask(np.ones((60, 2), dtype=bool), np.ones((6, 3), dtype=bool))
 
