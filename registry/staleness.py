@@ -1,8 +1,8 @@
 """Is a scorecard still what would be computed now? A pure function from evidence and current facts to reasons in words.
 
 Evidence is stale where the benchmark, a protocol, a setting or a library that numbers hang on is another one than it was
-made with. The rule knows nothing of code: a change of a rule must change its protocol id. What counts, and why:
-docs/decisions/0010-stale-evidence.md.
+made with. The rule knows nothing of code: a change of a rule must change its protocol id, and a test sees to it
+(docs/decisions/0020-counted-protocols.md). What counts, and why: docs/decisions/0010-stale-evidence.md.
 """
 
 from __future__ import annotations
