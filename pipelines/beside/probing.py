@@ -29,7 +29,7 @@ from registry.errors import InputError
 
 FILE = "probing.parquet"
 #: names the rules in every result
-PROTOCOL = "probing:v1:few-shot:code-length:selectivity"
+PROTOCOL = "probing:v2:few-shot:code-length:selectivity"
 FEW_SHOT, CODE_LENGTH, SELECTIVITY, CONTROL_TASK = "few-shot", "code length", "selectivity", "control task"
 #: `shots` of the end of a few-shot curve
 ALL = 0

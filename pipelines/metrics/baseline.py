@@ -61,7 +61,7 @@ class InformationSettings:
         penalties, of_controls = (",".join(f"{p:g}" for p in of) for of in (self.penalties, self.control_penalties))
         return (
             f"information/controls{self.control_dims}:{of_controls}+trees+squares+products{self.product_dims}/row{self.row_dims}-beside-controls/"
-            f"penalties=inf,{penalties}-until-two-rises/inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v4"
+            f"penalties=inf,{penalties}-until-two-rises/inner{self.inner_folds}-by-group/networks{self.random_networks}-seed{self.seed}/v5"
         )
 
 

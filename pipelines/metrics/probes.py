@@ -58,7 +58,7 @@ class ProbeSettings:
             return f"knn/standardise/pca{self.max_dim}/k{self.neighbours}/prior-corrected/v4"
         if kind == "logistic":
             grid = ",".join(f"{c:g}" for c in self.grid)
-            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v5"
+            return f"logistic/standardise/pca{self.max_dim}/balanced/C={grid}-until-two-rises/inner{self.inner_folds}-by-group/v6"
         raise InputError(f"Expected a probe of `logistic`, `knn`, got `{kind}`.")
 
 

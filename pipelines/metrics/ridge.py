@@ -59,7 +59,7 @@ class RidgeProbe:
 def protocol_id(settings: ProbeSettings) -> str:
     """Names every rule behind `ridge.balanced_accuracy`."""
     grid = ",".join(f"{penalty:g}" for penalty in PENALTIES)
-    return f"ridge/standardise/pca{settings.max_dim}/one-hot/balanced/alpha-per-image={grid}/inner{settings.inner_folds}-by-group/v4"
+    return f"ridge/standardise/pca{settings.max_dim}/one-hot/balanced/alpha-per-image={grid}/inner{settings.inner_folds}-by-group/v5"
 
 
 def fit_ridge(

@@ -29,7 +29,7 @@ from registry.files import sha256_of_file, write_json
 from registry.images import ImageSpec
 
 HOSTILE = "<script>alert('cells')</script> & \"quotes\""
-PROTOCOL = "logistic/standardise/pca128/balanced/C=0.01,1,100-until-two-rises/inner3-by-group/v5"
+PROTOCOL = "logistic/standardise/pca128/balanced/C=0.01,1,100-until-two-rises/inner3-by-group/v6"
 #: benchmark -> task -> verdict
 STORY = {
     "culture": {"count": "loses", "texture": "equivalent", "chirality": "beats", "position": "undecided"},

@@ -225,5 +225,5 @@ def test_bad_settings_and_folds_are_refused_in_words() -> None:
 
 def test_protocol_id_names_every_rule() -> None:
     assert ProbeSettings().protocol_id("knn") == "knn/standardise/pca128/k15/prior-corrected/v4"
-    assert SETTINGS.protocol_id("logistic") == "logistic/standardise/pca128/balanced/C=0.001,0.1,10-until-two-rises/inner3-by-group/v5"
+    assert SETTINGS.protocol_id("logistic") == "logistic/standardise/pca128/balanced/C=0.001,0.1,10-until-two-rises/inner3-by-group/v6"
     assert len({ProbeSettings(**change).protocol_id("logistic") for change in ({}, {"max_dim": 64}, {"inner_folds": 5}, {"grid": (1.0,)})}) == 4

@@ -5,10 +5,8 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.metrics.folds import inner_folds
 from pipelines.metrics.projection import fit_projection
 from registry.errors import InputError
-from tests.pipelines.metrics.data import images
 
 
 @pytest.mark.parametrize("n", [60, 300])  # fewer and more images than columns
@@ -53,34 +51,3 @@ def test_bad_features_are_refused_in_words() -> None:
         fit_projection(np.eye(3), 3).transform(np.zeros((1, 2)))
     with pytest.raises(InputError, match="training images, got none"):
         fit_projection(np.zeros((0, 3)), 3)
-
-
-@pytest.mark.parametrize("n_groups", [2, 3, 10, 150])
-def test_inner_folds_keep_groups_whole_and_cover_every_image_once(n_groups: int) -> None:
-    data = images(300, n_groups, 4, seed=n_groups)
-    found = inner_folds(data.labels, data.units, 4, 3)
-    assert found.kind == "groups"
-    assert found.n_folds == min(3, n_groups)
-    assert all(len(set(found.fold[data.units == u].tolist())) == 1 for u in set(data.units.tolist()))
-    assert set(found.fold.tolist()) == set(range(found.n_folds))
-
-
-def test_inner_folds_do_not_depend_on_the_order_of_images() -> None:
-    data = images(200, 12, 3, seed=0)
-    order = np.random.default_rng(1).permutation(200)
-    assert (inner_folds(data.labels, data.units, 3, 3).fold[order] == inner_folds(data.labels[order], data.units[order], 3, 3).fold).all()
-
-
-def test_inner_folds_share_out_the_classes() -> None:
-    """Groups of one class each: a division that looked at sizes alone could leave a fold without a class."""
-    units = np.repeat([f"g{i}" for i in range(12)], 10)
-    labels = np.repeat([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2], 10)
-    fold = inner_folds(labels, units, 3, 3).fold
-    assert all(set(labels[fold == f].tolist()) == {0, 1, 2} for f in range(3))
-
-
-def test_one_group_falls_back_to_images_and_says_so() -> None:
-    labels = np.array([0] * 9 + [1] * 6)
-    found = inner_folds(labels, ["only"] * 15, 2, 3)
-    assert found.kind == "images"
-    assert [np.bincount(labels[found.fold == f]).tolist() for f in range(3)] == [[3, 2]] * 3

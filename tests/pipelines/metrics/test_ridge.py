@@ -131,4 +131,4 @@ def test_what_cannot_be_fitted_is_refused_in_words() -> None:
 def test_protocol_id_names_every_rule() -> None:
     found = protocol_id(ProbeSettings(max_dim=16, inner_folds=5))
     assert found.startswith("ridge/standardise/pca16/one-hot/balanced/alpha-per-image=0.0001,0.000316,0.001,")
-    assert found.endswith(",31.6,100/inner5-by-group/v4")
+    assert found.endswith(",31.6,100/inner5-by-group/v5")
