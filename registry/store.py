@@ -16,6 +16,7 @@ each may be repeated after a kill. What is registered, and in which order, is `r
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -27,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from registry.arrays import PixelBatch
 from registry.bundle import Bundle, read_bundle
+from registry.drawn import drawn_images
 from registry.errors import BundleError, NotFoundError, StoreError
 from registry.evidence import Scorecard
 from registry.files import canonical_json, read_json
@@ -532,11 +535,9 @@ def _write_flavour(bundle: Bundle, model_id: str, folder: Path) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    card = bundle.card
+    card, example = bundle.card, _input_example(bundle)
     pixels = TensorSpec(np.dtype(np.float32), (-1, *card.image.shape), "pixels")
     embedding = TensorSpec(np.dtype(np.float32), (-1, card.dim), "embedding")
-    golden = bundle.golden
-    example = golden.pixels[:1].astype(np.float32) if golden is not None and golden.pixels[0].size <= MAX_EXAMPLE else None
     mlflow.onnx.save_model(
         onnx.load_model_from_string(bundle.verified_bytes("encoder.onnx")),
         str(folder),
@@ -548,6 +549,14 @@ def _write_flavour(bundle: Bundle, model_id: str, folder: Path) -> None:
         metadata={"identity": bundle.identity, "row": bundle.name},
         save_as_external_data=False,
     )
+
+
+def _input_example(bundle: Bundle) -> PixelBatch | None:
+    """(1, c, y, x): a golden image where its licence lets it be passed on, else one that is drawn; None where images are too large."""
+    golden, image = bundle.golden, bundle.card.image
+    if golden is None or math.prod(image.shape) > MAX_EXAMPLE:
+        return None
+    return drawn_images(image, 1) if golden.withheld else golden.pixels[:1].astype(np.float32)
 
 
 def _run_record(run: Any) -> RunRecord:

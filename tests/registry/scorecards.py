@@ -145,6 +145,7 @@ def make_bundle(
     companion: bool = True,
     onnx: bool = True,
     nearer: float = 1.0,
+    withheld: str = "",
 ) -> Bundle:
     """A bundle below `folder`, named after its row; its golden answers are computed in numpy."""
     evidence = card or scorecard(row, role=role)
@@ -168,6 +169,6 @@ def make_bundle(
         onnx=encoder if onnx else None,
         heads=heads(seed),
         reference=ReferenceSet(nearer * embedding),
-        golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}) if onnx else None,
+        golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}, withheld) if onnx else None,
         companions=[CompanionParts(twin_card, twin, heads(99))] if companion else [],
     )

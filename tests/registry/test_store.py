@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry.bundle import Bundle, read_bundle
+from registry.bundle import NO_PERMISSION, Bundle, read_bundle
+from registry.drawn import drawn_images
 from registry.errors import BundleError, NotFoundError, StoreError
 from registry.provenance import Provenance
 from registry.records import Reference
@@ -83,9 +85,28 @@ def test_the_flavour_loads_anywhere_and_gives_the_golden_embedding(store: Store,
     assert info.signature.inputs.inputs[0].shape == (-1, 2, 6, 5)
     assert info.signature.outputs.inputs[0].shape == (-1, 2)
     loaded = mlflow.pyfunc.load_model("models:/simclr@culture")
-    example = loaded.input_example
-    np.testing.assert_array_equal(example["pixels"], golden.pixels[:1])
     np.testing.assert_allclose(loaded.predict({"pixels": golden.pixels.astype(np.float32)})["embedding"], golden.embedding, rtol=1e-5)
+
+
+@pytest.mark.parametrize("withheld", ["", "`CC-BY-NC-4.0` limits the purpose (NC)", NO_PERMISSION])
+def test_the_input_example_is_a_golden_image_only_where_it_may_be_passed_on(store: Store, tmp_path: Path, withheld: str) -> None:
+    import mlflow
+
+    bundle = make_bundle(tmp_path / "simclr", withheld=withheld)
+    register(store, bundle)
+    folder = Path(mlflow.artifacts.download_artifacts("models:/simclr@culture", dst_path=str(tmp_path / "all")))
+    golden, example = bundle.golden, mlflow.pyfunc.load_model("models:/simclr@culture").input_example["pixels"]
+    assert golden is not None
+    assert (example.shape, example.dtype) == ((1, *bundle.card.image.shape), np.float32)
+    assert (example == golden.pixels[:1]).all() == (not withheld)
+    if withheld:
+        # whole numbers within the range of intensity, the same each time; no row of a golden image is in any of MLflow's own files
+        np.testing.assert_array_equal(example, drawn_images(bundle.card.image, 1))
+        np.testing.assert_array_equal(example, np.rint(example))
+        rows = [json.dumps(row.astype(float).tolist()) for image in golden.pixels for channel in image for row in channel]
+        own = [path.read_text() for path in folder.glob("*.json")]
+        assert len(own) == 2
+        assert not [row for row in rows for text in own if row in text]
 
 
 def test_what_is_stored_is_data_without_local_paths(store: Store, bundle: Bundle, tmp_path: Path) -> None:
