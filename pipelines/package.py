@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pipelines.unlike import has_learned
 from pipelines.workspace import Workspace
 from registry.bundle import Arrays, BundleCard, CompanionParts, Golden, read_arrays, write_bundle
 from registry.cards import EncoderCard
+from registry.drawn import drawn_images
 from registry.errors import ParityError
 from registry.evidence import Scorecard
 from registry.export import export_onnx
@@ -32,7 +33,7 @@ from registry.licences import may_pass_on
 from registry.reference import ReferenceSet
 from registry.representation import Batch, Representation
 
-#: test images of fold 0 that parity and golden answers are computed on
+#: test images of fold 0 that parity is computed on, and golden answers where they may be passed on
 GOLDEN_IMAGES = 8
 #: why a service has no oracle
 ORACLE_UNSERVABLE = "it is the best row of each task, chosen with the labels of the training images; serve that row itself"
@@ -188,6 +189,11 @@ class Packer:
         nuclei = tuple(self.benchmark.nuclei[i] for i in index["image_id"]) if card.structure else None
         return Batch(tuple(index["image_id"]), pixels, index.filter(like="Metadata_"), nuclei)
 
+    @cached_property
+    def drawn_batch(self) -> Batch:
+        """Drawn images in place of the golden ones, for a benchmark whose images may not be passed on."""
+        return replace(self.golden_batch, pixels=drawn_images(self.benchmark.card.image, len(self.golden_rows)), elsewhere={})
+
     def jobs_of(self, cell: CellParams) -> list[Job]:
         """The rows of one cell that apply."""
         cards = cards_of(cell, self.workspace.root)
@@ -217,18 +223,21 @@ class Packer:
         network = representation.network()
         if network is None:
             raise ParityError(f"`{row.name}` was extracted as servable and now has no network. Extract it again.")
+        # what is in a bundle goes wherever the bundle goes: to a registry, into an archive, to every endpoint
+        permission, batch, compared = may_pass_on(self.benchmark.card.licence), self.golden_batch, self.golden_batch.pixels
+        if not permission.allowed:
+            batch = self.drawn_batch
+            embedding, compared = representation.embed(batch), np.concatenate([compared, batch.pixels])
         path = self.temporary / f"{row.name}.onnx"
-        report = export_onnx(network, self.golden_batch.pixels, path)
+        report = export_onnx(network, compared, path)
         bundle_card = BundleCard(
             stated, cell.benchmark, self.benchmark.card.image, row.manifest.dim, fitted_to, report.sha256, member, "", report.as_dict()
         )
-        stored = self.golden_batch.pixels.astype(self.benchmark.card.image.dtype)
-        if not np.array_equal(stored, self.golden_batch.pixels):
+        stored = batch.pixels.astype(self.benchmark.card.image.dtype)
+        if not np.array_equal(stored, batch.pixels):
             # resampled images lie between the stored values: they are kept as the network saw them
-            stored = self.golden_batch.pixels
+            stored = batch.pixels
         reference = self.references.of_row(offline, learned=has_learned(stated, fitted=row.manifest.fitted))
-        # they are needed to check a machine, so they travel under any licence; a service hands them out under an open one alone
-        permission = may_pass_on(self.benchmark.card.licence)
         golden = Golden(stored, embedding, probabilities(mine, embedding), withheld="" if permission.allowed else permission.reason)
         return Part(bundle_card, path, mine, golden, reference)
 

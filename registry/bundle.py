@@ -126,13 +126,14 @@ class BundleCard:
 
 @dataclass(frozen=True)
 class Golden:
-    """A few real images and what the source framework computes on them.
+    """A few images and what the source framework computes on them: real ones, or drawn ones where those may not be passed on.
 
     Attributes:
         pixels: (n, c, y, x) in the stored dtype; float32 where conforming resampled them.
         embedding: (n, d) float32.
         probabilities: per task, (n, k).
-        withheld: why a service does not hand the images out, as a clause; "" where the benchmark's licence lets them be passed on.
+        withheld: why no image of the benchmark may be handed out, as a clause; "" where its licence lets them be passed on. Then the
+            images are real; else they are drawn (`registry.drawn`), but for bundles that were written before that was so.
     """
 
     pixels: NDArray[Any]

@@ -23,6 +23,7 @@ from pipelines.reporting.plots import Forest, Strip, forest, forest_axis, strip
 from pipelines.reporting.probing import ProbingView, probing_view
 from pipelines.scores import Confound
 from registry.evidence import Scorecard, ScoreEntry, TaskEvidence
+from registry.licences import may_pass_on
 
 #: what a row without an extracted embedding is
 ORACLE = "the best of every row alone and of all rows together, chosen for each task on the training images"
@@ -188,6 +189,12 @@ class BenchmarkView:
     unreadable: dict[str, str]
     encoders: list[str]
     ladder: LadderView | None
+
+    @property
+    def withheld(self) -> str:
+        """Why the pictures of the benchmark's images may not be passed on, as a clause; "" where they may or there are none."""
+        permission = may_pass_on(self.card.licence)
+        return "" if permission.allowed or not self.card.image.present else permission.reason
 
     def verdict(self, task: str, encoder: str) -> VerdictView | None:
         """One cell of the summary; None where the encoder was not compared."""

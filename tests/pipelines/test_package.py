@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from pipelines.diagnose import diagnose
 from pipelines.embeddings import Row
 from pipelines.evaluate import evaluate_cell, evaluate_oracle
 from pipelines.extract import extract_cell
-from pipelines.package import SAME, Part, check_same, companions, oracle_part, package
+from pipelines.package import GOLDEN_IMAGES, SAME, Part, check_same, companions, oracle_part, package
 from pipelines.params import CellParams, DiagnoseParams, EncoderParams, EvaluateParams, ExtractParams, Params
 from pipelines.references import References
 from pipelines.workspace import Workspace
 from registry.appearance import appearance
-from registry.bundle import Bundle, read_bundle
+from registry.bundle import Bundle, read_arrays, read_bundle
+from registry.drawn import drawn_images
 from registry.errors import ParityError
 from registry.evidence import Scorecard
 from registry.files import read_json
@@ -162,6 +164,39 @@ class TestReferences:
         assert read_bundle(workspace.bundles("tiny") / "layout").reference is None
 
 
+class TestGolden:
+    """The images with known answers, by which another machine is checked."""
+
+    def test_are_drawn_where_the_licence_does_not_let_images_be_passed_on(self, workspace: Workspace) -> None:
+        benchmark = Benchmark.read(workspace.data("tiny"))
+        bundle = read_bundle(workspace.bundles("tiny") / "intensity")
+        golden = bundle.golden
+        assert golden is not None
+        assert golden.withheld == "the benchmark's card does not state a licence of the images"
+        np.testing.assert_array_equal(golden.pixels, drawn_images(benchmark.card.image, GOLDEN_IMAGES))
+        assert golden.pixels.dtype == benchmark.card.image.dtype
+        # eight real ones and eight drawn ones
+        assert bundle.card.parity["images"] == 2 * GOLDEN_IMAGES
+        # what is said of them is what the network of the bundle computes: a scorer refuses anything else
+        assert Scorer.open(bundle.folder).checked == "its golden images agree"
+        mine = [benchmark.image(i).pixels.tobytes() for i in range(len(benchmark.index))]
+        packed = [array.tobytes() for name in bundle.files if name.endswith(".npz") for array in read_arrays(bundle.folder / name).values()]
+        assert not [pixels for pixels in mine for array in packed if pixels in array]
+
+    def test_are_images_of_the_benchmark_where_it_does(self, workspace: Workspace, tmp_path: Path) -> None:
+        made = Workspace(tmp_path)
+        shutil.copytree(workspace.root, made.root, dirs_exist_ok=True)
+        benchmark = Benchmark.read(made.data("tiny"))
+        replace(benchmark.card, licence="CC-BY-4.0").write(made.data("tiny"))
+        package(made, PARAMS, "tiny")
+        golden = read_bundle(made.bundles("tiny") / "intensity").golden
+        assert golden is not None
+        assert golden.withheld == ""
+        mine = {benchmark.image(int(i)).pixels.tobytes() for i in np.flatnonzero(benchmark.folds[0].test)}
+        assert len(golden.pixels) == GOLDEN_IMAGES
+        assert {pixels.tobytes() for pixels in golden.pixels} <= mine
+
+
 def test_companions_travel_with_what_their_sources_say_of_the_golden_images(workspace: Workspace) -> None:
     bundle = read_bundle(workspace.bundles("tiny") / "intensity")
     assert bundle.golden is not None
@@ -202,7 +237,8 @@ def test_what_was_extracted_in_mixed_precision_is_packaged_as_it_is_served(tmp_p
     cell = CellParams("tiny", "net", ["net"], "registry/encoders", card)
     params = replace(PARAMS, cells={"tiny--net": cell}, extract=ExtractParams(device="cpu", precision="amp-bfloat16", twin_seeds=1))
     made = Workspace(tmp_path)
-    benchmark = write_images(made.data("tiny"), plates=6, wells=4)
+    written = write_images(made.data("tiny"), plates=6, wells=4)
+    benchmark = write_benchmark(made.data("tiny"), replace(written.card, licence="CC0-1.0"), written.index)
     run_flow(made, benchmark, cell, params)
     bundle = read_bundle(made.bundles("tiny") / "net")
     scored = Row.read(made.embeddings("tiny") / "net" / "net").embedding(bundle.card.member, 0, benchmark.index["image_id"].tolist())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.benchmarks.card import BenchmarkCard
 from pipelines.benchmarks.index import Benchmark
 from pipelines.current import differences, metric_facts
 from pipelines.figures import forest
@@ -268,6 +269,20 @@ def test_where_it_was_not_asked_the_command_is_named(workspace: Workspace, tmp_p
     text = Page((bare.root / "reports" / "index.html").read_text(encoding="utf-8")).text
     assert "Not asked yet. blankslide ladder culture makes encoders of known quality and finds out; blankslide report then says it here." in text
     assert "Framed" not in text
+
+
+def test_a_page_with_images_that_may_not_be_passed_on_says_so(workspace: Workspace, page: Page, tmp_path: Path) -> None:
+    closed = Workspace(tmp_path / "closed")
+    shutil.copytree(workspace.root, closed.root)
+    folder = closed.data("culture")
+    replace(BenchmarkCard.read(folder), licence="CC-BY-NC-4.0").write(folder)
+    write_report(closed, closed.params())
+    text = Page((closed.root / "reports" / "index.html").read_text(encoding="utf-8")).text
+    said = "CC-BY-NC-4.0. This page shows images, and is not to be passed on with them: CC-BY-NC-4.0 limits the purpose (NC)"
+    assert text.count(said) == 1
+    # the two other benchmarks state no licence; this one did
+    other = "This page shows images, and is not to be passed on with them"
+    assert (text.count(other), page.text.count(other)) == (3, 2)
 
 
 def test_ladders_are_drawn_with_better_above(page: Page) -> None:
