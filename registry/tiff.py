@@ -25,6 +25,12 @@ RGB = 2
 MAX_ITEM_BYTES = 4
 #: attributes that number or count planes in OME-XML
 _PLANE_NUMBERS = ("IFD", "PlaneCount", "NumPlanes", "FirstC", "FirstZ", "FirstT", "SamplesPerPixel")
+#: dialects whose own account of their pages is not read, by tifffile's names: it is parsed for as long as the file goes on, or makes lists as
+#: long as it says; it would say whether pages are channels or planes in depth or time. Nor is Micro-Manager's index of planes, which places them
+#: anywhere and announces any number of them: its pages are
+_UNREAD = {"lsm": "Zeiss LSM", "scanimage": "ScanImage", "scn": "Leica SCN", "sis": "Olympus SIS", "stk": "MetaMorph"}
+#: series of pages of which nothing is said
+_UNSAID = ("uniform", "generic")
 MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0, "nm": 1e-3, "mm": 1e3}
 
 
@@ -138,12 +144,17 @@ def _read(data: bytes, source: str, max_pixels: int) -> tuple[_Layout, NDArray[A
 
     structure = check_structure(data, source, max_pixels)
     try:
-        with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as tiff:
-            # Micro-Manager's own index of planes is not read: it places them anywhere and announces any number of them
-            tiff.is_mmstack = False
+        unread = {f"is_{name}": False for name in ("mmstack", *_UNREAD)}
+        with tifffile.TiffFile(io.BytesIO(data), _multifile=False, **unread) as tiff:
+            maker = next((maker for name, maker in _UNREAD.items() if getattr(tiff.pages.first, f"is_{name}")), "")
             # The XML is checked before tifffile parses it to find the series.
             facts = _ome_facts(tiff.ome_metadata, source, structure) if tiff.is_ome else _OmeFacts()
             series = _only_series(tiff, facts, source, structure)
+            if maker and len(series) > 1 and series.kind in _UNSAID:
+                raise ImageError(
+                    f"`{source}`: expected one page, got {len(series)} of {maker}, whose account of what they are is not read."
+                    " Save the image as OME-TIFF."
+                )
             if math.prod(series.shape) > max_pixels:
                 raise ImageError(f"`{source}`: expected at most {max_pixels} values, the header announces {math.prod(series.shape)}. Crop the image.")
             if series.dtype.itemsize > MAX_ITEM_BYTES:

@@ -22,9 +22,10 @@ MAX_TAGS = 256
 MAX_SAMPLES = 1024
 #: strips and tiles of all pages
 MAX_SEGMENTS = 100_000
-#: bytes of ImageDescription over all pages, where OME-XML lies, and tags in it: tifffile parses it, and while it does nothing else runs
+#: bytes of ImageDescription over all pages, where OME-XML lies, and pieces that tifffile parses: tags and lines of descriptions, entries of ImageJ's
+#: metadata, properties of MetaMorph; while it does nothing else runs
 MAX_DESCRIPTION = 2 << 20
-MAX_MARKUP = 20_000
+MAX_PIECES = 20_000
 #: what tags of several pages may share: the values of all of them take at most so many bytes more than the file has
 SHARED_BYTES = 1 << 20
 #: values that tiles have in excess of their pages, as a multiple of the values an image may have
@@ -101,8 +102,9 @@ _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR = 25
 _SUBFILE, _EXTRA_SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 254, 338, 322, 323
 _DEPTH, _TILE_DEPTH = 32997, 32998
 _DESCRIPTION, _SUB_DIRECTORIES = 270, 330
-#: tags of makers: MetaMorph's list of properties and its planes, each of which tifffile reads for each; Hamamatsu's slides, whose tiles lie elsewhere
-_UIC_PROPERTIES, _UIC_PLANES, _NDPI = 33628, 33629, 65420
+#: tags of makers: MetaMorph's list of properties, and its planes, of which all but the first lie behind the page; entries of ImageJ's metadata;
+#: Hamamatsu's slides, whose tiles lie elsewhere
+_UIC_PROPERTIES, _UIC_PLANES, _IMAGEJ_ENTRIES, _NDPI = 33628, 33629, 50838, 65420
 _STRIPS, _TILES = (273, 279), (324, 325)
 _ONE_VALUE = (_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _PLANAR, _SUBFILE, _TILE_WIDTH, _TILE_HEIGHT, _DEPTH, _TILE_DEPTH)
 _READ = frozenset((*_ONE_VALUE, _EXTRA_SAMPLES, _SUB_DIRECTORIES, *_STRIPS, *_TILES))
@@ -119,7 +121,7 @@ class _Walk:
     seen: set[int] = field(default_factory=set)
     value_bytes: int = 0
     described: int = 0
-    markup: int = 0
+    pieces: int = 0
     segments: int = 0
     padded: int = 0
     passes: int = 0
@@ -181,10 +183,14 @@ class _Walk:
                 self.read.append((at, at + size))
             if tag == _NDPI:
                 raise ImageError(f"`{source}`: expected TIFF or OME-TIFF, got an NDPI slide. Save the field as OME-TIFF.")
-            if (tag == _UIC_PROPERTIES and values > MAX_TAGS) or (tag == _UIC_PLANES and values > MAX_PAGES):
-                raise ImageError(f"`{source}`: expected at most {MAX_PAGES} planes of MetaMorph, got {values} values. Save the image as OME-TIFF.")
+            if tag == _UIC_PLANES and values > 1:
+                raise ImageError(f"`{source}`: expected one plane, got {values} of MetaMorph. Save the image as OME-TIFF.")
+            if tag in (_UIC_PROPERTIES, _IMAGEJ_ENTRIES):
+                self._announce(pieces=values)
             if tag == _DESCRIPTION:
-                self._describe(held)
+                self._announce(size)
+                # as tifffile takes lines apart
+                self._announce(pieces=max(held.count(b"<"), len(held.decode("utf-8", "replace").splitlines())))
             if tag in _READ:
                 # tifffile takes signed and broken numbers too, and of two tags the first
                 if tag in tags or kind not in INTEGER_TYPES or values > MAX_SEGMENTS:
@@ -196,13 +202,13 @@ class _Walk:
         # fails where the directory is cut off
         return tags, self._offset(start + count * entry_bytes)
 
-    def _describe(self, text: bytes) -> None:
-        self.described += len(text)
-        self.markup += text.count(b"<")
-        if self.described > MAX_DESCRIPTION or self.markup > MAX_MARKUP:
+    def _announce(self, described: int = 0, pieces: int = 0) -> None:
+        self.described += described
+        self.pieces += pieces
+        if self.described > MAX_DESCRIPTION or self.pieces > MAX_PIECES:
             raise ImageError(
-                f"`{self.source}`: expected at most {MAX_DESCRIPTION} bytes of ImageDescription (OME-XML) and {MAX_MARKUP} tags in it,"
-                f" got {self.described} and {self.markup}. Save the file without annotations of its maker."
+                f"`{self.source}`: expected at most {MAX_DESCRIPTION} bytes of ImageDescription (OME-XML) and {MAX_PIECES} tags, lines or entries of"
+                f" metadata, got {self.described} and {self.pieces}. Save the file without annotations of its maker."
             )
 
     def _page(self, tags: _Tags) -> Page:

@@ -54,8 +54,12 @@ WRONG: dict[str, tuple[Callable[[], tuple[list[Entry], bytes]], str]] = {
     "a signed number": (lambda: strip(RAW, (277, 9, 1, 2)), "got another, or 1 values of type 9"),
     "a number twice": (lambda: ([(256, LONG, 1, 10), *strip()[0]], RAW), "expected TIFF tag 256 once"),
     "an NDPI slide": (lambda: strip(RAW, (65420, LONG, 1, 1)), "expected TIFF or OME-TIFF, got an NDPI slide"),
-    "properties of MetaMorph": (lambda: strip(bytes(20_000), (33628, LONG, 5000, START)), "at most 1024 planes of MetaMorph, got 5000 values"),
-    "planes of MetaMorph": (lambda: strip(bytes(20_000), (33629, 5, 2000, START)), "at most 1024 planes of MetaMorph, got 2000 values"),
+    "properties of MetaMorph": (
+        lambda: strip(bytes(80_004), (33628, LONG, 20_001, START)),
+        "20000 tags, lines or entries of metadata, got 0 and 20001",
+    ),
+    "planes of MetaMorph": (lambda: strip(bytes(960), (33629, 5, 2, START)), "expected one plane, got 2 of MetaMorph"),
+    "entries of ImageJ": (lambda: strip(bytes(80_004), (50838, LONG, 20_001, START)), "20000 tags, lines or entries of metadata, got 0 and 20001"),
     "planes in depth": (lambda: strip(RAW, (32997, LONG, 1, 2)), "expected flat TIFF pages, got one of 2 planes in depth"),
 }
 
@@ -126,13 +130,19 @@ class TestDescription:
             lambda: described("x" * (2 << 20)),
             lambda: described("<a " + " ".join(f"a{i}=''" for i in range(300_000)) + "/>"),
             lambda: pages_described("<a/>" * 5_000),
+            lambda: tiff(IMAGE, description="ImageJ=1.53\n" + "a=b\n" * 20_000, metadata=None),
+            lambda: tiff(IMAGE, description="ImageJ=1.53\n" + "a=b\x1c" * 20_000, metadata=None),
+            lambda: pages_described("ImageJ=1.53\r" + "a=b\r" * 1_000),
         ],
-        ids=["many", "deep", "long", "attributes", "on every page"],
+        ids=["many", "deep", "long", "attributes", "on every page", "lines", "lines of another kind", "lines of every page"],
     )
     def test_more_than_any_image_has(self, data: Callable[[], bytes]) -> None:
         made = data()
         start = time.process_time()
-        with pytest.raises(ImageError, match=r"at most 2097152 bytes of ImageDescription \(OME-XML\) and 20000 tags in it, got \d+ and \d+\. Save"):
+        with pytest.raises(
+            ImageError,
+            match=r"at most 2097152 bytes of ImageDescription \(OME-XML\) and 20000 tags, lines or entries of metadata, got \d+ and \d+\. Save",
+        ):
             decode_image(made)
         assert time.process_time() - start < 0.3
 
@@ -142,6 +152,82 @@ class TestDescription:
         start = time.process_time()
         np.testing.assert_array_equal(decode_image(made).pixels, IMAGE)
         assert time.process_time() - start < 1.5
+
+
+def lsm_record() -> bytes:
+    """Two channels of one plane, and blocks of settings that lie in the pixels."""
+    record = np.zeros(1, tifffile.TIFF.CZ_LSMINFO)
+    sizes = {"DimensionX": 48, "DimensionY": 64, "DimensionZ": 1, "DimensionChannels": 3, "DimensionTime": 1}
+    blocks = {name: 16 for name in record.dtype.names if name.startswith("Offset")}
+    for name, value in {"MagicNumber": 67127628, "StructureSize": record.nbytes, **sizes, **blocks}.items():
+        record[name] = value
+    return record.tobytes()
+
+
+def with_thumbnail(pixels: NDArray[Any], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        writer.write(pixels, photometric="minisblack", metadata=None, **options)
+        writer.write(pixels[0, ::4, ::4], photometric="minisblack", metadata=None, subfiletype=1)
+    return stream.getvalue()
+
+
+SCN = '<scn><collection><image><pixels><dimension c="100000" ifd="0"/></pixels></image></collection></scn>'
+#: by maker: what makes a file one of theirs
+MAKERS: dict[str, dict[str, Any]] = {
+    "MetaMorph": {"extratags": [(33628, "I", 4, (2, 0, 2, 0), True), (33629, "2I", 1, (0, 1), True), (33631, "I", 1, 7, True)]},
+    "Olympus SIS": {"extratags": [(33471, "s", 0, "[Dimension]\nBand=100000\n[Band]\n[ASD]\nCount=100000\n", True), (33560, "I", 1, 7, True)]},
+    "ScanImage": {"software": "SI.VERSION_MAJOR = 5"},
+    "Leica SCN": {"description": SCN},
+    "Zeiss LSM": {"extratags": [(34412, "B", len(lsm_record()), lsm_record(), True)]},
+}
+
+
+class TestMakers:
+    """What a maker says of the pages in a structure of its own is not read: one page needs none of it."""
+
+    @pytest.fixture
+    def parsed(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Which of tifffile's readers of such structures are called."""
+        called: list[str] = []
+
+        def noted(name: str) -> Callable[..., Any]:
+            return lambda *_, **__: called.append(name)
+
+        for tag in (33629, 33630, 33631, 33471, 33560, 34412):
+            monkeypatch.setitem(tifffile.TIFF.TAG_READERS, tag, noted(str(tag)))
+        monkeypatch.setattr(tifffile.tifffile, "read_scanimage_metadata", noted("ScanImage"))
+        monkeypatch.setattr(tifffile.TiffFile, "_series_scn", noted("SCN"))
+        return called
+
+    @pytest.mark.parametrize("maker", MAKERS)
+    def test_one_page_is_read_without_it(self, maker: str, parsed: list[str]) -> None:
+        data = with_thumbnail(IMAGE[:1], **MAKERS[maker]) if maker == "Zeiss LSM" else tiff(IMAGE[0], metadata=None, **MAKERS[maker])
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            # what tifffile alone parses
+            _ = file.series
+        assert parsed
+        parsed.clear()
+        np.testing.assert_array_equal(decode_image(data).pixels, IMAGE[:1])
+        assert parsed == []
+
+    @pytest.mark.parametrize("maker", MAKERS)
+    def test_of_several_pages_nobody_knows_what_they_are(self, maker: str, parsed: list[str]) -> None:
+        with pytest.raises(ImageError, match=f"expected one page, got 3 of {maker}, whose account of what they are is not read"):
+            decode_image(tiff(IMAGE, metadata=None, **MAKERS[maker]))
+        assert parsed == []
+
+    @pytest.mark.parametrize("maker", sorted(set(MAKERS) - {"Leica SCN"}))
+    def test_an_ome_tiff_says_it_itself(self, maker: str) -> None:
+        np.testing.assert_array_equal(decode_image(tiff(IMAGE, ome=True, metadata={"axes": "CYX"}, **MAKERS[maker])).pixels, IMAGE)
+
+    def test_channels_of_a_microscope_s_one_page_are_as_tifffile_reads_them(self) -> None:
+        data = with_thumbnail(IMAGE, planarconfig="separate", **MAKERS["Zeiss LSM"])
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            assert file.series[0].kind == "lsm"
+            expected = file.series[0].asarray()
+        np.testing.assert_array_equal(decode_image(data).pixels, expected)
+        np.testing.assert_array_equal(expected, IMAGE)
 
 
 def pages_described(text: str) -> bytes:
