@@ -6,8 +6,11 @@ there, and whichever process is asked adds them up. Every label is one of the se
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,6 +21,8 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 #: instead of a path that is none of the service's
 UNKNOWN = "unknown"
+#: events of a kind and model that are known as counted: more than follow on each other while one process loads a bundle
+KEPT = 64
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
@@ -59,7 +64,7 @@ class Metrics:
             ("model",),
             registry=registry,
         )
-        self._counted: set[str] = set()
+        self._counted: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=KEPT))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request by the path template that answered it."""
@@ -88,25 +93,31 @@ class Metrics:
 
     def swapped(self, model: str, event: str) -> None:
         """Count a bundle that took the place of another, unless another process has; `event` is the same in all of them and of no other time."""
-        if self._first(f"swapped {model} {event}"):
+        if self._first(f"swapped {model}", event):
             self._swaps.labels(model).inc()
 
     def bad_bundle(self, model: str, event: str) -> None:
         """Count a bundle that was not served, as `swapped`."""
-        if self._first(f"refused {model} {event}"):
+        if self._first(f"refused {model}", event):
             self._bad.labels(model).inc()
 
-    def _first(self, event: str) -> bool:
-        """Whether no process of the service has counted this: the first makes a file of that name."""
-        name = hashlib.sha256(event.encode()).hexdigest()
+    def _first(self, kind: str, event: str) -> bool:
+        """Whether no process of the service has counted this event of a kind: the first makes a file of that name.
+
+        The files of the last events are kept: one process may still load what others have replaced again.
+        """
         if not (folder := os.environ.get(MULTIPROCESS)):
-            first = name not in self._counted
-            self._counted.add(name)
-            return first
+            known = self._counted[kind]
+            if event in known:
+                return False
+            known.append(event)
+            return True
+        of_kind, of_event = (hashlib.sha256(word.encode()).hexdigest()[:32] for word in (kind, event))
         try:
-            Path(folder, f"{name}.counted").touch(exist_ok=False)
+            Path(folder, f"{of_kind}-{of_event}.counted").touch(exist_ok=False)
         except FileExistsError:
             return False
+        _keep_newest(Path(folder).glob(f"{of_kind}-*.counted"))
         return True
 
     def text(self) -> bytes:
@@ -116,3 +127,13 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]  # prometheus_client types all but this
         return generate_latest(together)
+
+
+def _keep_newest(markers: Iterable[Path]) -> None:
+    """Remove all but the last `KEPT`; another process may be doing the same."""
+    dated = []
+    for marker in markers:
+        with contextlib.suppress(FileNotFoundError):
+            dated.append((marker.stat().st_mtime_ns, marker))
+    for _, marker in sorted(dated)[:-KEPT]:
+        marker.unlink(missing_ok=True)
