@@ -6,8 +6,11 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,10 +84,36 @@ class TestToken:
         listed = safety.partition("but for these paths")[2].partition("`/metrics` and")[0]
         assert set(re.findall(r"`(/[^`]*)`", listed)) == OPEN
 
-    def test_examples_carry_it(self, url: str) -> None:
+    def test_examples_carry_it_where_no_other_user_sees_it(self, url: str, tmp_path: Path) -> None:
+        """Arguments can be read by every user of a machine (`ps`): curl gets the token another way."""
         document = httpx.get(f"{url}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
-        assert '-H "Authorization: Bearer $BLANKSLIDE_TOKEN"' in document["paths"]["/v1/embed"]["post"]["x-codeSamples"][0]["source"]
         assert TOKEN not in json.dumps(document)
+        curl, arguments = shutil.which("curl"), tmp_path / "arguments"
+        for name in ("curl", "printf", "tail", "wc"):
+            program = tmp_path / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f'#!/bin/bash\necho "{name} $*" >> {arguments}\nexec {curl if name == "curl" else shutil.which(name)} "$@"\n')
+            program.chmod(0o755)
+        around = {**os.environ, "BLANKSLIDE_TOKEN": TOKEN, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        samples = [operation["x-codeSamples"][0]["source"] for methods in document["paths"].values() for operation in methods.values()]
+        for source in samples:
+            for shell in ("bash", "sh"):
+                subprocess.run([shell, "-ec", source], cwd=tmp_path, env=around, capture_output=True, check=True)
+        said = arguments.read_text().splitlines()
+        assert sum(line.startswith("curl ") for line in said) > 2 * len(samples)
+        # the shell's own `printf` is no program
+        assert not [line for line in said if TOKEN in line or line.startswith("printf")]
+        # and without it they are refused
+        refused = subprocess.run(
+            ["bash", "-ec", samples[0]], cwd=tmp_path, env={**around, "BLANKSLIDE_TOKEN": "another"}, capture_output=True, check=False
+        )
+        assert refused.returncode != 0
+        assert b"401" in refused.stderr
+
+    def test_the_manual_puts_it_nowhere_else(self) -> None:
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            for line in path.read_text().splitlines():
+                assert "curl" not in line or not re.search(r"Authorization.*(\$|TOKEN)", line.partition("curl")[2]), f"{path.name}: {line}"
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "127.0.0.1.example.org"])
     def test_another_address_needs_one(self, tiny: TinyBundle, host: str) -> None:
