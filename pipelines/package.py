@@ -17,7 +17,7 @@ from pipelines.board import ORACLE, Board, questions, read_board, variant
 from pipelines.embeddings import Row
 from pipelines.parallel import in_parallel
 from pipelines.params import CellParams, Params
-from pipelines.references import References
+from pipelines.references import References, terms_of_images
 from pipelines.rows import cards_of, facts_of, weights_file
 from pipelines.unlike import has_learned
 from pipelines.workspace import Workspace
@@ -238,7 +238,10 @@ class Packer:
             # resampled images lie between the stored values: they are kept as the network saw them
             stored = batch.pixels
         reference = self.references.of_row(offline, learned=has_learned(stated, fitted=row.manifest.fitted))
-        golden = Golden(stored, embedding, probabilities(mine, embedding), withheld="" if permission.allowed else permission.reason)
+        said = {"withheld": permission.reason}
+        if permission.allowed:
+            said = {"withheld": "", "licence": self.benchmark.card.licence, "terms": terms_of_images("Image", self.benchmark.card)}
+        golden = Golden(stored, embedding, probabilities(mine, embedding), **said)
         return Part(bundle_card, path, mine, golden, reference)
 
     def _representation(self, row: Row, member: str, cell: CellParams, card: EncoderCard | None) -> Representation:

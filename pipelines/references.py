@@ -85,7 +85,9 @@ class References:
             labels={task.name: whole_names(benchmark.labels(task), "labels", missing="")[rows] for task in benchmark.card.tasks},
             appearance=(looks[: len(rows)], looks[len(rows) :]),
             thumbnails=_thumbnails(benchmark.card, small) if permission.allowed else None,
-            terms=_terms(benchmark.card) if permission.allowed else f"There are no pictures: {permission.reason}.",
+            terms=terms_of_images("Pictures made smaller from images", benchmark.card)
+            if permission.allowed
+            else f"There are no pictures: {permission.reason}.",
         )
 
     def of_row(self, embedding: Embedding, *, learned: bool) -> ReferenceSet:
@@ -128,6 +130,7 @@ def _thumbnails(card: BenchmarkCard, small: Sequence[PixelBatch]) -> Thumbnails:
     return Thumbnails(tuple(jpeg(renderer(pixels), THUMBNAIL_QUALITY) for pixels in small))
 
 
-def _terms(card: BenchmarkCard) -> str:
+def terms_of_images(what: str, card: BenchmarkCard) -> str:
+    """Whose images they are and under which licence, as attribution asks for it: `what` says what was made of them."""
     whose = "; ".join(part for part in (card.citation, card.source) if part)
-    return f"Pictures made smaller from images of `{card.name}`, {card.licence}{f': {whose}' if whose else ''}."
+    return f"{what} of `{card.name}`, {card.licence}{f': {whose}' if whose else ''}."

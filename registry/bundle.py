@@ -7,7 +7,8 @@
     encoder.onnx         absent where the row cannot be served (card.json says why)
     heads.npz            "<task>/<array>": the probe of each task
     reference.npz        training images of fold 0: "embedding" (n, d) float32 and what `registry.reference` says of them
-    golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k), "withheld" a sentence
+    golden.npz           "pixels" (n, c, y, x), "embedding" (n, d) float32, "<task>/probabilities" (n, k), "withheld" why they are drawn,
+                         "licence" and "terms" of real ones
     scorecard.json       Scorecard
     companions/<row>/    card.json, encoder.onnx, heads.npz of a twin's member or of a control a reading quotes, and golden.npz: its "embedding"
                          (n, d) of the same golden images
@@ -54,6 +55,8 @@ _COMPANION = re.compile(r"companions/[a-z0-9][a-z0-9_-]*/(card\.json|encoder\.on
 _REQUIRED = ("card.json", "scorecard.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLOATS = ("float32", "float64")
+#: words in golden.npz, each an array of one
+_SAID = ("withheld", "licence", "terms")
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,16 @@ class Golden:
         probabilities: per task, (n, k).
         withheld: why no image of the benchmark may be handed out, as a clause; "" where its licence lets them be passed on. Then the
             images are real; else they are drawn (`registry.drawn`), but for bundles that were written before that was so.
+        licence: of the images, as the benchmark's card states it; "" for drawn ones, and in a bundle that does not say.
+        terms: whose they are and under which licence, a sentence; "" as `licence`.
     """
 
     pixels: NDArray[Any]
     embedding: Embedding
     probabilities: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     withheld: str = NO_PERMISSION
+    licence: str = ""
+    terms: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,8 @@ class Bundle:
             return None
         arrays = read_arrays(self.folder / "golden.npz")
         tasks = {name.removesuffix("/probabilities"): array for name, array in arrays.items() if name.endswith("/probabilities")}
-        return Golden(arrays["pixels"], arrays["embedding"], tasks, str(arrays.get("withheld", [NO_PERMISSION])[0]))
+        said = {name: str(arrays[name][0]) for name in _SAID if name in arrays}
+        return Golden(arrays["pixels"], arrays["embedding"], tasks, **said)
 
     @cached_property
     def scorecard(self) -> Scorecard:
@@ -314,7 +322,8 @@ def write_bundle(
             write_arrays(temporary / "reference.npz", reference.as_arrays())
         if golden is not None:
             probabilities = {f"{task}/probabilities": array for task, array in golden.probabilities.items()}
-            arrays = {"pixels": golden.pixels, "embedding": golden.embedding, "withheld": np.array([golden.withheld]), **probabilities}
+            said = {name: np.array([getattr(golden, name)]) for name in _SAID}
+            arrays = {"pixels": golden.pixels, "embedding": golden.embedding, **said, **probabilities}
             write_arrays(temporary / "golden.npz", arrays)
         for companion in companions:
             below = temporary / "companions" / companion.card.name
@@ -510,15 +519,17 @@ def _check_golden(card: BundleCard, headers: Mapping[str, NpyHeader] | None) -> 
         return
     pixels = _expect("golden.npz", headers, "pixels", (None, *card.image.shape), (card.image.dtype, "float32"))
     _expect("golden.npz", headers, "embedding", (pixels.shape[0], card.dim), _FLOATS)
-    for name in sorted(set(headers) - {"pixels", "embedding", "withheld"}):
+    for name in sorted(set(headers) - {"pixels", "embedding", *_SAID}):
         if not name.endswith("/probabilities"):
-            raise BundleError(
-                f"`golden.npz`: expected `pixels`, `embedding`, `withheld` and `<task>/probabilities`, got `{name}`. Package the benchmark again."
-            )
+            known = ", ".join(f"`{one}`" for one in ("pixels", "embedding", *_SAID))
+            raise BundleError(f"`golden.npz`: expected {known} and `<task>/probabilities`, got `{name}`. Package the benchmark again.")
         _expect("golden.npz", headers, name, (pixels.shape[0], None), _FLOATS)
-    said = headers.get("withheld")
-    if said is not None and (said.shape != (1,) or said.dtype.kind != "U"):
-        raise BundleError(f"`golden.npz`: expected `withheld` to be a sentence, got shape {said.shape} of {said.dtype}. Package the benchmark again.")
+    for name in _SAID:
+        said = headers.get(name)
+        if said is not None and (said.shape != (1,) or said.dtype.kind != "U"):
+            raise BundleError(
+                f"`golden.npz`: expected `{name}` to be a sentence, got shape {said.shape} of {said.dtype}. Package the benchmark again."
+            )
 
 
 def _check_golden_of(companion: Companion, headers: Mapping[str, NpyHeader] | None, images: Mapping[str, NpyHeader] | None) -> None:

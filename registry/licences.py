@@ -1,4 +1,4 @@
-"""Whether small pictures of a benchmark's images may travel with a bundle: by an allow-list of open licences.
+"""Whether a benchmark's images may travel with a bundle, small or whole: by an allow-list of open licences; and where their texts are.
 
 A bundle goes to whoever fetches it and its pictures to whoever asks a service, for a purpose that neither knows. So a licence must let
 anyone pass on changed copies for any purpose. Licences that forbid changes (ND: a small picture is one) or limit the purpose (NC), and those
@@ -35,6 +35,18 @@ _NO_CHANGES = re.compile(r"(^|[-/])nd([-/.]|$)|no-?deriv")
 _NO_COMMERCE = re.compile(r"(^|[-/])nc([-/.]|$)|non-?commercial")
 
 
+#: where the texts are: of Creative Commons by what the name says, and others by name
+_CREATIVE = (
+    (re.compile(r"cc-?(0|zero)(-v?1(\.0)?)?(-universal)?|creative-commons-zero(-v?1(\.0)?)?(-universal)?"), "publicdomain/zero/1.0"),
+    (re.compile(rf"(?:cc-by|creative-commons-attribution)-v?(\d\.\d)(-(international|unported|generic|intl))?{_WORD}"), r"licenses/by/\1"),
+    (
+        re.compile(rf"(?:cc-by-sa|creative-commons-attribution-share-?alike)-v?(\d\.\d)(-(international|unported|generic|intl))?{_WORD}"),
+        r"licenses/by-sa/\1",
+    ),
+)
+_SPDX = {"mit": "MIT", "mit-license": "MIT", "apache-2.0": "Apache-2.0", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause"}
+
+
 @dataclass(frozen=True)
 class Terms:
     """A licence by what it lets whoever gets a copy do, as far as its name says.
@@ -56,6 +68,17 @@ def terms_of(licence: str) -> Terms:
     """What the name of a licence says; all False for one that is not known here, which then has to be read."""
     text = _normalised(licence)
     return Terms(licence.strip(), bool(_OPEN.fullmatch(text)), bool(_NO_COMMERCE.search(text)), bool(_NO_CHANGES.search(text)))
+
+
+def address_of(licence: str) -> str:
+    """Where the text of a licence is; "" for one that is not known here, or whose name leaves out which version it is."""
+    text = _normalised(licence)
+    if re.fullmatch(r"https?://creativecommons\.org/[a-z0-9./-]*", text):
+        return text
+    for name, path in _CREATIVE:
+        if found := name.fullmatch(text):
+            return f"https://creativecommons.org/{found.expand(path)}/"
+    return f"https://spdx.org/licenses/{_SPDX[text]}.html" if text in _SPDX else ""
 
 
 @dataclass(frozen=True)

@@ -546,7 +546,7 @@ def _write_flavour(bundle: Bundle, model_id: str, folder: Path) -> None:
         input_example={"pixels": example} if example is not None else None,
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("mlflow", "onnx", "onnxruntime-gpu", "numpy")],
         onnx_execution_providers=["CPUExecutionProvider"],
-        metadata={"identity": bundle.identity, "row": bundle.name},
+        metadata={"identity": bundle.identity, "row": bundle.name, "input_example": _whose(bundle)},
         save_as_external_data=False,
     )
 
@@ -557,6 +557,14 @@ def _input_example(bundle: Bundle) -> PixelBatch | None:
     if golden is None or math.prod(image.shape) > MAX_EXAMPLE:
         return None
     return drawn_images(image, 1) if golden.withheld else golden.pixels[:1].astype(np.float32)
+
+
+def _whose(bundle: Bundle) -> str:
+    """What the input example shows: whose image, under which licence."""
+    golden = bundle.golden
+    if golden is None:
+        return ""
+    return f"Drawn, shows nothing: {golden.withheld}." if golden.withheld else golden.terms
 
 
 def _run_record(run: Any) -> RunRecord:

@@ -195,6 +195,7 @@ class ModelPage(_Answer):
     model: ModelFacts
     licence: Licence = Field(description="Of the weights; whoever serves them is bound by it.")
     citation: str
+    example: str = Field(default="", description="Whose the image of `/v1/example` is and under which licence, or why there is none.")
     verdicts: list[TaskVerdict] = Field(description="[] for a control, which is nothing to be judged.")
     card: dict[str, Any] = Field(description="The encoder card.")
     scorecard: dict[str, Any] = Field(description="Every score, comparison and note of the benchmark.")

@@ -247,7 +247,15 @@ class Scorer:
         verdicts = [TaskVerdict(task=task, verdict=beside.verdict) for task, beside in self._beside.items() if beside.verdict is not None]
         scorecard = self.bundle.scorecard.as_dict()
         licence = Licence(**asdict(terms_of(card.licence)))
-        return ModelPage(model=self.facts, licence=licence, citation=card.citation, verdicts=verdicts, card=card.as_dict(), scorecard=scorecard)
+        return ModelPage(
+            model=self.facts,
+            licence=licence,
+            citation=card.citation,
+            example=f"There is no image: {self.withheld}." if self.withheld else self.example_terms[1],
+            verdicts=verdicts,
+            card=card.as_dict(),
+            scorecard=scorecard,
+        )
 
     @cached_property
     def voices(self) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -274,6 +282,12 @@ class Scorer:
     def withheld(self) -> str:
         """Why there is no example image, as a clause; "" if there is one."""
         return self.bundle.golden.withheld if self.bundle.golden is not None else "the bundle holds no images"
+
+    @property
+    def example_terms(self) -> tuple[str, str]:
+        """Licence of the example image, and whose it is in a sentence; "" where there is none or the bundle does not say."""
+        golden = self.bundle.golden
+        return (golden.licence, golden.terms) if golden is not None and not golden.withheld else ("", "")
 
     def example(self) -> Image | None:
         """A real image the model takes, in the stored dtype; None if the bundle holds none that may be passed on (`withheld` says why)."""

@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import Response
 
 from registry.errors import BlankslideError
+from registry.licences import address_of
 from serving.errors import AcceptError, status_of
 from serving.schema import (
     EmbeddedImage,
@@ -32,6 +33,8 @@ ARROW = "application/vnd.apache.arrow.stream"
 KINDS = (JSON, NPY, ARROW)
 #: where npy, which is numbers alone, has its warnings
 WARNINGS = "X-Warnings"
+#: whose an image is, as a JSON string
+ATTRIBUTION = "X-Attribution"
 #: characters of that header: what lies between may take no longer ones
 MOST_HEADER = 4000
 #: columns of a table, and what they hold: which image, of readings who says what, by which model, what the benchmark says, how far from known images
@@ -130,6 +133,16 @@ def warnings_header(warnings: Sequence[Sequence[str]]) -> str:
         if len(said) <= MOST_HEADER:
             return said if strange else ""
     return ""
+
+
+def attribution_headers(licence: str, terms: str) -> dict[str, str]:
+    """What goes with an image of others: a link to its licence (RFC 8288) where that is known, and in ASCII whose it is; {} where nothing is said."""
+    address, said = address_of(licence), json.dumps(terms)
+    if len(said) > MOST_HEADER:
+        # a character takes up to twelve
+        said = json.dumps(f"{terms[: MOST_HEADER // 12 - 4]} ...")
+    link = {"Link": f'<{address}>; rel="license"'} if address else {}
+    return link | ({ATTRIBUTION: said} if terms else {})
 
 
 def without_pictures(found: Sequence[Found]) -> list[Found]:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import BlankslideError, ImageError, InputError, NotFoundError
 from serving.endpoint.access import OPEN, REQUEST_ID, Access, log
-from serving.endpoint.answers import ARROW, NPY, Found, accepted, error_answer, render, without_pictures
+from serving.endpoint.answers import ARROW, ATTRIBUTION, NPY, Found, accepted, attribution_headers, error_answer, render, without_pictures
 from serving.endpoint.examples import Examples
 from serving.endpoint.intake import files_of, is_form, read_body
 from serving.endpoint.metrics import CONTENT_TYPE, Metrics
@@ -38,6 +38,10 @@ from serving.sources import FileSource
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_OF_OTHERS = {
+    "Link": {"description": '`<...>; rel="license"`: where the licence of the image is, if that is known.', "schema": {"type": "string"}},
+    ATTRIBUTION: {"description": "Whose the image is and under which licence, as a JSON string.", "schema": {"type": "string"}},
+}
 _IMAGE = dict.fromkeys(("application/octet-stream", "image/tiff", "image/png", "image/jpeg"), _BINARY)
 _FORM = {"schema": {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}}
 _BODY = {"description": "The bytes of an image file.", "required": True, "content": _IMAGE}
@@ -217,18 +221,19 @@ def _add_scoring(app: FastAPI, models: ServedModels, settings: Settings, example
     @app.get(
         "/v1/example",
         response_class=Response,
-        responses={200: {"content": {"application/octet-stream": _BINARY}, "description": "An npy file."}, **NOT_FOUND},
+        responses={200: {"content": {"application/octet-stream": _BINARY}, "description": "An npy file.", "headers": _OF_OTHERS}, **NOT_FOUND},
         openapi_extra=examples.fetch(),
         tags=["images"],
     )
     def example(model: ModelName) -> Response:
         """A real image that the model takes, as an npy file, where the licence of the images allows that it is passed on."""
-        image = models.scorer(model).example()
+        scorer = models.scorer(model)
+        image = scorer.example()
         if image is None:
-            raise NotFoundError("example image for model", model, [s.name for s in models if not s.withheld], models.scorer(model).withheld)
+            raise NotFoundError("example image for model", model, [s.name for s in models if not s.withheld], scorer.withheld)
         stream = io.BytesIO()
         np.save(stream, image.pixels, allow_pickle=False)
-        return Response(stream.getvalue(), media_type="application/octet-stream")
+        return Response(stream.getvalue(), media_type="application/octet-stream", headers=attribution_headers(*scorer.example_terms))
 
 
 def _add_information(app: FastAPI, models: ServedModels, examples: Examples) -> None:

@@ -172,6 +172,7 @@ class TestGolden:
         bundle = read_bundle(workspace.bundles("tiny") / "intensity")
         golden = bundle.golden
         assert golden is not None
+        assert (golden.licence, golden.terms) == ("", "")
         assert golden.withheld == "the benchmark's card does not state a licence of the images"
         np.testing.assert_array_equal(golden.pixels, drawn_images(benchmark.card.image, GOLDEN_IMAGES))
         assert golden.pixels.dtype == benchmark.card.image.dtype
@@ -187,11 +188,11 @@ class TestGolden:
         made = Workspace(tmp_path)
         shutil.copytree(workspace.root, made.root, dirs_exist_ok=True)
         benchmark = Benchmark.read(made.data("tiny"))
-        replace(benchmark.card, licence="CC-BY-4.0").write(made.data("tiny"))
+        replace(benchmark.card, licence="CC-BY-4.0", citation="A. Author 2020").write(made.data("tiny"))
         package(made, PARAMS, "tiny")
         golden = read_bundle(made.bundles("tiny") / "intensity").golden
         assert golden is not None
-        assert golden.withheld == ""
+        assert (golden.withheld, golden.licence, golden.terms) == ("", "CC-BY-4.0", "Image of `tiny`, CC-BY-4.0: A. Author 2020.")
         mine = {benchmark.image(int(i)).pixels.tobytes() for i in np.flatnonzero(benchmark.folds[0].test)}
         assert len(golden.pixels) == GOLDEN_IMAGES
         assert {pixels.tobytes() for pixels in golden.pixels} <= mine

@@ -158,6 +158,7 @@ def make_bundle(
     pixels = images()
     weights = np.random.default_rng(seed).normal(size=(2, 2)).astype(np.float32)
     embedding = (pixels.astype(np.float32).mean(axis=(2, 3)) @ weights).astype(np.float32)
+    whose = {} if withheld else {"licence": "CC-BY-4.0", "terms": "Image of `culture`, CC-BY-4.0: A. Author 2020."}
     twin = tiny_onnx(work / "twin.onnx", 99)
     twin_card = BundleCard(
         encoder_card("untrained-cnn", "twin"), evidence.benchmark, IMAGE, 2, weights_sha256=sha256_of_file(twin), member="fresh-00"
@@ -169,6 +170,6 @@ def make_bundle(
         onnx=encoder if onnx else None,
         heads=heads(seed),
         reference=ReferenceSet(nearer * embedding),
-        golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}, withheld) if onnx else None,
+        golden=Golden(pixels, embedding, {"chirality": np.full((len(pixels), 2), 0.5)}, withheld, **whose) if onnx else None,
         companions=[CompanionParts(twin_card, twin, heads(99))] if companion else [],
     )

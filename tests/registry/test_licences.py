@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.licences import may_pass_on, terms_of
+from registry.licences import address_of, may_pass_on, terms_of
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,33 @@ def test_others_do_not_and_say_why(licence: str, words: str) -> None:
 def test_terms(licence: str, flags: tuple[bool, bool, bool]) -> None:
     terms = terms_of(licence)
     assert (terms.open, terms.noncommercial, terms.no_derivatives) == flags
+
+
+@pytest.mark.parametrize(
+    ("licence", "address"),
+    [
+        ("CC0-1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
+        ("CC0", "https://creativecommons.org/publicdomain/zero/1.0/"),
+        ("CC0 1.0 Universal", "https://creativecommons.org/publicdomain/zero/1.0/"),
+        ("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/"),
+        ("CC-BY 4.0 International", "https://creativecommons.org/licenses/by/4.0/"),
+        ("Creative Commons Attribution 4.0 International License", "https://creativecommons.org/licenses/by/4.0/"),
+        ("CC-BY-SA-3.0", "https://creativecommons.org/licenses/by-sa/3.0/"),
+        ("https://creativecommons.org/licenses/by-sa/4.0/legalcode", "https://creativecommons.org/licenses/by-sa/4.0/legalcode"),
+        ("MIT License", "https://spdx.org/licenses/MIT.html"),
+        ("Apache-2.0", "https://spdx.org/licenses/Apache-2.0.html"),
+        # which version, or of which country, is not said, or its text is not of these
+        ("CC-BY", ""),
+        ("CC BY 3.0 US", ""),
+        ("Public Domain", ""),
+        ("CC-BY-NC-4.0", ""),
+        ("not stated", ""),
+        ("", ""),
+        # nothing gets out of the angle brackets of a header
+        ('https://creativecommons.org/>; rel="x"', ""),
+        ("https://creativecommons.org/licenses/by/4.0/\r\nX: y", ""),
+        ("CC-BY-4.0\nX: y", ""),
+    ],
+)
+def test_where_the_text_of_a_licence_is(licence: str, address: str) -> None:
+    assert address_of(licence) == address

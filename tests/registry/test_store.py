@@ -99,6 +99,8 @@ def test_the_input_example_is_a_golden_image_only_where_it_may_be_passed_on(stor
     assert golden is not None
     assert (example.shape, example.dtype) == ((1, *bundle.card.image.shape), np.float32)
     assert (example == golden.pixels[:1]).all() == (not withheld)
+    said = mlflow.models.get_model_info("models:/simclr@culture").metadata["input_example"]
+    assert said == (f"Drawn, shows nothing: {withheld}." if withheld else "Image of `culture`, CC-BY-4.0: A. Author 2020.")
     if withheld:
         # whole numbers within the range of intensity, the same each time; no row of a golden image is in any of MLflow's own files
         np.testing.assert_array_equal(example, drawn_images(bundle.card.image, 1))

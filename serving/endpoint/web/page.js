@@ -211,6 +211,7 @@ function clear() {
   const signal = nextReading();
   say("");
   $("result").hidden = true;
+  $("whose").textContent = "";
   $("tiles").replaceChildren();
   $("reading").replaceChildren();
   return signal;
@@ -312,7 +313,13 @@ $("form").addEventListener("submit", event => {
   file ? readFile(file) : say("Choose an image file first, or read an example image.", true);
 });
 $("example").addEventListener("click", () => {
-  read("Example image", async (query, signal) => (await ask(`v1/example?${query}`, signal)).blob());
+  read("Example image", async (query, signal) => {
+    const response = await ask(`v1/example?${query}`, signal), body = await response.blob();
+    signal.throwIfAborted();
+    // the image is of others: whose, and under which licence, stands under it
+    $("whose").textContent = JSON.parse(response.headers.get("X-Attribution") ?? '""');
+    return body;
+  });
 });
 for (const name of ["dragover", "dragleave", "drop"]) $("drop").addEventListener(name, event => {
   event.preventDefault();

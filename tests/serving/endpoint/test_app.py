@@ -28,6 +28,7 @@ from serving import settings
 from serving.client import ScoringClient
 from serving.client.retries import ONCE
 from serving.endpoint.access import Access
+from serving.endpoint.answers import MOST_HEADER, attribution_headers
 from serving.endpoint.app import create_app
 from serving.endpoint.metrics import Metrics
 from serving.endpoint.server import answering, running, serve
@@ -307,6 +308,7 @@ class TestDocumentation:
                 for sample in (sample for operation in methods.values() for sample in operation.get("x-codeSamples", [])):
                     ran[path] = subprocess.run(["bash", "-ec", sample["source"]], cwd=tmp_path, capture_output=True, check=True).stdout
         assert refused.status_code == 404
+        assert "link" not in refused.headers
         assert refused.json()["error"] == f"There is no example image for model `{name}`: `CC-BY-NC-4.0` limits the purpose. Known: none."
         assert len(ran) == 13
         reading = json.loads(ran["/v1/score"])
@@ -314,6 +316,50 @@ class TestDocumentation:
         noise, high = np.load(tmp_path / "example.npy"), {"tiny": 4095, "tissue": 255}[name]
         assert (noise.shape, noise.dtype.name) == ((3, 24, 20), {"tiny": "uint16", "tissue": "uint8"}[name])
         assert 0.2 * high < noise.min() < noise.max() < 0.8 * high
+
+    @pytest.mark.parametrize(
+        ("licence", "link"),
+        [
+            ("CC-BY-4.0", '<https://creativecommons.org/licenses/by/4.0/>; rel="license"'),
+            ("CC0-1.0", '<https://creativecommons.org/publicdomain/zero/1.0/>; rel="license"'),
+            ("Public Domain", None),
+        ],
+    )
+    def test_an_image_of_others_comes_with_its_licence_and_whose_it_is(
+        self, tiny: TinyBundle, tmp_path: Path, licence: str, link: str | None
+    ) -> None:
+        terms = f"Image of `cells`, {licence}: Müller, 李 & A. Author (2020), 10.1000/1; https://example.org."
+        shutil.copytree(tiny.folder, tmp_path / "tiny")
+        arrays = read_arrays(tmp_path / "tiny" / "golden.npz")
+        write_arrays(tmp_path / "tiny" / "golden.npz", {**arrays, "licence": np.array([licence]), "terms": np.array([terms])})
+        seal(tmp_path / "tiny")
+        with running([Scorer.open(tmp_path / "tiny")]) as address:
+            answers = [httpx.request(method, f"{address}/v1/example?model=tiny") for method in ("GET", "HEAD")]
+            page = httpx.get(f"{address}/v1/models/tiny").json()
+        for answer in answers:
+            assert (answer.status_code, answer.headers.get("link")) == (200, link)
+            assert json.loads(answer.headers["x-attribution"]) == terms
+        assert answers[0].links == ({"license": {"url": link[1:].partition(">")[0], "rel": "license"}} if link else {})
+        assert page["example"] == terms
+        # the licence of the weights is another
+        assert page["licence"]["stated"] == "Apache-2.0"
+
+    def test_a_bundle_that_does_not_say_whose_its_images_are(self, http: httpx.Client) -> None:
+        answer = http.get("/v1/example?model=tiny")
+        assert answer.status_code == 200
+        assert not {"link", "x-attribution"} & set(answer.headers)
+        assert http.get("/v1/models/tiny").json()["example"] == ""
+
+    @pytest.mark.parametrize("letter", ["a", "é", "\U0001d4d0", '"', "\n"])
+    def test_whose_an_image_is_fits_a_header(self, letter: str) -> None:
+        headers = attribution_headers("CC-BY-4.0", letter * 10_000)
+        assert len(headers["X-Attribution"]) <= MOST_HEADER
+        assert headers["X-Attribution"].isascii()
+        assert "\n" not in headers["X-Attribution"]
+        said = json.loads(headers["X-Attribution"])
+        assert (letter * 10_000).startswith(said.removesuffix(" ..."))
+        assert len(said) > 300
+        assert attribution_headers("", "") == {}
 
     def test_every_python_example_of_the_manual_knows_its_names(self) -> None:
         blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)

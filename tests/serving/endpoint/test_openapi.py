@@ -82,7 +82,9 @@ def tensor(tiny: TinyBundle, **more: Any) -> dict[str, Any]:
 def test_of_what_is_asked(without: str, document: dict[str, Any], template: str, path: str, status: int) -> None:
     answer = httpx.get(without + path)
     assert answer.status_code == status
-    described(document, template, answer)
+    response = described(document, template, answer)
+    if (template, status) == ("/v1/example", 200):
+        assert set(response["headers"]) == {"Link", "X-Attribution"}
 
 
 @pytest.mark.parametrize(

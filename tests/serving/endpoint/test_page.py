@@ -20,6 +20,7 @@ from tests.serving.bundles import TinyBundle, ome
 
 pytestmark = pytest.mark.browser
 TOKEN = "a-token-of-this-test"
+WHOSE = "Image of `cells`, CC-BY-4.0: Müller & 李 2020; https://example.org."
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,7 @@ def confounded(tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> It
         thumbnails=pictures,
         terms="Pictures of `cells`, CC0-1.0.",
     )
+    assert bundle.golden is not None
     scorecard = replace(bundle.scorecard, tasks=[replace(first, confounded=True), *others])
     made = write_bundle(
         tmp_path_factory.mktemp("confounded") / "tiny",
@@ -213,7 +215,7 @@ def confounded(tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> It
         scorecard,
         onnx=bundle.onnx,
         heads=bundle.heads,
-        golden=bundle.golden,
+        golden=replace(bundle.golden, licence="CC-BY-4.0", terms=WHOSE),
         reference=reference,
     )
     with running([Scorer.open(made.folder)]) as address:
@@ -243,6 +245,19 @@ def test_nearest_images_and_what_is_unlike_them_are_shown(page: Any, confounded:
     assert page.evaluate("[...document.querySelectorAll('#nearest img')].every(image => image.complete && image.naturalWidth === 8)")
     page.get_by_text("Pictures of `cells`, CC0-1.0.", exact=True).wait_for()
     assert page.locator("#reading > .warning").first.inner_text().startswith("Unlike anything scored before: ")
+
+
+def test_whose_the_example_is_stands_under_it_and_under_no_other_image(page: Any, confounded: str, cell: Path) -> None:
+    page.goto(confounded)
+    page.locator("#board tbody tr").first.wait_for()
+    page.get_by_role("button", name="Read an example image").click()
+    page.locator("#nearest li").nth(4).wait_for()
+    assert page.locator("#picture").get_by_text(WHOSE, exact=True).is_visible()
+    page.locator("#file").set_input_files(cell)
+    page.get_by_role("button", name="Read this image").click()
+    page.get_by_role("heading", name="cell.ome.tif, read by tiny").wait_for()
+    assert page.locator("#whose").inner_text() == ""
+    assert page.get_by_text(WHOSE, exact=True).count() == 0
 
 
 def test_by_keyboard_alone(page: Any, url: str) -> None:
