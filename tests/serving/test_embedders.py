@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,31 @@ def test_a_device_that_leaves_the_work_to_the_cpu_is_refused(tiny: TinyBundle, m
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     with pytest.raises(ProviderError, match=r"it leaves .*Conv.* to the CPU"):
         OnnxEmbedder((tiny.folder / "encoder.onnx").read_bytes(), "cuda")
+
+
+class Placed:
+    """A session of which every node went where it is said."""
+
+    def __init__(self, **kinds: str) -> None:
+        self._kinds = kinds
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return [
+            SimpleNamespace(ep_name=f"{provider}ExecutionProvider", get_nodes=lambda ops=ops: [SimpleNamespace(op_type=op) for op in ops.split()])
+            for provider, ops in self._kinds.items()
+        ]
+
+
+@pytest.mark.parametrize(
+    ("on_device", "on_cpu", "left"),
+    [
+        # arithmetic on shapes belongs there
+        ("Conv Gemm Relu", "Shape Gather Concat Reshape Slice", []),
+        ("Conv", "", []),
+        ("Relu", "FusedConv Shape", ["FusedConv"]),
+        ("Conv", "MatMul Gemm MatMul", ["Gemm", "MatMul"]),
+        ("Conv", "FusedMatMul MultiHeadAttention Einsum", ["Einsum", "FusedMatMul", "MultiHeadAttention"]),
+    ],
+)
+def test_what_takes_time_is_told_from_arithmetic_on_shapes(on_device: str, on_cpu: str, left: list[str]) -> None:
+    assert embedders.left_to_the_cpu(Placed(CUDA=on_device, CPU=on_cpu)) == left

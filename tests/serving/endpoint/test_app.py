@@ -479,6 +479,18 @@ class TestSettings:
             ("0::/../b\n", {"cpu.max": "200000 100000"}, [2]),
             ("3:cpu,cpuacct:/docker/x\n0::/\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, [0.5]),
             ("3:cpuset:/\n4:cpuacct,cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, []),
+            # of version 1 only the group of processor time limits it, and not another controller's group of the same name
+            (
+                "3:cpuset:/a\n4:cpuacct:/a\n5:cpu:/b\n",
+                {
+                    f"cpu/{group}/cpu.cfs_{name}_us": value
+                    for group, quota in (("a", "50000"), ("b", "300000"))
+                    for name, value in (("quota", quota), ("period", "100000"))
+                },
+                [3],
+            ),
+            ("0::/\n", {"cpu.max": "100000 0"}, []),
+            ("0::/\n", {"cpu.max": "\u00bd 100000"}, []),
             ("0::/\n", {"cpu.max": "nonsense"}, []),
             ("", {}, []),
         ],
