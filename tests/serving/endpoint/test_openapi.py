@@ -178,6 +178,8 @@ def test_what_can_come_of_any_request_is_said_of_every_one(document: dict[str, A
     for method, template in paths(document):
         responses = document["paths"][template][method]["responses"]
         assert {"400", "408", "429", "431", "500", "503"} <= set(responses)
+        # what a client that is told to come again waits for
+        assert [status for status, response in responses.items() if "Retry-After" in response.get("headers", {})] == ["429", "503"]
         assert all(content["schema"] for response in responses.values() for content in response["content"].values())
     assert "HTTPValidationError" not in str(document)
     assert "405" in document["info"]["description"]
