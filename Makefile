@@ -14,6 +14,9 @@ export GIT_PYTHON_REFRESH := quiet
 # thirty stages import the same libraries: compiled once, they start in a second or two
 unexport PYTHONDONTWRITEBYTECODE
 
+# two processes that run tests share the cores: each would take all of them, and wait for the other in busy loops
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
 # everything: tests read documents, pages and MLproject too
 SOURCES := $(filter-out dvc.lock %.dvc %.gitignore,$(shell git ls-files 2>/dev/null))
 
@@ -63,12 +66,12 @@ test: $(VENV)/.tested
 $(VENV)/.tested: $(VENV)/.ok $(SOURCES)
 	@started=$$SECONDS
 	echo "[test] running the test suite (pytest prints how long it took; less than ten minutes on 2 cores)"
-	pytest -q -n 2 --dist loadfile
+	$(SIDE_BY_SIDE) pytest -q -n 2 --dist loadfile
 	touch $@
 	echo "[test] finished after $$((SECONDS - started)) s"
 
 test-slow: env
-	@pytest -q -n 2 --dist loadfile -m slow
+	@$(SIDE_BY_SIDE) pytest -q -n 2 --dist loadfile -m slow
 
 test-browser: env
 	@pytest -q -m browser

@@ -277,6 +277,7 @@ def test_a_batch_that_is_added_moves_batches_as_a_whole() -> None:
 # ------------------------------------------------------------------------------------------------ again
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_done_and_with_more_seeds_only_those(small: Workspace, tmp_path: Path, trained: list[tuple[str, int]]) -> None:
     shutil.copytree(small.root, tmp_path / "copy")
     copy = Workspace(tmp_path / "copy")
