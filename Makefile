@@ -29,6 +29,7 @@ help:
 	echo "make test-slow     the proofs that take minutes"
 	echo "make test-browser  the report in a real browser (Debian's chromium)"
 	echo "make test-gpu      the checks that need a CUDA device"
+	echo "make soak          ten thousand hostile requests to a service, and what is left of it"
 
 env: $(VENV)/.ok
 
