@@ -164,8 +164,10 @@ def _resampled(image: Image, spec: ImageSpec, asked: bool, max_pixels: int) -> t
         return image, spec, None
     if image.pixels.dtype.name != spec.dtype:
         raise other_dtype(image, spec)
-    height, width = (round(side * came / wanted) for side in image.pixels.shape[1:])
-    if not 1 / MOST_RESAMPLED <= came / wanted <= MOST_RESAMPLED or min(height, width) < 1:
+    # what a file says may be infinite, or become so: it is not rounded before it is compared
+    near = 1 / MOST_RESAMPLED <= came / wanted <= MOST_RESAMPLED
+    height, width = (round(side * came / wanted) for side in image.pixels.shape[1:]) if near else (0, 0)
+    if min(height, width) < 1:
         raise ImageError(
             f"`{image.source}`: expected a pixel size that differs from the model's {wanted:g} um by at most {MOST_RESAMPLED} times,"
             f" got {came:g} um. What was not seen cannot be resampled: take an image nearer to that size."
@@ -206,8 +208,10 @@ def _starts(side: int, tile: int) -> list[int]:
 
 
 def _around(y: float, x: float, image: Image, spec: ImageSpec) -> tuple[int, int]:
-    top, left = round(y - spec.height / 2), round(x - spec.width / 2)
     height, width = image.pixels.shape[1:]
+    # a finite centre may be infinite in the pixels of the resampled image, which no number is rounded to
+    inside = 0 <= y <= height and 0 <= x <= width
+    top, left = (round(y - spec.height / 2), round(x - spec.width / 2)) if inside else (-1, -1)
     if not (0 <= top <= height - spec.height and 0 <= left <= width - spec.width):
         raise ImageError(
             f"`{image.source}`: a tile of {spec.height} x {spec.width} pixels around (y, x) = ({y:g}, {x:g}) does not lie in the field of"

@@ -84,6 +84,12 @@ class TestCentres:
         with pytest.raises(ImageError, match=r"around \(y, x\) = \(3, 3\) does not lie in the field of 30 x 30"):
             frames_of(field(30, 30), SPEC, Framing.parse("centres", "3,3"))
 
+    @pytest.mark.parametrize("centre", ["1e308,9", "9,-1e308", "-0.5,9", "9,61"])
+    def test_far_outside(self, centre: str) -> None:
+        # resampled to twice as many pixels, so that the first two have no finite place
+        with pytest.raises(ImageError, match="does not lie in the field of 60 x 60"):
+            frames_of(field(30, 30, 1.0), SPEC, Framing.parse("centres", centre, "true"))
+
 
 class TestResampling:
     def test_refused_unless_asked_for(self) -> None:
@@ -116,7 +122,7 @@ class TestResampling:
         with pytest.raises(ImageError, match="resampled it would have 288000 pixels over all channels, expected at most 287999"):
             frames_of(image, SPEC, Framing("grid", resample=True), 2 * 400 * 360 - 1)
 
-    @pytest.mark.parametrize("size_um", [0.1, 2.5, 1e-9, 1e9])
+    @pytest.mark.parametrize("size_um", [0.1, 2.5, 1e-9, 1e9, 1e308, float("inf"), -0.5])
     def test_what_was_not_seen_cannot_be_made(self, size_um: float) -> None:
         with pytest.raises(ImageError, match="by at most 4 times"):
             frames_of(field(16, 12, size_um), SPEC, Framing(resample=True))

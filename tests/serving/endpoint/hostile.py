@@ -127,6 +127,7 @@ class Hostile:
             self.nested_tiff,
             self.altered_npy,
             self.altered_xml,
+            self.odd_scale,
             self.bomb,
             self.noise,
             self.form,
@@ -227,6 +228,13 @@ class Hostile:
             pattern = f'(<[^>]*) {name}="[^"]*"' if f'{name}="' in xml else "(<TiffData)"
             xml = re.sub(pattern, rf'\1 {name}="{value}"', xml)
         return Request("altered OME-XML", self._path(), tiff(self.image, photometric="minisblack", description=xml.encode(), metadata=None))
+
+    def odd_scale(self) -> Request:
+        """A pixel size or centres that no image has, to be resampled."""
+        size = float(self.rng.choice(["inf", "nan", "-1", "1e308", "5e-324", "0.3", "2"]))
+        framings = ({}, {"field": "grid"}, {"field": "centres", "centres": "1e308,10"}, {"field": "centres", "centres": "12,-1e308"})
+        framing = framings[int(self.rng.integers(len(framings)))]
+        return Request("odd scale", self._path(resample="true", **framing), ome(self.image, size_um=size))
 
     def bomb(self) -> Request:
         """Few bytes that announce or unpack to many."""
