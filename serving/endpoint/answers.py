@@ -33,6 +33,8 @@ ARROW = "application/vnd.apache.arrow.stream"
 KINDS = (JSON, NPY, ARROW)
 #: where npy, which is numbers alone, has its warnings
 WARNINGS = "X-Warnings"
+#: and what its networks ran on
+PROVIDER = "X-Provider"
 #: whose an image is, as a JSON string
 ATTRIBUTION = "X-Attribution"
 #: characters of that header: what lies between may take no longer ones
@@ -121,7 +123,7 @@ def render(found: Sequence[Found], model: ModelRef, kind: str, several: bool, sc
     stream = io.BytesIO()
     np.save(stream, np.asarray([answer.embedding for answer in answers], np.float32), allow_pickle=False)
     said = warnings_header([answer.warnings for answer in answers])
-    return Response(stream.getvalue(), media_type=NPY, headers={WARNINGS: said} if said else None)
+    return Response(stream.getvalue(), media_type=NPY, headers={PROVIDER: model.provider, **({WARNINGS: said} if said else {})})
 
 
 def warnings_header(warnings: Sequence[Sequence[str]]) -> str:

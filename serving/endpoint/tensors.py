@@ -2,7 +2,8 @@
 
 A model takes one input, `pixels` (n, c, y, x) of the dtype its images are stored in, raw intensities. It gives `embedding`
 (n, d) and, per task, `<task>`, `<task>.twin` and `<task>.control` (n, k): probabilities of the encoder, of its twin and of its best
-servable control. The model's metadata lists the labels; an answer's `parameters` hold what is strange about each image, as JSON, and the evidence. https://github.com/kserve/open-inference-protocol
+servable control. The model's metadata lists the labels; an answer's `parameters` hold what is strange about each image, as JSON, the provider
+and the evidence. https://github.com/kserve/open-inference-protocol
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def respond(inference: Inference, answers: Sequence[EmbeddingAnswer | Reading], 
         "model_name": scorer.name,
         "model_version": scorer.bundle.identity[:12],
         # the protocol's parameters are words and numbers: a list is said in JSON, as the labels are
-        "parameters": {"evidence": scorer.evidence, "warnings": json.dumps([answer.warnings for answer in answers])},
+        "parameters": {"provider": scorer.ref.provider, "evidence": scorer.evidence, "warnings": json.dumps([answer.warnings for answer in answers])},
         "outputs": outputs,
     }
     head = orjson.dumps(said if inference.id is None else {"id": inference.id, **said})

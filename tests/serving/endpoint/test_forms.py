@@ -153,6 +153,7 @@ class TestForms:
         answer = http.post("/v1/embed", files=form(tiny, [0, 1, 2]), headers={"Accept": NPY})
         embedding = np.load(io.BytesIO(answer.content), allow_pickle=False)
         assert (answer.headers["content-type"], embedding.dtype, embedding.shape) == (NPY, np.float32, (3, 6))
+        assert answer.headers["x-provider"] == "cpu"
         np.testing.assert_allclose(embedding, tiny.embedding[:3], rtol=0, atol=embedding_tolerance(tiny.embedding))
 
     def test_npy_has_no_place_for_an_error(self, http: httpx.Client, tiny: TinyBundle) -> None:

@@ -79,6 +79,7 @@ class TestClient:
         assert reading["warnings"]
         assert json.loads(found["warnings"]) == [[], reading["warnings"]]
         assert found["evidence"] == reading["model"]["evidence"]
+        assert found["provider"] == reading["model"]["provider"] == "cpu"
 
     def test_all_outputs_unless_some_are_named(self, client: Any, tiny: TinyBundle) -> None:
         found = client.infer("tiny", inputs(tiny, 2))
