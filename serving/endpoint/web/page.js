@@ -245,19 +245,24 @@ function showExpected() {
 }
 
 async function showBoard(signal) {
-  const lines = [];
+  const lines = [], heads = [...$("board").tHead.rows[0].cells].map(head => head.textContent);
   for (const { name } of models) {
     const page = await inJson(`v1/models/${encodeURIComponent(name)}`, signal), facts = page.model;
     const tasks = page.scorecard.tasks.length ? page.scorecard.tasks : [null];
     for (const task of tasks) {
       const best = roles => task && Math.max(...task.comparisons.filter(c => roles.includes(c.role)).map(c => c.control_value));
       const known = value => Number.isFinite(value) ? score(value) : "–";
-      const line = make("tr");
+      const line = make("tr", "", { role: "row" });
       line.append(make("td", name), make("td", facts.benchmark), make("td", task?.task ?? "–"));
       for (const value of [task?.value, best(["twin"]), best(["negative"])]) line.append(make("td", known(value), { class: "number" }));
       const judged = make("td", task?.sentence ?? "a control: nothing to be judged", { class: "sentence" });
       if (task?.confounded) judged.append(make("p", CONFOUNDED, { class: "warning" }));
       line.append(judged, make("td", facts.evidence));
+      // where there is no room for columns each cell says its own, and the roles stay what they are
+      for (const [i, cell] of [...line.cells].entries()) {
+        cell.dataset.head = heads[i];
+        cell.setAttribute("role", "cell");
+      }
       lines.push(line);
     }
   }

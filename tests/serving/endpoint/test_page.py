@@ -183,6 +183,20 @@ def test_the_board_says_what_heads_its_columns(page: Any, url: str) -> None:
     assert page.locator("#board th[scope=col]").count() == page.locator("#board th").count() == 8
 
 
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_board_is_read_without_scrolling_sideways(page: Any, url: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(url)
+    page.locator("#board tbody tr").nth(3).wait_for()
+    cells = page.locator("#board tbody tr").first.get_by_role("cell")
+    sides = [cell.bounding_box() for cell in cells.all()]
+    assert len(sides) == 8
+    assert max(side["x"] + side["width"] for side in sides) <= width
+    assert page.evaluate("[...document.querySelectorAll('.wide')].every(found => found.scrollWidth <= found.clientWidth)")
+    head = page.evaluate("getComputedStyle(document.querySelector('#board td.sentence'), '::before').content")
+    assert head == ('"Verdict"' if width == 400 else "none")
+
+
 def test_the_scoreboard(page: Any, url: str) -> None:
     page.goto(url)
     page.locator("#board tbody tr").nth(3).wait_for()
