@@ -116,6 +116,6 @@ def retry_after_s(headers: Mapping[str, str], now: Callable[[], float] = time.ti
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - now()
-        except ValueError:
+        except (ValueError, OverflowError):  # a year beyond all numbers of the clock
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None

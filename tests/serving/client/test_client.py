@@ -165,7 +165,10 @@ class TestAskedAgain:
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
-        [("7", 7.0), ("0", 0.0), ("-3", 0.0), ("", None), ("soon", None), ("nan", None), ("inf", None), (formatdate(1060, usegmt=True), 60.0)],
+        [
+            *(("7", 7.0), ("0", 0.0), ("-3", 0.0), ("", None), ("soon", None), ("nan", None), ("inf", None), (formatdate(1060, usegmt=True), 60.0)),
+            (f"Wed, 21 Oct {10**20} 07:28:00 GMT", None),
+        ],
     )
     def test_stated_times(self, text: str, seconds: float | None) -> None:
         assert retry_after_s({"retry-after": text}, lambda: 1000.0) == seconds
