@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,14 +128,15 @@ def group_scores(
 
     found = list(each(tested, kept))
     p, means = np.array([p for p, _, _ in found]), np.array([mean for _, mean, _ in found])
-    return _grouped(scored, codes, names, kept, p, means, tuple(reason for _, _, reason in found))
+    return _grouped(scored, scored.normalised, codes, names, kept, p, means, tuple(reason for _, _, reason in found))
 
 
 def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *, null_size: int = 10_000, seed: int = 0) -> GroupScores:
     """The groups of `pair_scores` or `multilabel_scores` with the p-value copairs 0.5.5 computes from a fresh cache: parity, not a verdict.
 
-    Draws compare strictly (`>`) and in float32, as there. The draws of a configuration depend on which other configurations the call
-    has: seeds are handed out in sorted order.
+    Draws compare strictly (`>`) and in float32, as there: a group is not below a draw of the same AP. A query with positives and without a negative
+    counts as perfect, as there. The draws of a configuration depend on which other configurations the call has: seeds are handed out in
+    sorted order.
 
     Args:
         scored: every query's AP.
@@ -149,6 +150,8 @@ def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *
     """
     check_count(null_size, "a size of the null", instead="Every p would be 1.")
     names, codes = group_codes(columns, groups.sameby, int(max(len(values) for values in columns.values())))
+    alone = (scored.n_positive > 0) & (scored.n_total == scored.n_positive)
+    scored, normalised = replace(scored, ap=np.where(alone, 1.0, scored.ap)), np.where(alone, 0.0, scored.normalised)
     kept = _scored_groups(scored, codes, len(names))
     usable = ~np.isnan(scored.ap)
     configurations, which = np.unique(np.stack([scored.n_positive[usable], scored.n_total[usable]], axis=1), axis=0, return_inverse=True)
@@ -158,8 +161,10 @@ def copairs_group_scores(scored: PairScores, columns: Columns, groups: Groups, *
     p = np.empty(len(kept))
     for place, group in enumerate(kept):
         mine = of_query == group
-        p[place] = (1 + int((nulls[which[mine]].mean(axis=0) > ap[mine].mean()).sum())) / (1 + null_size)
-    return _grouped(scored, codes, names, kept, p, np.full(len(kept), np.nan), ("",) * len(kept))
+        # a scalar of numpy would have the draws compared in float64, where rounding lifts some above their equal
+        observed = float(ap[mine].mean())
+        p[place] = (1 + int((nulls[which[mine]].mean(axis=0) > observed).sum())) / (1 + null_size)
+    return _grouped(scored, normalised, codes, names, kept, p, np.full(len(kept), np.nan), ("",) * len(kept))
 
 
 def _random_lists(n_positive: int, n_total: int, draws: int, seed: int) -> NDArray[np.float32]:
@@ -242,13 +247,14 @@ def _scored_groups(scored: PairScores, codes: Ints, n_groups: int) -> list[int]:
 
 
 def _grouped(
-    scored: PairScores, codes: Ints, names: Sequence[str], kept: Sequence[int], p: Floats, null: Floats, reasons: tuple[str, ...]
+    scored: PairScores, each: Floats, codes: Ints, names: Sequence[str], kept: Sequence[int], p: Floats, null: Floats, reasons: tuple[str, ...]
 ) -> GroupScores:
+    """Means over the queries of a group; `each` (q,) is the normalised AP of every query."""
     usable = ~np.isnan(scored.ap)
     of_query = codes[scored.query[usable]]
     queries = np.bincount(of_query, minlength=len(names))[kept]
     ap = np.bincount(of_query, scored.ap[usable], len(names))[kept] / queries
-    normalised = np.bincount(of_query, scored.normalised[usable], len(names))[kept] / queries
+    normalised = np.bincount(of_query, each[usable], len(names))[kept] / queries
     return GroupScores(tuple(names[group] for group in kept), ap, normalised, queries, null, p, benjamini_hochberg(p), reasons)
 
 

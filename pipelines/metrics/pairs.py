@@ -7,7 +7,7 @@ and differs in every one of `pos_diffby`; negative likewise. How this differs fr
   or a cell count a perfect score. Without ties the AP is the same;
 - similarities are float64, and a profile of zeros is as similar to one profile as to any other (copairs: NaN);
 - the normalised AP is not clipped at -1, which would lift the mean of pure noise above 0;
-- a query without a positive or without a negative has NaN and stays in place; copairs drops it.
+- a query without a positive or without a negative has NaN and stays in place; copairs drops the former and gives the latter 1.
 """
 
 from __future__ import annotations

@@ -53,6 +53,29 @@ class TestCopairs:
         if not tied:
             np.testing.assert_allclose(mine["q"], expected["corrected_p_value"], rtol=0, atol=1e-12)
 
+    @pytest.mark.parametrize("rule", [ACTIVITY, PairRule(pos_sameby=("pert",), pos_diffby=("plate",), neg_sameby=("plate",), neg_diffby=("pert",))])
+    def test_draws_of_the_same_ap_and_queries_without_negatives_count_as_in_copairs(
+        self, rule: PairRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Compounds of two wells have the AP of many draws exactly; a plate of controls alone has no negatives of its own."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        from copairs.map import average_precision, mean_average_precision
+
+        rng, lists = np.random.default_rng(0), [list(each) for each in (rule.pos_sameby, rule.pos_diffby, rule.neg_sameby, rule.neg_diffby)]
+        for seed in range(3):
+            table = pd.concat([wells(rng, groups=8, members=2, controls=3), wells(rng, groups=0, controls=2, plates=3).query("plate == 'p2'")])
+            table = table.assign(ref=np.where(table["pert"] == "DMSO", np.arange(len(table)).astype(str), "-1")).reset_index(drop=True)
+            features = rng.normal(size=(len(table), 12)).astype(np.float32)
+            scores = average_precision(table, features, *lists, progress_bar=False)
+            cache = str(tmp_path / f"cache-{seed}")
+            expected = mean_average_precision(scores, ["pert"], null_size=500, threshold=0.05, seed=seed, progress_bar=False, cache_dir=cache)
+            columns = columns_of(table)
+            found = copairs_group_scores(pair_scores(features.astype(float), columns, rule), columns, Groups(("pert",)), null_size=500, seed=seed)
+            assert list(found.names) == expected["pert"].tolist()
+            np.testing.assert_allclose(found.map, expected["mean_average_precision"], rtol=0, atol=1e-12)
+            np.testing.assert_allclose(found.normalised, expected["mean_normalized_average_precision"], rtol=0, atol=1e-12)
+            np.testing.assert_array_equal(found.p, expected["p_value"])
+
     def test_its_null_is_that_of_one_list_and_so_conservative_for_replicates(self) -> None:
         """Over screens without an effect its p-values keep away from 0, where the permutation's are uniform."""
         rng = np.random.default_rng(0)
