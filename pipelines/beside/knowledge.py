@@ -52,7 +52,7 @@ from registry.arrays import Floats, Mask
 from registry.errors import InputError
 
 #: names the rule in every result, beside the alignment and the batch
-PROTOCOL = "knowledge:v4:well-means-cosine"
+PROTOCOL = "knowledge:v5:well-means-cosine"
 #: columns that alignments take for the batch: the first that is there
 BATCHES = ("Metadata_Batch", "Metadata_Plate")
 #: the alignment a reader meets first, and where the controls do not allow it

@@ -40,6 +40,8 @@ RULES = {
     "replicability": PairRule((PERTURBATION,), (), (PLATE,), (PERTURBATION,)),
     "consistency": PairRule((), (PERTURBATION,), (), ()),
 }
+#: correlations that differ by less are the same, as those of two columns are, which are 1 or -1
+_ROUNDING = 1e-9
 #: pairs that a median of the null of percent replicating is taken over, at most
 _MOST_PAIRS = 50
 #: column in which two profiles agree where the positions of both are known
@@ -189,7 +191,7 @@ def percent_replicating(
     first, second = _pairs_of_different(codes, places, samples * pairs, rng)
     null = np.median(np.einsum("ij,ij->i", x[first], x[second]).reshape(samples, pairs), axis=1)
     threshold = float(np.quantile(null, 0.95))
-    return Replicating(float(np.mean(medians > threshold)), tuple(unique[several].tolist()), medians, threshold, null)
+    return Replicating(float(np.mean(medians > threshold + _ROUNDING)), tuple(unique[several].tolist()), medians, threshold, null)
 
 
 def _median_of_pairs(x: Floats, places: Ints) -> float:

@@ -302,8 +302,8 @@ class Signal:
 def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Signal:
     """Mean cosine of the pairs of a perturbation's replicates, against that of perturbations that should do nothing.
 
-    In -1..1. Published p: the share of the null that is at or above it. Differences: NaN of negatives with one replicate are left out of the null,
-    where in the reference they dilute every p.
+    In -1..1, rounded to 1e-9, so that rounding does not decide between values that tie. Published p: the share of the null that is at or above it.
+    Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
 
     Args:
         features: (n, d) aligned replicates.
@@ -322,7 +322,7 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
     value = np.full(len(unique), np.nan)
     several = counts > 1
     # |sum of unit vectors|^2 = n + twice the sum over pairs
-    value[several] = (np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1))
+    value[several] = np.round((np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1)), 9)
     return _against_null(unique, value, np.isin(unique, negatives), published="left")
 
 

@@ -3,7 +3,8 @@
 Reference: the compound-gene benchmark of RxRx3-core (Kraus et al. 2025), as the pull request that brought it had it. Actives of a compound
 are genes that bind it at 1,000 nM or less, those above that up to 10,000 nM are left out, negatives are drawn from all other genes of the truth.
 Differences: candidates are sorted by name before they are drawn, so that the result does not depend on PYTHONHASHSEED (the reference draws from
-a set); candidates that tie share their places in expectation; a compound whose profiles or genes are not in the map is counted as skipped.
+a set); candidates that tie, by cosines rounded to 1e-9, share their places in expectation; a compound whose profiles or genes are not in the map is
+counted as skipped.
 
 A gene that lies in the same wells as a compound looks like it for that alone. `target_position_control` asks the same question with genes in other
 wells only, and says where the design forbids to ask; the reference has no such control.
@@ -26,6 +27,8 @@ from registry.errors import InputError
 
 ACTIVE_NM, GREY_NM = 1_000.0, 10_000.0
 LEAST_NEGATIVES = 20
+#: decimals of a cosine: of genes that lie in one direction, rounding must not say which is nearer
+_DECIMALS = 9
 #: permutations that equal what was found up to rounding count against it
 _EQUAL = 1e-12
 
@@ -277,7 +280,7 @@ def _lists(
             skipped[compound] = one.why_not
             continue
         doses = _doses(compound, profiles[compound], of_genes.shape[1])
-        score = np.abs(directions(doses, [compound] * len(doses)) @ of_genes.T).max(axis=0)
+        score = np.round(np.abs(directions(doses, [compound] * len(doses)) @ of_genes.T), _DECIMALS).max(axis=0)
         found.append(replace(one, score=score[of_pool]))
     if not found:
         raise InputError(f"None of the {len(binding)} compounds of the truth could be scored: {next(iter(skipped.values()), 'there is none')}.")

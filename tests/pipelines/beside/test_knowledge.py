@@ -127,7 +127,7 @@ def test_the_published_share_stands_beside_the_questions_that_have_one(tmp_path:
         else:
             assert np.isnan(one.published), question
     assert 0 < found[SHOWN, "magnitude"].published < 1
-    assert all(one.protocol_id.startswith("knowledge:v4:") for one in found.values())
+    assert all(one.protocol_id.startswith("knowledge:v5:") for one in found.values())
 
 
 def test_relations_that_are_not_there_are_not_found(tmp_path: Path) -> None:

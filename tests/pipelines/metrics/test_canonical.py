@@ -147,6 +147,14 @@ class TestPercentReplicating:
         shares = [percent_replicating(rng.normal(size=(80, 30)), np.arange(80) // 4, samples=200).share for _ in range(40)]
         assert np.mean(shares) == pytest.approx(0.05, abs=0.03)
 
+    def test_rounding_lifts_no_correlation_above_its_equals(self) -> None:
+        """Two columns correlate by 1 or -1, and so do profiles in one direction: none is above the others."""
+        rng, compounds = np.random.default_rng(0), np.repeat([f"c{number}" for number in range(40)], 4)
+        for _ in range(5):
+            assert percent_replicating(rng.normal(size=(160, 2)), compounds).share == 0.0
+            line = rng.normal(size=10) * rng.lognormal(size=(160, 1)) + rng.normal(size=(160, 1))
+            assert percent_replicating(line, compounds).share == 0.0
+
     def test_what_has_no_correlation(self) -> None:
         with pytest.raises(InputError, match="one that is constant"):
             percent_replicating(np.ones((6, 4)), ["a", "a", "b", "b", "c", "c"])

@@ -265,6 +265,15 @@ class TestSignal:
         assert np.isnan(found.value[found.names.index("lonely")])
         assert found.null == 12
 
+    def test_rounding_does_not_say_which_of_equal_profiles_are_more_alike(self) -> None:
+        rng = np.random.default_rng(0)
+        negatives = [f"g{number:02d}" for number in range(0, 40, 2)]
+        for d in (3, 20, 57, 150):
+            names = np.repeat([f"g{number:02d}" for number in range(40)], rng.integers(2, 9, size=40))
+            found = consistency(rng.normal(size=d) * rng.lognormal(size=(len(names), 1)), names, negatives)
+            assert set(found.value) == {1.0}
+            assert np.nanmin(found.p) == np.nanmin(found.p_published) == 1.0
+
     def test_the_golden_energy_distance(self) -> None:
         """Rows [1..5] against rows [6..10] of the reference's test: 22.3607."""
         a, b = np.tile(np.arange(1.0, 6.0), (5, 1)), np.tile(np.arange(6.0, 11.0), (5, 1))

@@ -78,6 +78,17 @@ def test_genes_that_all_look_alike_are_chance() -> None:
     assert found.p == 1.0
 
 
+def test_rounding_does_not_say_which_gene_of_one_direction_is_nearer() -> None:
+    rng = np.random.default_rng(0)
+    for d in (5, 33, 64, 177):
+        compounds = {f"c{c}": rng.normal(size=(2, d)) for c in range(6)}
+        genes = rng.normal(size=d) * rng.lognormal(size=(len(GENES), 1))
+        found = target_scores(compounds, GENES, genes, truth(), draws=5, permutations=19)
+        np.testing.assert_allclose(found.ap, found.chance, atol=1e-12)
+        assert found.auroc.tolist() == [0.5] * 6
+        assert found.p == 1.0
+
+
 def test_the_sign_of_a_profile_says_nothing() -> None:
     compounds, genes = profiles(3.0)
     turned = target_scores({name: -x for name, x in compounds.items()}, GENES, genes, truth(), draws=5)
