@@ -22,7 +22,7 @@ from registry.errors import InputError
 
 T = TypeVar("T", bound=np.generic)
 #: names the rules in every result
-PROTOCOL = "confounds:v3:decoding:mixing"
+PROTOCOL = "confounds:v4:decoding:mixing"
 #: more test images than this are thinned out evenly, in the order of the index
 MOST = 1500
 #: what is decoded, of the columns that exist

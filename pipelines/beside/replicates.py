@@ -47,7 +47,7 @@ PERMUTATIONS = 999
 COPAIRS_DRAWS = 10_000
 QUESTIONS = ("activity", "activity-within-plates", "activity-other-wells", "replicability")
 #: names the rule in every result
-PROTOCOL = "replicates:v5:plate-standardised-euclidean:permuted-within-plates"
+PROTOCOL = "replicates:v6:plate-standardised-euclidean:permuted-within-plates"
 FALSE_DISCOVERIES = 0.05
 NO_CONTROLS = "the index names no control wells"
 FILE = "replicates.parquet"

@@ -18,7 +18,7 @@ from registry.errors import InputError
 
 #: fewer effective dimensions than this and a row is flagged `low_rank`
 MIN_RANK = 3.0
-#: squared distances closer than this share of the largest squared norm are ties: far above rounding, far below any real gap
+#: squared distances closer than this share of the largest squared norm (but for profiles far out) are ties: far above rounding, far below a real gap
 TIE = 1e-11
 #: a column whose spread is below this share of its magnitude is float32 rounding of a constant
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)

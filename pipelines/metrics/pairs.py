@@ -28,6 +28,8 @@ from registry.errors import InputError
 DISTANCES = ("cosine", "euclidean")
 #: queries whose similarities are held at a time
 _BLOCK = 128
+#: a profile lies far out whose squared norm is so many times that of nine in ten others: it does not say how close those must be to tie
+_FAR, _MOST = 1e4, 0.9
 #: profiles up to which all their products are kept (72 MB)
 _KEPT = 3_000
 
@@ -283,10 +285,13 @@ class Similarities:
             self._half, self._tolerance = np.zeros(len(features)), TIE
         else:
             x = features[:, varying_columns(features)]
-            self._x = x - x.mean(axis=0) if x.size else x
+            # one profile far out moves a mean, and with it the lengths of all others
+            self._x = x - np.median(x, axis=0) if x.size else x
+            lengths = np.sum(self._x**2, axis=1)
             # -|a - b|^2 / 2 up to the query's own length
-            self._half = -0.5 * np.sum(self._x**2, axis=1)
-            self._tolerance = TIE * float(-2 * self._half.min(initial=0.0))
+            self._half = -0.5 * lengths
+            apart = lengths[lengths > 0]
+            self._tolerance = TIE * min(float(apart.max()), _FAR * float(np.quantile(apart, _MOST, method="lower"))) if len(apart) else 0.0
 
     def each(self) -> Iterator[tuple[int, Floats, float]]:
         """Each query, its (n,) similarities, and how close two of them must be to tie."""

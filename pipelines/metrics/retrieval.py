@@ -30,7 +30,7 @@ from pipelines.metrics.statistic import Statistic, UnitIndex, check_labels, inde
 from registry.arrays import Floats, Ints, Mask
 from registry.errors import InputError
 
-PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v3"
+PROTOCOL = "retrieval/euclidean/candidates-other-units/tie-aware/v4"
 #: the same with positives in other wells only
 OTHER_WELLS = f"{PROTOCOL}/positives-in-other-wells/v1"
 #: places x units of the lists that are looked at together

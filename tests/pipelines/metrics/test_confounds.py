@@ -90,6 +90,14 @@ def test_kbet_is_the_slow_one() -> None:
     assert kbet(x, batches, 40) == pytest.approx(np.mean(accepted))
 
 
+def test_a_profile_far_out_does_not_mix_the_batches_of_all_others() -> None:
+    x, _, batches = profiles(0.0, 3.0, n=150)
+    mixed = kbet(x, batches, 20), lisi(x, batches, 20).mean()
+    x[0, 0] = 1e7
+    assert (kbet(x, batches, 20), lisi(x, batches, 20).mean()) == pytest.approx(mixed, abs=0.03)
+    assert mixed[0] < 0.5
+
+
 def test_connectivity_is_networkx() -> None:
     x, classes, _ = profiles(1.5, 4.0, n=120)
     graph = networkx.Graph([(query, other) for query, row in enumerate(nearest(x, 5)) for other in row.tolist()])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 
 from pipelines.metrics.pairs import PairRule, PairScores, fitting_distance, multilabel_scores, pair_scores
 from pipelines.metrics.ranking import tie_aware_ap
@@ -119,6 +120,20 @@ def test_a_constant_embedding_scores_chance_exactly(value: float, distance: str)
     keep = ~np.isnan(found.ap)
     np.testing.assert_allclose(found.normalised[keep], 0, atol=1e-12)
     assert (found.tied[keep] == 1).all()
+
+
+@pytest.mark.parametrize("far", [1e5, 1e8])
+def test_a_profile_far_out_does_not_make_all_others_tie(far: float) -> None:
+    features, table = screen()
+    features = features.astype(float)
+    features[7, 3] = far
+    columns, rule = columns_of(table), RULES["activity"]
+    found, pairs = pair_scores(features, columns, rule, "euclidean"), rule.pairs(columns, len(features))
+    for query in np.flatnonzero(~np.isnan(found.ap) & (np.arange(len(features)) != 7)):
+        positive, negative = pairs.positive(int(query)), pairs.negative(int(query))
+        candidates = np.flatnonzero(positive | negative)
+        nearness = -np.linalg.norm(features[candidates] - features[query], axis=1)
+        assert found.ap[query] == pytest.approx(average_precision_score(positive[candidates], nearness))
 
 
 def test_random_counts_score_chance_where_the_reference_gives_them_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
