@@ -630,7 +630,7 @@ PARTS: dict[str, Callable[[Plan], Iterator[Line]]] = {
     "power": power,
 }
 #: screens of A/A, repeats of coverage, probes, informations, informations with one split, nulls, powers
-FULL, REDUCED, QUICK = (1000, 2000, 1000, 200, 1000, 1000, 400), (200, 150, 200, 24, 60, 300, 60), (60, 25, 40, 3, 0, 60, 20)
+FULL, REDUCED, QUICK = (1000, 2000, 1000, 200, 1000, 1000, 400), (200, 150, 200, 24, 60, 300, 60), (60, 25, 40, 2, 0, 40, 20)
 
 
 def main() -> int:
