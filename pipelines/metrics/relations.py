@@ -302,7 +302,7 @@ class Signal:
 def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Signal:
     """Mean cosine of the pairs of a perturbation's replicates, against that of perturbations that should do nothing.
 
-    In -1..1, rounded to 1e-9, so that rounding does not decide between values that tie. Published p: the share of the null that is at or above it.
+    In -1..1, compared at 1e-9, so that rounding does not decide between values that tie. Published p: the share of the null that is at or above it.
     Differences: NaN of negatives with one replicate are left out of the null, where in the reference they dilute every p.
 
     Args:
@@ -322,8 +322,8 @@ def consistency(features: Floats, names: Names, negatives: Sequence[str]) -> Sig
     value = np.full(len(unique), np.nan)
     several = counts > 1
     # |sum of unit vectors|^2 = n + twice the sum over pairs
-    value[several] = np.round((np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1)), 9)
-    return _against_null(unique, value, np.isin(unique, negatives), published="left")
+    value[several] = (np.sum(sums[several] ** 2, axis=1) - counts[several]) / (counts[several] * (counts[several] - 1))
+    return _against_null(unique, value, np.isin(unique, negatives), published="left", decimals=9)
 
 
 def magnitude(
@@ -393,13 +393,14 @@ def _mean_distances(a: Floats, b: Floats) -> Floats:
     return found
 
 
-def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask, published: Literal["left", "right"]) -> Signal:
-    """Both p-values; values of the null that equal a value count for the published one where it asks on the left of them."""
-    null = np.sort(value[negative & ~np.isnan(value)])
+def _against_null(names: NDArray[np.str_], value: Floats, negative: Mask, published: Literal["left", "right"], decimals: int | None = None) -> Signal:
+    """Both p-values; values of the null that equal a value, to so many decimals, count for the published one where it asks on the left of them."""
+    compared = value if decimals is None else np.round(value, decimals)
+    null = np.sort(compared[negative & ~np.isnan(value)])
     if not len(null):
         raise InputError("Expected a negative perturbation with enough replicates, got none. Without a null there is no p-value.")
     asked = ~negative & ~np.isnan(value)
     p, parity = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    p[asked] = (1 + len(null) - np.searchsorted(null, value[asked], side="left")) / (1 + len(null))
-    parity[asked] = (len(null) - np.searchsorted(null, value[asked], side=published)) / len(null)
+    p[asked] = (1 + len(null) - np.searchsorted(null, compared[asked], side="left")) / (1 + len(null))
+    parity[asked] = (len(null) - np.searchsorted(null, compared[asked], side=published)) / len(null)
     return Signal(tuple(names.tolist()), value, p, parity, len(null))

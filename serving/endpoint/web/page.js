@@ -250,7 +250,7 @@ async function showBoard(signal) {
     const page = await inJson(`v1/models/${encodeURIComponent(name)}`, signal), facts = page.model;
     const tasks = page.scorecard.tasks.length ? page.scorecard.tasks : [null];
     for (const task of tasks) {
-      const best = roles => task && Math.max(...task.comparisons.filter(c => roles.includes(c.role)).map(c => c.control_value));
+      const best = roles => task && Math.max(...task.comparisons.filter(c => roles.includes(c.role)).map(c => c.control_value).filter(Number.isFinite));
       const known = value => Number.isFinite(value) ? score(value) : "–";
       const line = make("tr", "", { role: "row" });
       line.append(make("td", name), make("td", facts.benchmark), make("td", task?.task ?? "–"));
