@@ -39,6 +39,7 @@ def test_a_fault_is_caught_where_it_lies(fault: str, part: str, claim: str) -> N
     assert any(line.startswith("FAILS") and claim in line for line in broken.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_lines() -> None:
     first, second = (calibrate("--only", "probes", "--workers", workers) for workers in ("1", "2"))
     assert first.stdout == second.stdout

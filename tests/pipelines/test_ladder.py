@@ -374,6 +374,7 @@ def test_too_few_seeds_and_nothing_to_make_encoders_of_are_refused(tmp_path: Pat
 # ------------------------------------------------------------------------------------------------ several splits, and no images
 
 
+@pytest.mark.slow
 def test_of_several_splits_the_first_is_trained_and_tested_on(tmp_path: Path) -> None:
     benchmark = write_images(tmp_path / "data" / "tiny", plates=9, folds=3)
     only = first_split(benchmark)
@@ -394,6 +395,7 @@ def test_of_several_splits_the_first_is_trained_and_tested_on(tmp_path: Path) ->
     assert images == int(benchmark.folds[0].train.sum())
 
 
+@pytest.mark.slow
 def test_vectors_that_noise_was_added_to_are_a_ladder_where_nothing_can_be_trained(tmp_path: Path) -> None:
     """An encoder that knows its label is told from one that does not: only the first of two ladders rises."""
     workspace = Workspace(tmp_path)

@@ -114,6 +114,7 @@ def test_a_single_untrained_table_is_too_few_and_said_to_be(tmp_path: Path) -> N
     assert "1 seed of `untrained-mine/fresh`, at least 5 are needed" in evidence.sentence
 
 
+@pytest.mark.slow
 def test_a_table_that_knows_the_answer_beats_its_controls_and_twins(tmp_path: Path) -> None:
     root = tmp_path / "work"
     root.mkdir()

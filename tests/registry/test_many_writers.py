@@ -81,6 +81,7 @@ def check_whole(store: Store, tmp_path: Path) -> None:
                 assert store.fetch_bundle(str(version), tmp_path / "fetched", benchmark).identity == version.identity
 
 
+@pytest.mark.slow
 def test_eight_processes_fill_an_empty_sqlite_store(forks: ForkServerContext, bundles: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     check_whole(everybody_registers(forks, uri, "", bundles), tmp_path)

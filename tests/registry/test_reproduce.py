@@ -105,6 +105,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> P
     return Project(folder, store, made)
 
 
+@pytest.mark.slow
 def test_a_version_is_repeated_by_the_code_and_data_of_its_commit(project: Project) -> None:
     said: list[str] = []
     found = reproduce(project.store, "density/1", project.folder, say=said.append)

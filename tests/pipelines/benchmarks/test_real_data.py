@@ -48,6 +48,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_every_data_set_is_imported(imported: dict[str, Benchmark]) -> None:
     assert set(EXPECTED) <= set(imported)
     for name, (images, shape, classes, units, folds) in EXPECTED.items():

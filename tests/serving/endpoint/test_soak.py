@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.serving.bundles import TinyBundle
 from tests.serving.endpoint.soak import at_the_usual_limits, soak
 
 
+@pytest.mark.slow
 def test_nothing_hostile_is_answered_by_a_fault(tiny: TinyBundle, tmp_path: Path) -> None:
     outcome = soak(tiny, 300, tmp_path / "log", seed=1)
     assert outcome.faults == []
