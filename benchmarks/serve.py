@@ -11,8 +11,8 @@ processor is said: it has no core to itself. Peers get the same network, threads
 in; LitServe and BentoML, which are not among this project's packages, are installed from the package index into environments of their own.
 
 Bounds: throughput with 8 clients at least 0.95 of bare, latency of one client at most 1.12 times, p99 at an even load of 0.8 of the throughput
-at most 3 times p50, and no peer before it. Exit code 1 where one does not hold. Bursts (a Poisson process of the same rate) are shown beside: there
-two ideal servers of constant service time come to p99 / p50 of 3.8 in the long run, and to 2.7 with the arrivals that are drawn here.
+at most 3 times p50, and no peer before it. Exit code 1 where one does not hold. Bursts (a Poisson process of the same rate) are shown beside, without
+a bound: there requests wait for each other whatever computes them.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def give_back_from_now_on() -> None:
     at once, let a service grow for hours. Giving every large array back when it is freed would cost a busy service page faults in every
     batch.
 
-    What refers to itself, as a parsed TIFF does, is free only when it was looked for. What is loaded by now is left out of that: it stays, and the
-    search takes a millisecond instead of a tenth of a second, in which nobody is answered.
+    What refers to itself, as a parsed TIFF does, is free only when it was looked for. What is loaded by now is left out of that: it stays, and
+    nobody is answered while the search goes through it.
     """
     gc.collect()
     gc.freeze()
